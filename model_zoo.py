@@ -19,7 +19,7 @@ FORMAT = "1"
 HERE = Path(__file__).resolve().parent
 BUNDLED = {
     "generator": HERE / "weight_files" / "faces64.safetensors",
-    "features": HERE / "weight_files" / "attributes.safetensors",
+    "features": HERE / "weight_files" / "features.safetensors",
 }
 FFHQ_ALIGNMENT = {"scale": 1.0, "em_scale": 0.1}
 
