@@ -117,7 +117,7 @@ def encode(G, distance, names, targets, config, args, bar):
                "steps": found.steps, "seconds": round(seconds, 1)}  # fmt: skip
         if found.diverged[i]:
             cli.warn(f"{path}: the loss stopped being finite; the best latent before that is kept (lower --lr?)")
-        media.save(Path(args.save_dir) / f"{path.stem}.png", pixels)
+        media.save(Path(args.save_dir) / f"{path.stem}.png", pixels[0])
         info = row | {"source": str(path), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"], "perceptual": args.perceptual,
                       "settings": settings, "stopped": found.stopped, "toolkit": cli.__version__, "torch": torch.__version__,
                       "numpy": np.__version__}  # fmt: skip

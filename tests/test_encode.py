@@ -1,0 +1,140 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import media
+import model_zoo
+import perceptual_model
+import projection
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def G():
+    return model_zoo.load_generator()
+
+
+@pytest.fixture(scope="module")
+def made(G):
+    """Two images of known latents."""
+    z = torch.randn(2, 512, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return G(z, truncation_psi=0.7)
+
+
+def run(*words):
+    return subprocess.run([sys.executable, "encode_image.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_made_images_are_recovered_and_a_batch_equals_singles(G, made):
+    config = projection.Config(iteration=150, lr=0.05)
+    distance = perceptual_model.load_features(model_zoo.BUNDLED["features"])
+    both = projection.project(G, distance, made, config)
+    one = projection.project(G, distance, made[1:], config)
+
+    def psnr(ws, target):
+        with torch.no_grad():
+            return -10 * ((G.synthesis(ws).clamp(-1, 1) - target.clamp(-1, 1)) / 2).square().mean().log10().item()
+
+    assert psnr(both.ws[1:], made[1:]) > 27
+    assert abs(psnr(both.ws[1:], made[1:]) - psnr(one.ws, made[1:])) < 0.3
+    assert both.history[0][1].mean() > 5 * both.loss.mean()
+
+
+@pytest.mark.parametrize("space, init", [("w", "mean"), ("z", "z"), ("w+", "zeros"), ("w+", "uniform"), ("w+", "z")])
+def test_spaces_and_starts_lower_the_loss(G, made, space, init):
+    found = projection.project(G, None, made, projection.Config(iteration=15, space=space, init=init, lr=0.05))
+    assert (found.loss < found.history[0][1]).all() and found.ws.shape == (2, G.num_ws, 512)
+    if space != "w+":
+        assert torch.equal(found.ws[:, 0], found.ws[:, -1])
+
+
+def test_only_chosen_layers_move(G, made):
+    found = projection.project(G, None, made, projection.Config(iteration=5, layers=[2, 3]))
+    moved = (found.ws - G.w_avg).abs().amax(dim=(0, 2)) > 0
+    assert moved.nonzero().flatten().tolist() == [2, 3]
+
+
+def test_divergence_keeps_the_best(G, made):
+    found = projection.project(G, None, made, projection.Config(iteration=40, lr=1e30, schedule="constant"))
+    assert found.ws.isfinite().all() and found.loss.isfinite().all()
+
+
+def test_interruption_keeps_the_best(G, made):
+    def stop(step, losses):
+        if step >= 20:
+            raise KeyboardInterrupt
+
+    found = projection.project(G, None, made, projection.Config(iteration=500), stop)
+    assert found.stopped == "Ctrl-C" and (found.loss < found.history[0][1]).all()
+
+
+def test_vgg_features_are_torchvisions():
+    torch.manual_seed(0)
+    vgg = torchvision.models.vgg16(weights=None).eval()
+    ours = perceptual_model.VGG16(("conv1_1", "conv3_2", "conv4_2"), size=None).load_torchvision(vgg.state_dict())
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    normalised = torchvision.transforms.functional.normalize((x + 1) / 2, perceptual_model.IMAGENET_MEAN, perceptual_model.IMAGENET_STD)
+    for got, index in zip(ours.features(x), (1, 13, 20), strict=True):
+        with torch.no_grad():
+            expected = vgg.features[: index + 1](normalised)
+        assert got.shape == expected.shape and torch.allclose(got, expected, atol=1e-4)
+
+
+def test_lpips_is_the_packages():
+    import lpips
+
+    torch.manual_seed(0)
+    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
+    state = {f"features.{i}.{p}": getattr(m, p) for s in range(1, 6) for i, m in getattr(theirs.net, f"slice{s}").named_children()
+             if hasattr(m, "weight") for p in ("weight", "bias")}  # fmt: skip
+    ours = perceptual_model.LPIPS(size=None).load_torchvision(state)
+    path = Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"
+    ours.load_linear(torch.load(path, weights_only=True))
+    a, b = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert torch.allclose(ours(a, b), theirs(a, b).flatten(), rtol=1e-4)
+
+
+def test_script_writes_what_it_says_and_repeats_itself(tmp_path, G, made):
+    (tmp_path / "in").mkdir()
+    media.save(tmp_path / "in" / "face.png", media.to_uint8(made[:1])[0])
+    (tmp_path / "in" / "text.png").write_text("no image")
+    outputs = []
+    for name in ("a", "b"):
+        place = tmp_path / name
+        done = run("--src-dir", tmp_path / "in", "--latent_dir", place, "--save_dir", place / "png", "--iteration", 12, "--quiet")
+        assert done.returncode == 1 and "text.png" in done.stderr, done.stderr
+        outputs.append((place / "face.npy").read_bytes())
+    assert outputs[0] == outputs[1]
+    ws = np.load(tmp_path / "a" / "face.npy", allow_pickle=False)
+    assert ws.shape == (1, G.num_ws, 512) and ws.dtype == np.float32
+    said = json.loads((tmp_path / "a" / "face.json").read_text())
+    assert said["generator_hash"] == G.meta["hash"] and said["psnr"] > 5
+    with torch.no_grad():
+        again = media.to_uint8(G.synthesis(torch.from_numpy(ws)))[0]
+    shown = media.to_uint8(media.load(tmp_path / "a" / "png" / "face.png", G.resolution))[0]
+    assert np.array_equal(again, shown)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--src_im", "missing.png"], "missing.png"),
+        (["--src_dir", "missing_folder"], "missing_folder"),
+        (["--src_im", "README.md"], "README.md"),
+        (["--iterations", "5"], "unrecognized"),
+        (["--weight_file", "nothing.safetensors", "--src_im", "README.md"], "nothing.safetensors"),
+    ],
+)
+def test_bad_calls_say_so_in_one_line(words, said):
+    done = run(*words, "--quiet")
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+from scipy.signal import convolve2d
+
+import model_zoo
+from stylegan_layers import Config, Discriminator, Generator, minibatch_stddev, upsample
+
+
+def small(kind, resolution, layers=2):
+    torch.manual_seed(0)
+    return Config(kind, resolution, channel_base=512, channel_max=16, mapping_layers=layers, z_dim=32, w_dim=32)
+
+
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+@pytest.mark.parametrize("resolution", [4, 8, 64, 256, 1024])
+def test_shapes_at_every_resolution(kind, resolution):
+    c = small(kind, resolution, layers=8 if resolution == 8 else 2)
+    G, D = Generator(c).freeze(), Discriminator(c)
+    with torch.no_grad():
+        image = G(torch.randn(1, 32), truncation_psi=0.7, truncation_cutoff=8)
+        assert image.shape == (1, 3, resolution, resolution) and image.isfinite().all()
+        assert D(image).shape == (1, 1)
+    assert G.num_ws == 2 * (resolution.bit_length() - 1) - 2
+
+
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+def test_freezing_changes_nothing_and_training_goes_on(kind):
+    G = Generator(small(kind, 128))
+    z = torch.randn(2, 32)
+    before = G(z)
+    assert torch.allclose(G.freeze()(z), before, atol=1e-6)
+    G.train().requires_grad_(True)
+    G(z).square().mean().backward()
+    assert all(p.grad is not None for n, p in G.named_parameters())
+    with torch.no_grad():
+        for p in G.parameters():
+            p.add_(0.1)
+    assert not torch.allclose(G(z), before)
+
+
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+def test_noise_modes(kind):
+    G = Generator(small(kind, 16)).freeze()
+    for layer in G.synthesis.layers():
+        layer.noise_strength.fill_(0.5)
+    G.freeze()
+    ws = torch.randn(2, G.num_ws, 32)
+    const, none = G.synthesis(ws), G.synthesis(ws, "none")
+    assert torch.equal(const, G.synthesis(ws)) and not torch.allclose(const, none)
+    maps = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
+    assert torch.equal(const, G.synthesis(ws, maps))
+    assert not torch.equal(G.synthesis(ws, "random"), G.synthesis(ws, "random"))
+    with pytest.raises(ValueError, match="noise maps"):
+        G.synthesis(ws, maps[:-1])
+    with pytest.raises(ValueError, match="takes"):
+        G.synthesis(ws[:, 1:])
+
+
+def test_upsampling_is_zero_insertion_and_a_filter():
+    x = np.random.RandomState(0).randn(5, 5)
+    zeros = np.zeros((10, 10))
+    zeros[::2, ::2] = x
+    k = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 16
+    expected = convolve2d(zeros, k)[1:-2, 1:-2]
+    got = upsample(torch.from_numpy(x)[None, None])[0, 0].numpy()
+    assert np.abs(got - expected).max() < 1e-12
+
+
+def test_minibatch_stddev_groups_strided_images():
+    x = torch.randn(8, 2, 4, 4)
+    got = minibatch_stddev(x)[:, 2, 0, 0]
+    for i in range(2):
+        group = x[i::2]
+        expected = (group.var(0, unbiased=False) + 1e-8).sqrt().mean()
+        assert torch.allclose(got[i::2], expected.expand(4))
+
+
+def test_truncation_moves_the_first_layers_only():
+    G = Generator(small("stylegan2", 16)).freeze()
+    w = torch.randn(1, 32)
+    ws = G.truncate(w, 0.5, cutoff=3)
+    assert torch.allclose(ws[:, 0], w * 0.5 + G.w_avg * 0.5) and torch.equal(ws[:, 3], w)
+
+
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+@pytest.mark.parametrize("half", [False, True])
+def test_checkpoint_round_trip(tmp_path, kind, half):
+    G = Generator(small(kind, 32))
+    D = Discriminator(small(kind, 32))
+    model_zoo.save(tmp_path / "g.safetensors", G, half=half, alignment={"scale": 1.0, "em_scale": 0.1}, license="CC0")
+    model_zoo.save(tmp_path / "d.safetensors", D)
+    z = torch.randn(2, 32)
+    loaded = model_zoo.load_generator(tmp_path / "g.safetensors")
+    assert loaded.config == G.config and loaded.meta["alignment"] == {"scale": 1.0, "em_scale": 0.1}
+    assert torch.allclose(loaded(z), G(z), atol=0.05 if half else 1e-6)
+    assert torch.equal(model_zoo.load_discriminator(tmp_path / "d.safetensors")(G(z)), D(G(z)))
+    with pytest.raises(ValueError, match="not a generator"):
+        model_zoo.load_generator(tmp_path / "d.safetensors")
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    for name, content, said in [
+        ("a.pkl", b"\x80\x02.", "weight_convert"),
+        ("b.safetensors", b"", "empty"),
+        ("c.safetensors", b"<html>" * 9, "not a readable"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            model_zoo.load_generator(tmp_path / name)
+    with pytest.raises(ValueError, match="no such file"):
+        model_zoo.load_generator(tmp_path / "missing.safetensors")
+    with pytest.raises(ValueError, match="python weight_convert.py stylegan1-ffhq-1024"):
+        model_zoo.load_generator("stylegan1-ffhq-1024")
