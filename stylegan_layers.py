@@ -41,6 +41,8 @@ class Config:
             raise ValueError(f"network kind {self.kind!r}; known are {', '.join(SYNTHESIS)}")
         if self.resolution not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
             raise ValueError(f"resolution {self.resolution}; it must be a power of two from 4 to 1024")
+        if self.channels(self.resolution) < 1:
+            raise ValueError(f"channel_base {self.channel_base} leaves no channels at {self.resolution}x{self.resolution}")
 
     def channels(self, resolution):
         """Feature maps at a resolution: halved whenever the side doubles, up to channel_max."""

@@ -97,7 +97,7 @@ def test_lpips_is_the_packages():
              if hasattr(m, "weight") for p in ("weight", "bias")}  # fmt: skip
     ours = perceptual_model.LPIPS(size=None).load_torchvision(state)
     path = Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"
-    ours.load_linear(torch.load(path, weights_only=True))
+    ours.load_linear(torch.load(path, weights_only=True, map_location="cpu"))
     a, b = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         assert torch.allclose(ours(a, b), theirs(a, b).flatten(), rtol=1e-4)

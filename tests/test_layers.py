@@ -9,7 +9,7 @@ from stylegan_layers import Config, Discriminator, Generator, minibatch_stddev, 
 
 def small(kind, resolution, layers=2):
     torch.manual_seed(0)
-    return Config(kind, resolution, channel_base=512, channel_max=16, mapping_layers=layers, z_dim=32, w_dim=32)
+    return Config(kind, resolution, channel_base=max(512, 4 * resolution), channel_max=16, mapping_layers=layers, z_dim=32, w_dim=32)
 
 
 @pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
