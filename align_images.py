@@ -84,7 +84,7 @@ def _padded(image, pad, side):
         np.minimum(rows / max(pad[1], 1), (h - 1 - rows) / max(pad[3], 1)),
     )
     mask = 1 - inner
-    blurred = Image.fromarray(x.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(side * 0.02))
+    blurred = Image.fromarray(x.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(float(side) * 0.02))
     x += (np.asarray(blurred, np.float32) - x) * np.clip(mask * 3 + 1, 0, 1)
     x += (np.median(x, axis=(0, 1)) - x) * np.clip(mask, 0, 1)
     return Image.fromarray(x.round().clip(0, 255).astype(np.uint8))

@@ -18,12 +18,12 @@ SCHEDULES = {"cosine": "short warm-up, constant, then a cosine to 0 over the las
 
 @dataclass
 class Config:
-    """Settings of `project`. Defaults are the best found for faces; see benchmarks/README.md."""
+    """Settings of `project`. Defaults suit faces; LatentEditor: init zeros, lr 0.01, schedule constant."""
 
     iteration: int = 1000
     space: str = "w+"
     init: object = "mean"  # a key of INITS, or latents [N or 1, L, 512]
-    lr: float = 0.02
+    lr: float = 0.05
     schedule: str = "cosine"
     lambda_mse: float = 1.0
     lambda_percep: float = 1.0

