@@ -71,6 +71,15 @@ def device(name):
     return chosen
 
 
+def dtype(name, device):
+    """`--precision` -> the torch.dtype of the convolutions; "auto" takes bfloat16 on CUDA cards that have it, else float32."""
+    import torch
+
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
 def one_line(error):
     """What an exception says, on one line; an OSError from the system with its file."""
     if isinstance(error, OSError) and error.strerror:

@@ -107,7 +107,7 @@ def encode(G, distance, names, targets, config, args, bar):
     began = time.time()
     found = projection.project(G, distance, targets, config, lambda step, losses: bar(step, losses.mean().item()))
     seconds = (time.time() - began) / len(names)
-    settings = {k: v if isinstance(v, (int, float, str, list, type(None))) else "file" for k, v in dataclasses.asdict(config).items()}
+    settings = {k: v if isinstance(v, (int, float, str, list, type(None))) else str(v) if k == "dtype" else "file" for k, v in dataclasses.asdict(config).items()}
     rows = []
     for i, path in enumerate(names):
         with torch.no_grad():
@@ -153,7 +153,7 @@ def main(argv):
     config = projection.Config(
         iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
         lambda_percep=args.lambda_percep, layers=latents.layer_range(args.layers, G.num_ws) if args.layers else None,
-        early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed,
+        early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed, dtype=cli.dtype(args.precision, device),
     )  # fmt: skip
     if args.resume:
         paths = [p for p in paths if not (Path(args.latent_dir) / f"{p.stem}.npy").is_file()]

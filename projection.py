@@ -32,6 +32,7 @@ class Config:
     early_stop: float = 0.0  # stop when 100 steps lower the loss by less than this share; 0: never
     check_every: int = 10  # steps between looks at the losses (each look waits for the device)
     seed: int = 0
+    dtype: torch.dtype = torch.float32  # of the generator's convolutions; latents, losses and RGB stay float32
 
 
 @dataclass
@@ -125,7 +126,7 @@ def project(G, distance, targets, config, callback=None):
         return w[:, None].expand(-1, G.num_ws, -1) if w.ndim == 2 else w
 
     def losses_of(ws):
-        images = G.synthesis(ws, noise=config.noise)
+        images = G.synthesis(ws, noise=config.noise, dtype=config.dtype)
         total = config.lambda_mse * (images - targets).square().flatten(1).mean(1)
         if wanted is not None:
             total = total + config.lambda_percep * distance.compare(distance.features(images), wanted)

@@ -56,6 +56,12 @@ def test_spaces_and_starts_lower_the_loss(G, made, space, init):
         assert torch.equal(found.ws[:, 0], found.ws[:, -1])
 
 
+def test_bfloat16_finds_about_the_same(G, made):
+    full = projection.project(G, None, made, projection.Config(iteration=10))
+    half = projection.project(G, None, made, projection.Config(iteration=10, dtype=torch.bfloat16))
+    assert torch.allclose(half.loss, full.loss, rtol=0.05) and not torch.equal(half.ws, full.ws)
+
+
 def test_only_chosen_layers_move(G, made):
     found = projection.project(G, None, made, projection.Config(iteration=5, layers=[2, 3]))
     moved = (found.ws - G.w_avg).abs().amax(dim=(0, 2)) > 0

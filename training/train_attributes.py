@@ -1,0 +1,343 @@
+"""Train the attribute network: gender, age, yaw, smile and glasses of aligned face crops, and the features of the off line distance.
+
+    python -m training.train_attributes --data fairface_aligned_128.zip --labels labels.csv --out weight_files/attributes.safetensors
+
+The labels are a CSV with a row an image: file, age (FairFace's bins), gender (Male, Female), yaw, glasses_edge (edge strength over
+the nose bridge: only the ranks at both ends are trusted) and happy (a probability; trusted near 0 and 1). Every tenth image is held
+out and never trained on. Doubtful labels are left to the network: from the middle of the training on it is taught what it said
+of the same image before, where it was sure (temporal ensembling, Laine & Aila 2017), and a little of that in place of the others.
+
+Stopped runs go on where they were: the state after each epoch lies in --state. One JSON line an epoch; a table at the end.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+import cli
+import files
+import model_zoo
+from perceptual_model import AttributeConfig, AttributeNet
+
+AGES = ["20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]
+BINARY = ("gender", "smile", "glasses")
+GLASSES_SURE = (0.055, 0.37)  # shares of the data, by rank of glasses_edge: above the first they are worn, below the second not
+SMILE_SURE = (0.95, 0.05)
+LOSS_WEIGHTS = {"gender": 1.0, "age": 1.0, "yaw": 1.0, "smile": 1.0, "glasses": 1.0}
+GLASSES_POSITIVE = 3.0  # weight of the rare positive label
+SELF_SHARE, SELF_SURE = 0.3, 0.9  # of the network's own earlier opinion in a label; how sure it must be where there is none
+SOURCE = "trained by training/train_attributes.py on FairFace (Karkkainen & Joo, WACV 2021), aligned crops 128x128"
+LICENSE = "CC BY 4.0 (trained on FairFace, Karkkainen & Joo, WACV 2021, CC BY 4.0)"
+
+
+@dataclasses.dataclass
+class Faces:
+    """pixels uint8 [N, 3, 128, 128]; names; targets: {attribute: [N] or [N, 5]}, NaN where the label is not trusted."""
+
+    pixels: torch.Tensor
+    names: list
+    targets: dict
+
+    @property
+    def held_out(self):
+        return torch.arange(len(self.names)) % 10 == 9
+
+
+def read_faces(data, labels, side=128):
+    """Read images and labels.
+
+    Raises:
+        ValueError: a column or an image is missing, or a label is unknown.
+    """
+    with open(labels, newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    missing = {"file", "age", "gender", "yaw", "glasses_edge", "happy"} - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{labels}: no rows, or no column {', '.join(sorted(missing))}")
+    bad = {r["age"] for r in rows} - set(AGES) | {r["gender"] for r in rows} - {"Male", "Female"}
+    if bad:
+        raise ValueError(f"{labels}: unknown label {', '.join(sorted(bad))}; ages are {', '.join(AGES)}; gender is Male or Female")
+    pixels = np.empty((len(rows), side, side, 3), np.uint8)
+    with zipfile.ZipFile(data) as archive:
+        for i, row in enumerate(rows):
+            try:
+                image = Image.open(io.BytesIO(archive.read(row["file"]))).convert("RGB")
+            except KeyError:
+                raise ValueError(f"{data}: no image {row['file']}, which {labels} names") from None
+            pixels[i] = image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
+    return Faces(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), [r["file"] for r in rows], read_targets(rows))
+
+
+def read_targets(rows):
+    """Rows of the CSV -> {attribute: float tensor}; probabilities for the binary ones, over-30, over-40, ... for age."""
+    column = {k: torch.tensor([float(r[k] or "nan") for r in rows]) for k in ("yaw", "glasses_edge", "happy")}
+    bins = torch.tensor([AGES.index(r["age"]) for r in rows])
+    rank = column["glasses_edge"].argsort(descending=True).argsort() / len(rows)
+    return {
+        "gender": torch.tensor([float(r["gender"] == "Male") for r in rows]),
+        "age": (bins[:, None] > torch.arange(len(AGES) - 1)).float(),
+        "yaw": column["yaw"],
+        "smile": trusted(column["happy"] > SMILE_SURE[0], column["happy"] < SMILE_SURE[1]),
+        "glasses": trusted(rank < GLASSES_SURE[0], rank > GLASSES_SURE[1]),
+    }
+
+
+def trusted(yes, no):
+    """1 where yes, 0 where no, else NaN."""
+    unknown = torch.full(yes.shape, math.nan)
+    return torch.where(yes, torch.ones(()), torch.where(no, torch.zeros(()), unknown))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Augmentation
+
+
+def augment(pixels, flip, size, rng):
+    """uint8 [N, 3, H, W] -> float [N, 3, size, size] in [-1, 1]: flipped where `flip`, moved, recoloured, degraded.
+
+    A third of each batch loses its detail, as faces of a small generator have none: reduced to 24..80 pixels and enlarged.
+    """
+    x = pixels.float() / 127.5 - 1
+    if x.shape[-1] != size:
+        x = F.interpolate(x, size=(size, size), mode="area")
+    x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+    n = len(x)
+
+    def uniform(low, high):
+        return torch.rand(n, generator=rng) * (high - low) + low
+
+    angle, scale = uniform(-0.12, 0.12), uniform(0.88, 1.1)
+    rotation = torch.stack([angle.cos() * scale, -angle.sin() * scale, angle.sin() * scale, angle.cos() * scale], 1).view(n, 2, 2)
+    shift = torch.stack([uniform(-0.1, 0.1), uniform(-0.1, 0.1)], 1)[:, :, None]
+    grid = F.affine_grid(torch.cat([rotation, shift], 2), x.shape, align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    coarse = int(torch.randint(24, 81, (), generator=rng)) * size // 128
+    few = n // 3
+    small = F.interpolate(x[:few], size=(coarse, coarse), mode="bilinear", antialias=True)
+    x[:few] = F.interpolate(small, size=(size, size), mode="bilinear")
+    grey = x.mean(dim=1, keepdim=True)
+    x = grey + (x - grey) * uniform(0.4, 1.3).view(-1, 1, 1, 1)
+    x = x * uniform(0.75, 1.25).view(-1, 1, 1, 1) + uniform(-0.25, 0.25).view(-1, 1, 1, 1)
+    x = x + torch.randn(x.shape, generator=rng) * uniform(0, 0.06).view(-1, 1, 1, 1)
+    return x.clamp(-1, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network in training
+
+
+class Trainee(nn.Module):
+    """An AttributeNet with batch normalisation after each convolution and dropout before the last layer."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.net = AttributeNet(config)
+        for name in self.net.layers:
+            nn.init.kaiming_normal_(getattr(self.net, name).weight, nonlinearity="relu")
+        self.norms = nn.ModuleDict({name: nn.BatchNorm2d(getattr(self.net, name).out_channels) for name in self.net.layers})
+
+    def forward(self, x):
+        """[N, 3, 64 or 128, ...] -> {attribute: [N, k]}; at 64 the last pooling is left out."""
+        for name in self.net.layers:
+            if name.endswith("_1") and name != "conv1_1":
+                x = F.max_pool2d(x, 2)
+            x = F.relu(self.norms[name](getattr(self.net, name)(x)))
+        side = self.net.config.resolution >> len(self.net.config.channels)
+        hidden = F.relu(self.net.fc1(F.adaptive_max_pool2d(x, side).flatten(1)))
+        raw = self.net.fc2(F.dropout(hidden, 0.3, self.training))
+        return dict(zip(self.net.OUTPUTS, raw.split(list(self.net.OUTPUTS.values()), dim=1), strict=True))
+
+    @torch.no_grad()
+    def folded(self):
+        """The AttributeNet that computes the same without batch normalisation."""
+        net = AttributeNet(self.net.config)
+        net.load_state_dict(self.net.state_dict())
+        for name, norm in self.norms.items():
+            conv, gain = getattr(net, name), norm.weight / (norm.running_var + norm.eps).sqrt()
+            conv.weight.mul_(gain[:, None, None, None])
+            conv.bias.copy_((conv.bias - norm.running_mean) * gain + norm.bias)
+        return net.eval()
+
+
+def loss_of(raw, target):
+    """Sum of the attributes' losses; NaN targets count nothing. Huber for yaw: its landmarks are wrong at times."""
+    yaw = F.smooth_l1_loss(4 * raw["yaw"][:, 0], 4 * target["yaw"].nan_to_num(), reduction="none")
+    total = LOSS_WEIGHTS["yaw"] * (yaw * ~target["yaw"].isnan()).mean()
+    total = total + LOSS_WEIGHTS["age"] * F.binary_cross_entropy_with_logits(raw["age"], target["age"])
+    for name in BINARY:
+        known, wanted = ~target[name].isnan(), target[name].nan_to_num()
+        weight = known * (1 + (GLASSES_POSITIVE - 1) * wanted if name == "glasses" else 1.0)
+        loss = F.binary_cross_entropy_with_logits(raw[name][:, 0], wanted, weight, reduction="sum")
+        total = total + LOSS_WEIGHTS[name] * loss / known.sum().clamp(min=1)
+    return total
+
+
+class Opinions:
+    """What the network said of each training image in earlier epochs: a running mean of its probabilities."""
+
+    def __init__(self, count):
+        self.mean = {name: torch.full((count,), math.nan) for name in BINARY}
+
+    def update(self, indices, raw):
+        for name in BINARY:
+            now, before = raw[name][:, 0].detach().sigmoid(), self.mean[name][indices]
+            self.mean[name][indices] = torch.where(before.isnan(), now, 0.6 * before + 0.4 * now)
+
+    def correct(self, target, indices):
+        """Targets in which unknown labels are filled in where the network was sure, and known ones moved towards its opinion."""
+        target = dict(target)
+        for name in BINARY:
+            label, opinion = target[name], self.mean[name][indices]
+            sure = (opinion > SELF_SURE) | (opinion < 1 - SELF_SURE)
+            filled = torch.where(sure, opinion, math.nan)
+            moved = torch.where(opinion.isnan(), label, (1 - SELF_SHARE) * label + SELF_SHARE * opinion)
+            target[name] = torch.where(label.isnan(), filled, moved)
+        return target
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def train(faces, options, say):
+    """Train, from --state where there is one; calls say(dict) after each epoch. Returns the folded network."""
+    torch.manual_seed(options.seed)
+    trainee = Trainee(AttributeConfig()).to(memory_format=torch.channels_last)
+    indices = torch.arange(len(faces.names))[~faces.held_out]
+    opinions, optimizer = Opinions(len(faces.names)), torch.optim.AdamW(trainee.parameters(), lr=1e-3, weight_decay=0.02)
+    start, epoch = time.time(), 0
+    if Path(options.state).exists():
+        state = torch.load(options.state, weights_only=True)
+        trainee.load_state_dict(state["trainee"])
+        optimizer.load_state_dict(state["optimizer"])
+        opinions.mean, epoch = state["opinions"], state["epoch"]
+    while epoch < options.epochs and (time.time() - start) / 60 < options.minutes:
+        began = time.time()
+        loss = train_epoch(trainee, optimizer, faces, indices, opinions, epoch, options)
+        epoch += 1
+        state = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict(), "opinions": opinions.mean, "epoch": epoch}
+        with files.atomic(options.state) as temporary:
+            torch.save(state, temporary)
+        rate = len(indices) / (time.time() - began)
+        table = measure(trainee.folded(), faces, limit=300)
+        say({"epoch": epoch, "loss": round(loss, 4), "images_per_second": round(rate, 1)} | {k: round(v, 4) for k, v in table.items()})
+    return trainee.folded()
+
+
+def train_epoch(trainee, optimizer, faces, indices, opinions, epoch, options):
+    """One pass over the training images; returns the mean loss. The learning rate rises over a tenth and falls as a cosine."""
+    trainee.train()
+    rng = torch.Generator().manual_seed(options.seed * 1000 + epoch)
+    size = faces.pixels.shape[-1] // (2 if epoch < options.small_epochs else 1)
+    batches = indices[torch.randperm(len(indices), generator=rng)].split(options.batch)
+    total = 0.0
+    for i, batch in enumerate(batches):
+        progress = (epoch + i / len(batches)) / options.epochs
+        rate = options.lr * min(progress / 0.1, 0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        flip = torch.rand(len(batch), generator=rng) < 0.5
+        x = augment(faces.pixels[batch], flip, size, rng)
+        target = {name: values[batch] for name, values in faces.targets.items()}
+        target["yaw"] = torch.where(flip, -target["yaw"], target["yaw"])
+        if progress > 0.5:
+            target = opinions.correct(target, batch)
+        raw = trainee(x.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(raw, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        opinions.update(batch, raw)
+        total += loss.item() / len(batches)
+    return total
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measures
+
+
+@torch.no_grad()
+def score(net, pixels, indices, batch=100):
+    """{attribute: [len(indices)]} of uint8 images."""
+    parts = [net.scores(pixels[i].float() / 127.5 - 1) for i in indices.split(batch)]
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+def measure(net, faces, limit=None):
+    """{what: value} on held-out images, against the labels; smile and glasses where those are trusted."""
+    indices = torch.arange(len(faces.names))[faces.held_out][:limit]
+    scores, target = score(net, faces.pixels, indices), {k: v[indices] for k, v in faces.targets.items()}
+    table = {}
+    for name in BINARY:
+        known = ~target[name].isnan()
+        right = (scores[name] > 0) == (target[name] > 0.5)
+        table[f"{name}_accuracy"] = right[known].float().mean().item()
+    table["glasses_found"] = (scores["glasses"] > 0)[target["glasses"] == 1].float().mean().item()
+    years = 25 + 10 * target["age"].sum(dim=1)
+    table["age_error_years"] = (scores["age"] - years).abs().mean().item()
+    old, seen = target["age"][:, 2] > 0, scores["age"] > 50
+    table["over_50_accuracy"] = (old == seen).float().mean().item()
+    table["over_50_balanced"] = (seen[old].float().mean() + (~seen[~old]).float().mean()).item() / 2
+    known = ~target["yaw"].isnan()
+    table["yaw_correlation"] = torch.corrcoef(torch.stack([scores["yaw"][known], target["yaw"][known]]))[0, 1].item()
+    return table
+
+
+def measure_by_hand(net, faces, path):
+    """{what: value} against labels that a person gave: a CSV with columns file, attribute, value (0 or 1; age: 1 is over 50)."""
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    position, table = {name: i for i, name in enumerate(faces.names)}, {}
+    for attribute in sorted({r["attribute"] for r in rows}):
+        chosen = [r for r in rows if r["attribute"] == attribute and r["file"] in position]
+        scores = score(net, faces.pixels, torch.tensor([position[r["file"]] for r in chosen]))[attribute]
+        yes, said = torch.tensor([r["value"] == "1" for r in chosen]), scores > (50 if attribute == "age" else 0)
+        table[f"{attribute}_accuracy ({len(chosen)} images, {int(yes.sum())} yes)"] = (yes == said).float().mean().item()
+        table[f"{attribute}_found"], table[f"{attribute}_false_alarms"] = said[yes].float().mean().item(), said[~yes].float().mean().item()
+    return table
+
+
+def parser():
+    p = cli.Parser(__doc__)
+    p.add_argument("--data", required=True, metavar="ZIP", help="aligned face crops")
+    p.add_argument("--labels", required=True, metavar="CSV", help="their labels")
+    p.add_argument("--out", required=True, metavar="FILE", help="where the network goes (.safetensors, float16)")
+    p.add_argument("--state", metavar="FILE", help="where a stopped run is kept (default: runs/NAME of --out.pt)")
+    p.add_argument("--hand_labels", metavar="CSV", help="labels given by eye (file, attribute, value), for one more table")
+    p.add_argument("--epochs", type=int, default=30, help="passes over the data (default: 30)")
+    p.add_argument("--small_epochs", type=int, default=10, help="of these, the first ones at half the resolution, four times as fast (default: 10)")
+    p.add_argument("--minutes", type=float, default=math.inf, help="stop after the epoch in which they pass; the same command goes on")
+    p.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
+    p.add_argument("--lr", type=float, default=0.002, help="highest learning rate (default: 0.002)")
+    p.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
+    return p
+
+
+def main(argv=None):
+    options = parser().parse_args(argv)
+    options.state = options.state or Path("runs") / f"{Path(options.out).stem}.pt"
+    faces = read_faces(options.data, options.labels)
+    net = train(faces, options, lambda line: print(json.dumps(line), flush=True))
+    model_zoo.save(options.out, net, half=True, source=SOURCE, license=LICENSE)
+    tables = {"held out, against the labels": measure(net, faces)}
+    if options.hand_labels:
+        tables["by hand"] = measure_by_hand(net, faces, options.hand_labels)
+    for title, table in tables.items():
+        print(title)
+        for what, value in table.items():
+            print(f"  {what:<44} {value:8.3f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
