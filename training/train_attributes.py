@@ -4,7 +4,9 @@
 
 The labels are a CSV with a row an image: file, age (FairFace's bins), gender (Male, Female), yaw, glasses_edge (edge strength over
 the nose bridge: only the ranks at both ends are trusted) and happy (a probability; trusted near 0 and 1). Every tenth image is held
-out and never trained on. Doubtful labels are left to the network: from the middle of the training on it is taught what it said
+out and never trained on. --hand_labels
+(file, attribute, value: 0 or 1) were given by eye: they teach on training images and measure on held-out ones, age as over 50.
+Labels that stay doubtful are left to the network: from the middle of the training on it is taught what it said
 of the same image before, where it was sure (temporal ensembling, Laine & Aila 2017), and a little of that in place of the others.
 
 Stopped runs go on where they were: the state after each epoch lies in --state. One JSON line an epoch; a table at the end.
@@ -34,7 +36,7 @@ AGES = ["20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]
 BINARY = ("gender", "smile", "glasses")
 GLASSES_SURE = (0.055, 0.37)  # shares of the data, by rank of glasses_edge: above the first they are worn, below the second not
 SMILE_SURE = (0.95, 0.05)
-LOSS_WEIGHTS = {"gender": 1.0, "age": 1.0, "yaw": 1.0, "smile": 1.0, "glasses": 1.0}
+LOSS_WEIGHTS = {"gender": 1.0, "age": 4.0, "yaw": 1.0, "smile": 1.0, "glasses": 1.0}
 GLASSES_POSITIVE = 3.0  # weight of the rare positive label
 SELF_SHARE, SELF_SURE = 0.3, 0.9  # of the network's own earlier opinion in a label; how sure it must be where there is none
 SOURCE = "trained by training/train_attributes.py on FairFace (Karkkainen & Joo, WACV 2021), aligned crops 128x128"
@@ -91,6 +93,24 @@ def read_targets(rows):
         "smile": trusted(column["happy"] > SMILE_SURE[0], column["happy"] < SMILE_SURE[1]),
         "glasses": trusted(rank < GLASSES_SURE[0], rank > GLASSES_SURE[1]),
     }
+
+
+def read_hand_labels(path, faces):
+    """A CSV with columns file, attribute, value (0 or 1; age: 1 is over 50) -> [(index of the image, attribute, value)]."""
+    position = {name: i for i, name in enumerate(faces.names)}
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = [(r["file"], r["attribute"], r["value"] == "1") for r in csv.DictReader(f)]
+    return [(position[name], attribute, value) for name, attribute, value in rows if name in position]
+
+
+def teach(faces, hand_labels):
+    """Put hand labels of training images in the place of the doubtful ones; returns the indices of these images."""
+    held_out, taught = faces.held_out, []
+    for i, attribute, value in hand_labels:
+        if attribute in BINARY and not held_out[i]:
+            faces.targets[attribute][i] = float(value)
+            taught.append(i)
+    return torch.tensor(taught, dtype=torch.long)
 
 
 def trusted(yes, no):
@@ -210,11 +230,15 @@ class Opinions:
 # Training
 
 
-def train(faces, options, say):
-    """Train, from --state where there is one; calls say(dict) after each epoch. Returns the folded network."""
+def train(faces, taught, options, say):
+    """Train, from --state where there is one; calls say(dict) after each epoch. Returns the folded network.
+
+    `taught`: indices of images with hand labels, which are doubtful cases: shown three times an epoch.
+    """
     torch.manual_seed(options.seed)
     trainee = Trainee(AttributeConfig()).to(memory_format=torch.channels_last)
     indices = torch.arange(len(faces.names))[~faces.held_out]
+    indices = torch.cat([indices, taught, taught])
     opinions, optimizer = Opinions(len(faces.names)), torch.optim.AdamW(trainee.parameters(), lr=1e-3, weight_decay=0.02)
     start, epoch = time.time(), 0
     if Path(options.state).exists():
@@ -230,7 +254,7 @@ def train(faces, options, say):
         with files.atomic(options.state) as temporary:
             torch.save(state, temporary)
         rate = len(indices) / (time.time() - began)
-        table = measure(trainee.folded(), faces, limit=300)
+        table = measure(trainee.folded(), faces, limit=300) if epoch > options.small_epochs else {}  # wants the full size
         say({"epoch": epoch, "loss": round(loss, 4), "images_per_second": round(rate, 1)} | {k: round(v, 4) for k, v in table.items()})
     return trainee.folded()
 
@@ -285,6 +309,7 @@ def measure(net, faces, limit=None):
         table[f"{name}_accuracy"] = right[known].float().mean().item()
     table["glasses_found"] = (scores["glasses"] > 0)[target["glasses"] == 1].float().mean().item()
     years = 25 + 10 * target["age"].sum(dim=1)
+    table["age_correlation"] = torch.corrcoef(torch.stack([scores["age"], years]))[0, 1].item()
     table["age_error_years"] = (scores["age"] - years).abs().mean().item()
     old, seen = target["age"][:, 2] > 0, scores["age"] > 50
     table["over_50_accuracy"] = (old == seen).float().mean().item()
@@ -294,15 +319,13 @@ def measure(net, faces, limit=None):
     return table
 
 
-def measure_by_hand(net, faces, path):
-    """{what: value} against labels that a person gave: a CSV with columns file, attribute, value (0 or 1; age: 1 is over 50)."""
-    with open(path, newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    position, table = {name: i for i, name in enumerate(faces.names)}, {}
-    for attribute in sorted({r["attribute"] for r in rows}):
-        chosen = [r for r in rows if r["attribute"] == attribute and r["file"] in position]
-        scores = score(net, faces.pixels, torch.tensor([position[r["file"]] for r in chosen]))[attribute]
-        yes, said = torch.tensor([r["value"] == "1" for r in chosen]), scores > (50 if attribute == "age" else 0)
+def measure_by_hand(net, faces, hand_labels):
+    """{what: value} against hand labels of held-out images."""
+    held_out, table = faces.held_out, {}
+    for attribute in sorted({a for _, a, _ in hand_labels}):
+        chosen = [(i, value) for i, a, value in hand_labels if a == attribute and held_out[i]]
+        scores = score(net, faces.pixels, torch.tensor([i for i, _ in chosen]))[attribute]
+        yes, said = torch.tensor([value for _, value in chosen]), scores > (50 if attribute == "age" else 0)
         table[f"{attribute}_accuracy ({len(chosen)} images, {int(yes.sum())} yes)"] = (yes == said).float().mean().item()
         table[f"{attribute}_found"], table[f"{attribute}_false_alarms"] = said[yes].float().mean().item(), said[~yes].float().mean().item()
     return table
@@ -314,9 +337,9 @@ def parser():
     p.add_argument("--labels", required=True, metavar="CSV", help="their labels")
     p.add_argument("--out", required=True, metavar="FILE", help="where the network goes (.safetensors, float16)")
     p.add_argument("--state", metavar="FILE", help="where a stopped run is kept (default: runs/NAME of --out.pt)")
-    p.add_argument("--hand_labels", metavar="CSV", help="labels given by eye (file, attribute, value), for one more table")
+    p.add_argument("--hand_labels", metavar="CSV", help="labels given by eye: taught on training images, measured on held-out ones")
     p.add_argument("--epochs", type=int, default=30, help="passes over the data (default: 30)")
-    p.add_argument("--small_epochs", type=int, default=10, help="of these, the first ones at half the resolution, four times as fast (default: 10)")
+    p.add_argument("--small_epochs", type=int, default=10, help="of these, the first at half the side, four times as fast (default: 10)")
     p.add_argument("--minutes", type=float, default=math.inf, help="stop after the epoch in which they pass; the same command goes on")
     p.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
     p.add_argument("--lr", type=float, default=0.002, help="highest learning rate (default: 0.002)")
@@ -328,11 +351,12 @@ def main(argv=None):
     options = parser().parse_args(argv)
     options.state = options.state or Path("runs") / f"{Path(options.out).stem}.pt"
     faces = read_faces(options.data, options.labels)
-    net = train(faces, options, lambda line: print(json.dumps(line), flush=True))
+    hand_labels = read_hand_labels(options.hand_labels, faces) if options.hand_labels else []
+    net = train(faces, teach(faces, hand_labels), options, lambda line: print(json.dumps(line), flush=True))
     model_zoo.save(options.out, net, half=True, source=SOURCE, license=LICENSE)
     tables = {"held out, against the labels": measure(net, faces)}
-    if options.hand_labels:
-        tables["by hand"] = measure_by_hand(net, faces, options.hand_labels)
+    if hand_labels:
+        tables["held out, against labels by eye"] = measure_by_hand(net, faces, hand_labels)
     for title, table in tables.items():
         print(title)
         for what, value in table.items():

@@ -1,0 +1,124 @@
+"""The attribute network that comes with the project, and its training script on 32 made-up images."""
+
+import csv
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import model_zoo
+from perceptual_model import AttributeConfig, AttributeNet
+from training import train_attributes
+
+SHIPPED = model_zoo.HERE / "weight_files" / "attributes.safetensors"
+
+
+def load(path):
+    net = AttributeNet(AttributeConfig(kind="attributes", **model_zoo.read_metadata(path)["config"]))
+    model_zoo.load_strictly(net, path)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load(SHIPPED)
+
+
+def test_shipped_network_is_small_and_says_where_it_comes_from():
+    meta = model_zoo.read_metadata(SHIPPED)
+    assert meta["kind"] == "attributes" and "FairFace" in meta["license"] and meta["source"]
+    assert SHIPPED.stat().st_size <= 6e6
+    with safe_open(SHIPPED, "pt") as f:
+        assert {f.get_slice(name).get_dtype() for name in f.keys()} == {"F16"}
+
+
+def test_scores_have_one_number_an_image(shipped):
+    scores = shipped.scores(torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    assert set(scores) == {"gender", "age", "yaw", "smile", "glasses"}
+    assert all(s.shape == (3,) and s.isfinite().all() for s in scores.values())
+    assert ((scores["age"] >= 25) & (scores["age"] <= 75)).all()
+
+
+def test_layers_by_name(shipped):
+    assert shipped.layers[:3] == ["conv1_1", "conv1_2", "conv2_1"] and shipped.layers[-1] == "conv5_2"
+    images = torch.zeros(1, 3, 64, 64)
+    late, early = shipped.features(images, ["conv3_2", "conv1_1"])
+    assert late.shape == (1, 64, 16, 16) and early.shape == (1, 16, 64, 64) and early.min() >= 0
+    assert torch.equal(shipped.features(images, ["conv1_1"], relu=False)[0].relu(), early)
+    with pytest.raises(ValueError, match="conv9_9.*conv1_1, conv1_2"):
+        shipped.features(images, ["conv9_9"])
+    with pytest.raises(ValueError, match="128, 128"):
+        shipped(images)
+
+
+def test_folding_batch_norm_changes_nothing():
+    torch.manual_seed(0)
+    trainee = train_attributes.Trainee(AttributeConfig(channels=(8, 8, 8, 8, 8), hidden=8))
+    for norm in trainee.norms.values():
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            torch.nn.init.uniform_(values, 0.5, 1.5)
+    images, trainee = torch.randn(2, 3, 128, 128), trainee.eval()
+    with torch.no_grad():
+        wanted, found = trainee(images), trainee.folded()(images)
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_flip_turns_the_yaw_and_unknown_labels_count_nothing():
+    raw = {"gender": torch.zeros(2, 1), "age": torch.zeros(2, 5), "yaw": torch.tensor([[0.5], [-0.5]])}
+    raw |= {"smile": torch.zeros(2, 1), "glasses": torch.tensor([[9.0], [0.0]])}
+    target = {"gender": torch.ones(2), "age": torch.ones(2, 5), "yaw": torch.tensor([0.5, torch.nan])}
+    target |= {"smile": torch.full((2,), torch.nan), "glasses": torch.tensor([torch.nan, 1.0])}
+    before = train_attributes.loss_of(raw, target)
+    raw["glasses"][0], raw["smile"][:], raw["yaw"][1] = -9.0, 5.0, 7.0
+    assert torch.equal(train_attributes.loss_of(raw, target), before) and before.isfinite()
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """A zip of 32 noise images and a table of labels in the form of FairFace's."""
+    rng = np.random.default_rng(0)
+    rows = []
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for i in range(32):
+            picture = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8)).save(picture, "png")
+            archive.writestr(f"{i}.png", picture.getvalue())
+            age, gender = train_attributes.AGES[i % 6], ("Male", "Female")[i % 2]
+            row = {"file": f"{i}.png", "age": age, "gender": gender, "yaw": i / 32 - 0.5, "glasses_edge": i / 10, "happy": i % 2}
+            rows.append(row)
+    with open(tmp_path / "labels.csv", "w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path
+
+
+def arguments(folder, epochs):
+    named = {"data": "faces.zip", "labels": "labels.csv", "out": "net.safetensors", "state": "state.pt"}
+    paths = [part for flag, name in named.items() for part in (f"--{flag}", str(folder / name))]
+    return [*paths, "--epochs", str(epochs), "--small_epochs", "1", "--batch", "16"]
+
+
+def test_training_goes_on_where_it_stopped(made_up, capsys):
+    train_attributes.main([*arguments(made_up, 2), "--minutes", "0"])
+    assert not (made_up / "state.pt").exists()  # no time, no epoch
+    train_attributes.main(arguments(made_up, 1))
+    train_attributes.main(arguments(made_up, 2))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["epoch"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+    assert load(made_up / "net.safetensors").scores(torch.zeros(1, 3, 128, 128))["age"].shape == (1,)
+
+
+def test_errors_name_what_is_wrong(made_up):
+    (made_up / "labels.csv").write_text("file,age\n0.png,20-29\n")
+    with pytest.raises(ValueError, match="no column gender, glasses_edge, happy, yaw"):
+        train_attributes.main(arguments(made_up, 1))
+    (made_up / "labels.csv").write_text("file,age,gender,yaw,glasses_edge,happy\n0.png,12,Male,0,0,0\n")
+    with pytest.raises(ValueError, match="unknown label 12"):
+        train_attributes.main(arguments(made_up, 1))
