@@ -87,6 +87,32 @@ def rate(config, step):
     return config.lr * warm * fall
 
 
+def check(G, targets, config):
+    """Raise ValueError for targets of another size, or a setting that is not known."""
+    if config.space not in SPACES:
+        raise ValueError(f"--space {config.space}: use {', '.join(SPACES)}")
+    if targets.shape[1:] != (3, G.resolution, G.resolution):
+        raise ValueError(f"targets of shape {list(targets.shape)}; this generator makes [N, 3, {G.resolution}, {G.resolution}]")
+    if config.iteration < 0:
+        raise ValueError(f"--iteration {config.iteration}: 0 or more")
+    if config.layers is not None and config.space != "w+":
+        raise ValueError("--layers needs --space w+: the other spaces have one vector for all layers")
+
+
+def movable(G, config, device):
+    """[1, L, 1]: 1 for the W+ layers that may move, 0 for the others."""
+    moves = torch.ones(1, G.num_ws, 1, device=device)
+    if config.layers is not None:
+        moves.zero_()[:, config.layers] = 1
+    return moves
+
+
+def to_ws(G, variable, space):
+    """The optimised variable, z or w [N, 512] or ws [N, L, 512] -> ws [N, L, 512]."""
+    w = G.mapping(variable) if space == "z" else variable
+    return w[:, None].expand(-1, G.num_ws, -1) if w.ndim == 2 else w
+
+
 def project(G, distance, targets, config, callback=None):
     """Find latents for images.
 
@@ -103,27 +129,13 @@ def project(G, distance, targets, config, callback=None):
     Raises:
         ValueError: targets of another size, or a setting that is not known.
     """
-    if config.space not in SPACES:
-        raise ValueError(f"--space {config.space}: use {', '.join(SPACES)}")
-    if targets.shape[1:] != (3, G.resolution, G.resolution):
-        raise ValueError(f"targets of shape {list(targets.shape)}; this generator makes [N, 3, {G.resolution}, {G.resolution}]")
-    if config.iteration < 0:
-        raise ValueError(f"--iteration {config.iteration}: 0 or more")
+    check(G, targets, config)
     n, device = len(targets), targets.device
     variable = start(G, config, n, device)
-    moves = torch.ones(1, G.num_ws, 1, device=device)
-    if config.layers is not None:
-        if config.space != "w+":
-            raise ValueError("--layers needs --space w+: the other spaces have one vector for all layers")
-        moves = torch.zeros(1, G.num_ws, 1, device=device)
-        moves[:, config.layers] = 1
+    moves = movable(G, config, device)
     variable.requires_grad_(True)
     wanted = distance.features(targets) if distance is not None and config.lambda_percep else None
     optimiser = torch.optim.Adam([variable], lr=config.lr, betas=(0.9, 0.999), eps=1e-8)
-
-    def ws_of(variable):
-        w = G.mapping(variable) if config.space == "z" else variable
-        return w[:, None].expand(-1, G.num_ws, -1) if w.ndim == 2 else w
 
     def losses_of(ws):
         images = G.synthesis(ws, noise=config.noise, dtype=config.dtype)
@@ -147,7 +159,7 @@ def project(G, distance, targets, config, callback=None):
         for step in range(config.iteration):
             for group in optimiser.param_groups:
                 group["lr"] = rate(config, step)
-            losses = losses_of(ws_of(variable))
+            losses = losses_of(to_ws(G, variable, config.space))
             keep(losses)
             (gradient,) = torch.autograd.grad(losses.sum(), variable)
             variable.grad = gradient * moves if config.space == "w+" else gradient
@@ -169,8 +181,8 @@ def project(G, distance, targets, config, callback=None):
     except KeyboardInterrupt:
         result.stopped = "Ctrl-C"
     with torch.no_grad():
-        last = losses_of(ws_of(variable))
+        last = losses_of(to_ws(G, variable, config.space))
         keep(last)
         result.diverged = [bool(x) for x in ~torch.isfinite(last)]
-        result.ws, result.loss = ws_of(best).contiguous().clone(), best_loss
+        result.ws, result.loss = to_ws(G, best, config.space).contiguous().clone(), best_loss
     return result
