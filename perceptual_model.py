@@ -284,3 +284,46 @@ def load_features(path):
     network = Features(FeatureConfig(kind=header["kind"], **json.loads(header["config"])))
     network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What a checkpoint says of an `Encoder`: the features it looks at, and its own sizes."""
+
+    features: dict  # a FeatureConfig, as a dict
+    num_ws: int
+    w_dim: int = 512
+    channels: tuple = (64, 128, 256)  # at an eighth, a sixteenth and a thirty-second of the features' input
+    hidden: int = 320
+    kind: str = "encoder"
+
+
+class Encoder(nn.Module):
+    """Guesses the latent of a picture: images [N, 3, R, R] in [-1, 1] -> ws [N, L, 512], w_avg added.
+
+    The frozen features (shared with the distance) are read at three scales; two dense layers give one w a layer, as an
+    offset from the mean latent. Trained by training/train_encoder.py; `--init encoder` starts from its guess.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.features = Features(FeatureConfig(**config.features)).requires_grad_(False)
+        widths = [self.features.config.stages[t]["out"] for t in self.features.config.taps]
+        a, b, c = config.channels
+        self.conv1 = nn.Conv2d(widths[1], a, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(a + widths[2], b, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(b + widths[3], c, 3, padding=1)
+        self.conv4 = nn.Conv2d(c, c, 3, stride=2, padding=1)
+        self.fc1 = nn.Linear(c * (self.features.config.size // 32) ** 2, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.num_ws * config.w_dim)
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def forward(self, images):
+        _, fine, middle, coarse = self.features.features(images)
+        x = F.leaky_relu(self.conv1(fine), 0.2)
+        x = F.leaky_relu(self.conv2(torch.cat([x, middle], 1)), 0.2)
+        x = F.leaky_relu(self.conv3(torch.cat([x, coarse], 1)), 0.2)
+        x = F.leaky_relu(self.conv4(x), 0.2).flatten(1)
+        offset = self.fc2(F.leaky_relu(self.fc1(x), 0.2))
+        return self.w_avg + offset.view(len(images), self.config.num_ws, self.config.w_dim)

@@ -1,0 +1,166 @@
+"""training/: data, augmentation, heads, growing, a fine-tuned official network, and a run that is killed and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import encode_image
+import model_zoo
+import weight_convert
+from stylegan_layers import Config, Discriminator, Generator, upsample
+from tests.test_convert import Network, official_pickle  # noqa: F401 - Network is a fixture
+from training import augment, data, grow, measure, projected, train_generator
+
+ROOT = model_zoo.HERE
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """32 pictures of 24x20 pixels, each with a colour of its own."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(32):
+        smooth = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((24, 20), Image.Resampling.BICUBIC)
+        smooth.save(folder / f"{i:02d}.png")
+    return folder
+
+
+def test_folder_zip_and_tar_give_the_same_images(pictures, tmp_path):
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as z, tarfile.open(tmp_path / "p.tar", "w") as t:
+        for p in pictures.iterdir():
+            z.write(p, p.name)
+            t.add(p, p.name)
+    names, images = data.load(pictures, 16)
+    assert images.shape == (32, 3, 16, 16) and images.dtype == torch.uint8 and len(names) == 32
+    for other in ("p.zip", "p.tar"):
+        assert torch.equal(images, data.load(tmp_path / other, 16)[1])
+
+
+def test_no_images_or_a_broken_one_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no pictures"):
+        data.load(tmp_path, 16)
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(ValueError, match="a.png"):
+        data.load(tmp_path, 16)
+    with pytest.raises(ValueError, match="folder, .zip or .tar"):
+        data.load(tmp_path / "a.png", 16)
+
+
+def test_held_out_images_are_never_trained_on():
+    train, held = data.split(100)
+    assert len(held) == 10 and not set(train.tolist()) & set(held.tolist())
+    images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(-1, 3, 4, 4)
+    source = data.batches(images, train, 8, torch.Generator().manual_seed(0))
+    seen = {round((x[0, 0, 0].item() + 1) * 127.5) for _ in range(50) for x in next(source)}
+    assert seen == set(train.tolist())
+
+
+def test_augmentation_with_p_0_changes_nothing_and_is_differentiable():
+    torch.manual_seed(0)
+    x = torch.rand(8, 3, 16, 16) * 2 - 1
+    assert torch.equal(augment.augment(x, 0.0), x)
+    x.requires_grad_(True)
+    y = augment.augment(x, 1.0)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert y.shape == x.shape and gradient.abs().sum() > 0 and not torch.equal(y, x)
+    moved = augment._shifted(torch.eye(16).expand(2, 3, 16, 16))
+    assert moved.shape == (2, 3, 16, 16) and moved.sum() <= 96  # only moved, with zeros coming in
+
+
+def test_heads_fit_any_features_and_only_they_are_trained():
+    torch.manual_seed(0)
+    heads = projected.ProjectedHeads([6, 4, 8, 10], [32, 16, 8, 4])
+    features = [torch.randn(3, c, s, s) for c, s in zip([6, 4, 8, 10], [32, 16, 8, 4], strict=True)]
+    assert heads(features).shape == (3, 4)
+    fixed = [m.weight.requires_grad for m in [*heads.mix, *heads.down]]
+    assert not any(fixed)
+
+
+def test_a_grown_generator_renders_the_same_picture_larger():
+    torch.manual_seed(0)
+    small = Generator(Config("stylegan2", 16, 128, 16, 2)).freeze()
+    for layer in small.synthesis.layers():
+        layer.bias.data.normal_()
+    small.freeze()
+    large = grow.grown_generator(small, 512, 32, 32).freeze()
+    w = small.mapping(torch.randn(3, 512))[:, None]
+    a, b = small.synthesis(w.repeat(1, small.num_ws, 1), "none"), large.synthesis(w.repeat(1, large.num_ws, 1), "none")
+    assert large.config.channels(4) > small.config.channels(4)
+    assert (upsample(a) - b).abs().max() < 1e-4 * a.abs().max()
+    with pytest.raises(ValueError, match="narrower"):
+        grow.grown_generator(small, 64, 8, 32)
+
+
+def test_a_grown_discriminator_keeps_its_old_blocks():
+    torch.manual_seed(0)
+    D = Discriminator(Config("stylegan2", 8, 64, 8))
+    images = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
+    new, left = grow.grown_discriminator(D, images, steps=150)
+    assert torch.equal(new.b4.out.weight, D.b4.out.weight) and left < 0.5
+
+
+@pytest.mark.parametrize("kind", ["sg1", "sg2"])
+def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network, kind):  # noqa: F811
+    official_pickle(Network, tmp_path / "official.pkl", kind, 1)
+    start, critic = tmp_path / "g.safetensors", tmp_path / "d.safetensors"
+    weight_convert.main([str(tmp_path / "official.pkl"), "--out", str(start), "--discriminator", str(critic)])
+    out = tmp_path / "run"
+    extra = ["--heads", "1", "--augment", "ada"] if kind == "sg2" else ["--path_length", "2", "--augment", "diff"]
+    train_generator.main(["--data", str(pictures), "--init", str(start), "--init_d", str(critic), "--out", str(out), "--freeze_d", "2",
+                          "--images", "80", "--batch", "4", "--tick", "40", "--r1_every", "4", "--warm", "0", "--quiet", *extra])  # fmt: skip
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [40, 80]
+    assert all(np.isfinite(v) for line in lines for v in line.values() if isinstance(v, float))
+    before, after = model_zoo.load_discriminator(critic), model_zoo.load_discriminator(out / "discriminator.safetensors")
+    assert torch.allclose(before.b128.conv0.weight, after.b128.conv0.weight, rtol=1e-3, atol=1e-4)  # frozen; stored as float16
+    assert not torch.allclose(before.b4.conv.weight, after.b4.conv.weight, rtol=5e-3, atol=5e-3)
+    G = model_zoo.load_generator(out / "generator.safetensors")
+    assert G.meta["alignment"] == model_zoo.load_generator(start).meta["alignment"] and G.w_avg.abs().sum() > 0
+    code = encode_image.main(["--src_im", str(pictures / "00.png"), "--weight_file", str(out / "generator.safetensors"), "--iteration", "3",
+                              "--perceptual", "bundled", "--latent_dir", str(tmp_path / "w"), "--save_dir", str(tmp_path / "s"), "--quiet"])  # fmt: skip
+    assert not code and (tmp_path / "w" / "00.npy").is_file()
+
+
+def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "training.train_generator", "--data", str(pictures), "--resolution", "16", "--channel_base", "128",
+               "--channel_max", "16", "--mapping_layers", "2", "--batch", "8", "--tick", "16", "--out", str(out), "--device", "cpu", "--quiet"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    until = time.time() + 120
+    while not ((out / "log.jsonl").is_file() and len((out / "log.jsonl").read_text().splitlines()) >= 3):
+        assert process.poll() is None and time.time() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    step = torch.load(out / "state.pt", weights_only=True)["step"]
+    model_zoo.load_generator(out / "generator.safetensors")
+    assert step >= 4
+    train_generator.main([*command[3:-1], "--images", str(step * 8 + 32), "--quiet"])
+    shown = [json.loads(line)["images"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert shown[-1] == step * 8 + 32 and shown == sorted(shown)
+
+
+def test_frechet_and_kernel_distances_of_known_sets():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, (4000, 3)), rng.normal([2, 0, 0], [1, 1, 2], (4000, 3))
+    assert measure.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert measure.frechet(a, b) == pytest.approx(4 + 1, rel=0.1)  # |difference of means|^2 + (2 - 1)^2
+    assert abs(measure.kernel_distance(a[:2000], a[2000:])) < 0.02 < measure.kernel_distance(a[:2000], b[:2000])
+
+
+def test_precision_and_recall_of_a_generator_that_knows_half():
+    rng = np.random.default_rng(0)
+    real = np.concatenate([rng.normal(0, 1, (200, 2)), rng.normal(20, 1, (200, 2))])
+    precision, recall = measure.precision_recall(real, rng.normal(0, 1, (200, 2)))
+    assert precision > 0.9 and 0.4 < recall < 0.6

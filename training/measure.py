@@ -1,0 +1,183 @@
+"""Measure a generator against held-out faces, without any download.
+
+    python -m training.measure --data faces.zip --generator weight_files/faces128.safetensors --inversion 100 --out measures.json
+
+Distances of samples (psi 1) to the held-out tenth of the data, everything brought to 64x64 first: Frechet and kernel distance,
+precision and recall (Kynkaanniemi et al. 2019, k = 3), in the attribute network's hidden layer and, as a second
+opinion that no training here has seen, in dlib's face descriptor. `real` is the training set's own value. Then how near
+samples come to training images (memorised?), and PSNR, SSIM, distance and identity of embedded held-out faces.
+"""
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import cli
+import encode_image
+import files
+import media
+import model_zoo
+import projection
+from perceptual_model import AttributeConfig, AttributeNet
+from training import data
+
+ATTRIBUTES = model_zoo.HERE / "weight_files" / "attributes.safetensors"
+
+
+def load_attributes(path=ATTRIBUTES):
+    """The attribute network, frozen."""
+    info = model_zoo.read_metadata(path)
+    network = AttributeNet(AttributeConfig(**info["config"]))
+    model_zoo.load_strictly(network, info["path"])
+    return network.eval().requires_grad_(False)
+
+
+def brought_to(images, size):
+    """[N, 3, R, R] -> [N, 3, size, size], averaged or interpolated."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def frechet(a, b):
+    """Frechet distance of two feature sets [N, D] taken for Gaussian (Heusel et al. 2017)."""
+    from scipy import linalg
+
+    (m1, c1), (m2, c2) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
+    eigenvalues = linalg.eigvals(c1 @ c2)  # the trace of the square root of C1 C2
+    return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.sqrt(eigenvalues.astype(complex)).real.sum())
+
+
+def kernel_distance(a, b):
+    """Unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3 (KID, Binkowski et al. 2018)."""
+
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    aa, bb, ab, n, m = kernel(a, a), kernel(b, b), kernel(a, b), len(a), len(b)
+    return float((aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1)) - 2 * ab.mean())
+
+
+def precision_recall(real, fake, k=3):
+    """Share of samples within the k-th neighbour's radius of a real face, and the other way round."""
+
+    def covered(points, centres):
+        radius = torch.cdist(centres, centres).kthvalue(k + 1, dim=1).values
+        return (torch.cdist(points, centres) <= radius).any(1).float().mean().item()
+
+    real, fake = torch.from_numpy(real), torch.from_numpy(fake)
+    return covered(fake, real), covered(real, fake)
+
+
+class Descriptors:
+    """dlib's face recognition network (99.4 % on LFW): image crops -> 128 numbers; below 0.6 apart: the same person."""
+
+    def __init__(self):
+        import dlib
+
+        folder = Path(importlib.util.find_spec("face_recognition_models").submodule_search_locations[0]) / "models"
+        self.dlib = dlib
+        self.network = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
+        self.points = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
+
+    def __call__(self, pixels, landmarks_of=None):
+        """uint8 [H, W, 3] -> [128]; the chip is cut by the landmarks of `landmarks_of` (default: the image itself)."""
+        large = [media.to_pil(p).resize((256, 256)) for p in (pixels, pixels if landmarks_of is None else landmarks_of)]
+        face = self.dlib.rectangle(26, 26, 230, 230)  # aligned crops: the face fills most of it
+        shape = self.points(np.asarray(large[1]), face)
+        chip = self.dlib.get_face_chip(np.asarray(large[0]), shape, size=150, padding=0.25)
+        return np.array(self.network.compute_face_descriptor(chip))
+
+
+def embed(network, images):
+    """[N, 3, 64, 64] -> attribute features [N, D], float64."""
+    return torch.cat([network.embed(brought_to(x, network.config.resolution)) for x in images.split(64)]).double().numpy()
+
+
+def samples(G, count, seed=1):
+    """[count, 3, 64, 64] at psi 1, and the same at the generator's size."""
+    z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    images = [G(chunk).clamp(-1, 1) for chunk in z.split(32)]
+    return torch.cat([brought_to(x, 64) for x in images])
+
+
+def distances(a, b, b_train=None):
+    """The table's row for features of real faces `a` and samples `b`."""
+    precision, recall = precision_recall(a, b)
+    return {"frechet": frechet(a, b), "kernel": kernel_distance(a, b), "precision": precision, "recall": recall}
+
+
+@torch.no_grad()
+def distribution(G, train, held, count):
+    """Distances of samples to held-out faces, in two feature spaces, and nearest training neighbours."""
+    network, descriptors = load_attributes(), Descriptors()
+    real, known = brought_to(held.float() / 127.5 - 1, 64), brought_to(train[: max(count, 2000)].float() / 127.5 - 1, 64)
+    fake = samples(G, count)
+    f_real, f_fake, f_known = embed(network, real), embed(network, fake), embed(network, known)
+    table = {"attributes": {"samples": distances(f_real, f_fake), "real": distances(f_real, f_known[: len(f_fake)])}}
+    few = min(600, count)
+    d = [np.stack([descriptors(p) for p in media.to_uint8(x[:few])]) for x in (real, fake, known)]
+    table["dlib"] = {"samples": distances(d[0], d[1]), "real": distances(d[0], d[2])}
+    nearest = [np.linalg.norm(x[:, None] - d[2][None], axis=2).min(1) for x in (d[0], d[1])]
+    table["nearest training face, dlib"] = {name: {"median": float(np.median(x)), "smallest": float(x.min())} for name, x in zip(("held out", "samples"), nearest, strict=True)}
+    return table
+
+
+def inversion(G, distance, targets, steps, callback=None, **options):
+    """Median PSNR, SSIM, distance and identity of embedded faces [N, 3, R, R]; also the reconstructions."""
+    descriptors, rows, pictures = Descriptors(), [], []
+    for chunk in targets.split(10):
+        found = projection.project(G, distance, chunk, projection.Config(iteration=steps, **options))
+        with torch.no_grad():
+            images = G.synthesis(found.ws)
+            apart = distance(images, chunk)
+        for i, (mine, wanted) in enumerate(zip(media.to_uint8(images), media.to_uint8(chunk), strict=True)):
+            psnr, ssim = encode_image.measures(mine, wanted)
+            rows.append((psnr, ssim, float(apart[i]), float(np.linalg.norm(descriptors(mine, wanted) - descriptors(wanted)))))
+            pictures.append((wanted, mine))
+        if callback:
+            callback(len(rows))
+    values = np.array(rows)
+    keys = ("psnr", "ssim", "distance", "identity")
+    row = dict(zip(keys, np.median(values, axis=0).round(4).tolist(), strict=True))
+    return row | {"identity p95": round(float(np.quantile(values[:, 3], 0.95)), 4), "same person (< 0.6)": float((values[:, 3] < 0.6).mean())}, pictures
+
+
+def main(argv):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--data", required=True, help="the training images, as given to train_generator")
+    parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
+    parser.add_argument("--count", type=int, default=1300, help="samples (default: %(default)s)")
+    parser.add_argument("--inversion", type=int, default=0, help="held-out faces to embed (default: none)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[50, 200, 500])
+    parser.add_argument("--starts", nargs="+", default=["w mean", "w+ mean"], help='space and init: "w mean" "w+ mean" "w+ encoder"')
+    parser.add_argument("--out", default="runs/measures.json")
+    args = parser.parse_args(argv)
+    G = model_zoo.load_generator(args.generator)
+    _, images = data.load(args.data, max(G.resolution, 64))
+    train, held = (images[i] for i in data.split(len(images)))
+    began = time.time()
+    table = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}
+    if args.count:
+        table |= distribution(G, train, held[: args.count], args.count)
+        print(json.dumps(table, indent=1))
+    if args.inversion:
+        distance = encode_image.distance_of(G.meta["perceptual"] or "vgg16")
+        targets = held[torch.linspace(0, len(held) - 1, args.inversion).long()].float() / 127.5 - 1
+        table["inversion"] = {}
+        for start in args.starts:
+            space, init = start.split()
+            for steps in args.steps:
+                row, pictures = inversion(G, distance, targets, steps, space=space, init=init)
+                table["inversion"][f"{start}, {steps} steps"] = row
+                print(start, steps, json.dumps(row), flush=True)
+        media.save(Path(args.out).with_suffix(".png"), media.sheet([[p for pair in pictures[i : i + 4] for p in pair] for i in range(0, min(32, len(pictures)), 4)], gap=0))
+    with files.atomic(args.out) as temporary:
+        temporary.write_text(json.dumps(table | {"seconds": round(time.time() - began)}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main)
