@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 SQRT2 = math.sqrt(2)
-FUSED_FROM = 128  # StyleGAN1 joins scaling and convolution into one from this resolution on
 
 
 @dataclass(frozen=True)
@@ -143,16 +142,24 @@ def upsample(x):
     return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[:, :, 2:-2, 2:-2]
 
 
-def filtered(x, taps, padding, stride=1, gain=1.0):
+def fast(layer, x):
+    """Whether a layer may take its hand-written backward pass: frozen, float32, and not being compiled (which fuses by itself)."""
+    return layer.frozen is not None and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+def filtered(x, taps, padding, stride=1, gain=1.0, bias=None):
     """Each channel of x [N, C, H, W] filtered with the normalised outer product of `taps`."""
     k = torch.tensor(taps, dtype=x.dtype, device=x.device)
     k = k.outer(k) * (gain / k.sum() ** 2)
     channels = x.shape[1]
-    return F.conv2d(x, k.expand(channels, 1, *k.shape), stride=stride, padding=padding, groups=channels)
+    return F.conv2d(x, k.expand(channels, 1, *k.shape), bias, stride=stride, padding=padding, groups=channels)
 
 
 def sum_of_shifts(weight):
-    """3x3 kernels -> the sum of their four 1-pixel shifts, 4x4: nearest up-sampling, or 2x2 sums, inside the kernel."""
+    """3x3 kernels -> the sum of their four 1-pixel shifts, 4x4: nearest up-sampling, or 2x2 sums, inside the kernel.
+
+    The official StyleGAN1 does so from 128x128 on only; it is the same function, and cheaper, at every size.
+    """
     w = F.pad(weight, (1, 1, 1, 1))
     return w[:, :, 1:, 1:] + w[:, :, :-1, 1:] + w[:, :, 1:, :-1] + w[:, :, :-1, :-1]
 
@@ -169,8 +176,45 @@ def minibatch_stddev(x, group=4):
     return torch.cat([x, y.to(x.dtype).repeat(g).view(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)
 
 
+def channel_sums(a, b):
+    """Sum over the pixels of a * b, [N, C, H, W] each -> [N, C, 1, 1], in one pass over memory."""
+    return torch.einsum("nchw,nchw->nc", a, b)[:, :, None, None]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # StyleGAN1
+
+
+class Epilogue1(torch.autograd.Function):
+    """What follows StyleGAN1's convolution, for frozen weights: noise, leaky ReLU, instance norm, style, in five passes over memory.
+
+    x [N, C, H, W] is overwritten and the only large tensor kept: the leaky ReLU keeps signs, so its slope can be read off
+    its output. The formulas are those of a batch norm whose gain and bias come from the style.
+    """
+
+    @staticmethod
+    def forward(ctx, x, noise, strength, scale, shift):
+        if noise is not None:
+            x.addcmul_(noise, strength)
+        F.leaky_relu_(x, 0.2)
+        # layer norm over a channel's pixels is instance norm, and PyTorch's fastest on a CPU
+        y, mean, inverse = torch.native_layer_norm(x.flatten(2), (x[0, 0].numel(),), None, None, 1e-8)
+        mean, inverse = mean[..., None], inverse[..., None]
+        ctx.save_for_backward(x, mean, inverse, (scale + 1) * inverse, strength)
+        y = y.view_as(x)
+        return torch.addcmul(shift, y, scale + 1, out=y)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, mean, inverse, gain, strength = ctx.saved_tensors
+        pixels = x[0, 0].numel()
+        shift = g.sum((2, 3), keepdim=True)
+        scale = (channel_sums(g, x) - mean * shift) * inverse
+        slope = -gain * inverse * scale / pixels
+        y = torch.addcmul(-gain * shift / pixels - slope * mean, x, slope).addcmul_(g, gain)
+        y = torch.ops.aten.leaky_relu_backward(y, x, 0.2, True)
+        noise = (y * strength).sum(1, keepdim=True) if ctx.needs_input_grad[1] else None
+        return y, noise, None, scale, shift
 
 
 class StyledConv1(Layer):
@@ -179,7 +223,6 @@ class StyledConv1(Layer):
     def __init__(self, fan_in, fan_out, w_dim, resolution, up=False):
         super().__init__()
         self.resolution, self.up = resolution, up
-        self.fused = up and resolution >= FUSED_FROM
         if fan_in:
             self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
             self.weight_gain = SQRT2 / math.sqrt(fan_in * 9)
@@ -192,23 +235,27 @@ class StyledConv1(Layer):
 
     def derive(self):
         weight = None if self.weight is None else self.weight * self.weight_gain
-        if self.fused:
+        if self.up:
             weight = sum_of_shifts(weight).transpose(0, 1).contiguous()
-        return weight, self.bias.view(-1, 1, 1), self.noise_strength.view(-1, 1, 1)
+        return weight, self.bias, self.noise_strength.view(-1, 1, 1)
 
     def forward(self, x, w, noise):
         weight, bias, strength = self.tensors()
         if weight is not None:
             weight = weight.to(x.dtype)
-        if self.fused:
-            x = filtered(F.conv_transpose2d(x, weight, stride=2, padding=1), [1, 2, 1], padding=1)
-        elif self.up:
-            x = filtered(F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1), [1, 2, 1], padding=1)
+        bias, strength = bias.to(x.dtype), strength.to(x.dtype)
+        if self.up:
+            x = filtered(F.conv_transpose2d(x, weight, stride=2, padding=1), [1, 2, 1], 1, bias=bias)
         elif weight is not None:
-            x = F.conv2d(x, weight, padding=1)
-        x = x + (bias if noise is None else noise * strength + bias).to(x.dtype)
-        x = F.instance_norm(F.leaky_relu_(x, 0.2), eps=1e-8)
+            x = F.conv2d(x, weight, bias, padding=1)
+        else:
+            x = x + bias.view(-1, 1, 1)
         scale, shift = self.affine(w).to(x.dtype).view(len(w), 2, -1, 1, 1).unbind(1)
+        noise = None if noise is None else noise.to(x.dtype)
+        if fast(self, x):
+            return Epilogue1.apply(x, noise, strength, scale, shift)
+        x = x if noise is None else torch.addcmul(x, noise, strength)
+        x = F.instance_norm(F.leaky_relu(x, 0.2), eps=1e-8)
         return torch.addcmul(shift, x, scale + 1)
 
 
@@ -266,27 +313,23 @@ class Synthesis1(nn.Module):
 
 
 class DiscriminatorConv1(Layer):
-    """3x3 convolution, bias, leaky ReLU; `down`: halved after a [1, 2, 1] blur, fused into the kernel from 128 on."""
+    """3x3 convolution, bias, leaky ReLU; `down`: halved after a [1, 2, 1] blur, the mean of 2x2 pixels inside the kernel."""
 
-    def __init__(self, fan_in, fan_out, resolution, down=False):
+    def __init__(self, fan_in, fan_out, down=False):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.weight_gain, self.down = SQRT2 / math.sqrt(fan_in * 9), down
-        self.fused = down and resolution >= FUSED_FROM
 
     def derive(self):
         weight = self.weight * self.weight_gain
-        return (sum_of_shifts(weight) * 0.25 if self.fused else weight), self.bias.view(-1, 1, 1)
+        return (sum_of_shifts(weight) * 0.25 if self.down else weight), self.bias
 
     def forward(self, x):
         weight, bias = (t.to(x.dtype) for t in self.tensors())
         if self.down:
             x = filtered(x, [1, 2, 1], padding=1)
-        x = F.conv2d(x, weight, padding=1, stride=2 if self.fused else 1)
-        if self.down and not self.fused:
-            x = F.avg_pool2d(x, 2)
-        return F.leaky_relu(x + bias, 0.2)
+        return F.leaky_relu_(F.conv2d(x, weight, bias, padding=1, stride=2 if self.down else 1), 0.2)
 
 
 class DiscriminatorBlock1(nn.Module):
@@ -296,10 +339,10 @@ class DiscriminatorBlock1(nn.Module):
         if resolution == config.resolution:
             self.fromrgb = Pointwise1(3, c, gain=SQRT2)
         if resolution > 4:
-            self.conv0 = DiscriminatorConv1(c, c, resolution)
-            self.conv1 = DiscriminatorConv1(c, below, resolution, down=True)
+            self.conv0 = DiscriminatorConv1(c, c)
+            self.conv1 = DiscriminatorConv1(c, below, down=True)
         else:
-            self.conv = DiscriminatorConv1(c + 1, c, 4)
+            self.conv = DiscriminatorConv1(c + 1, c)
             self.fc = Dense(c * 16, below, gain=SQRT2)
             self.out = Dense(below, 1)
 
@@ -314,6 +357,50 @@ class DiscriminatorBlock1(nn.Module):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # StyleGAN2
+
+
+class Scale(torch.autograd.Function):
+    """x [N, C, H, W] * s [N, C, 1, 1]; the gradient of s in one pass over memory."""
+
+    @staticmethod
+    def forward(ctx, x, s):
+        ctx.save_for_backward(x, s)
+        return x * s
+
+    @staticmethod
+    def backward(ctx, g):
+        x, s = ctx.saved_tensors
+        return (g * s if ctx.needs_input_grad[0] else None), channel_sums(g, x)
+
+
+class Epilogue2(torch.autograd.Function):
+    """What follows StyleGAN2's convolution, for frozen weights: demodulation, noise, bias, leaky ReLU.
+
+    x [N, C, H, W] is overwritten by the output y, the only large tensor kept. With p the value before the leaky ReLU,
+    (dL/dp) p = (dL/dy) y, and x is (p - noise - bias) / demodulation: no other tensor is needed for the gradients.
+    """
+
+    @staticmethod
+    def forward(ctx, x, demodulation, noise, strength, bias):
+        torch.addcmul(bias, x, demodulation, out=x)
+        if noise is not None:
+            x.addcmul_(noise, strength)
+        F.leaky_relu_(x, 0.2)
+        ctx.save_for_backward(x, demodulation, noise, strength, bias)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        y, demodulation, noise, strength, bias = ctx.saved_tensors
+        d = channel_sums(g, y)
+        g = torch.ops.aten.leaky_relu_backward(g, y, 0.2, True)
+        d = d - bias * g.sum((2, 3), keepdim=True)
+        if noise is not None:
+            d = d - strength * torch.einsum("nchw,nhw->nc", g, noise[:, 0].expand(len(g), -1, -1))[:, :, None, None]
+        to_noise = g.sum(1, keepdim=True) * strength if ctx.needs_input_grad[2] else None
+        if to_noise is not None and len(noise) < len(g):
+            to_noise = to_noise.sum(0, keepdim=True)
+        return g.mul_(demodulation), d / demodulation, to_noise, None, None
 
 
 class StyledConv2(Layer):
@@ -343,15 +430,18 @@ class StyledConv2(Layer):
     def forward(self, x, w, noise):
         weight, squares, bias, strength = self.tensors()
         style = self.affine(w)  # [N, I]
-        demodulation = SQRT2 * (style.square() @ squares + 1e-8).rsqrt()  # [N, O]
-        x = x * style.to(x.dtype)[:, :, None, None]
+        demodulation = SQRT2 * (style.square() @ squares + 1e-8).rsqrt()[:, :, None, None]  # [N, O, 1, 1]
+        style = style.to(x.dtype)[:, :, None, None]
+        x = Scale.apply(x, style) if fast(self, x) else x * style
         if self.up:
             x = filtered(F.conv_transpose2d(x, weight.to(x.dtype), stride=2), [1, 3, 3, 1], padding=1, gain=4)
         else:
             x = F.conv2d(x, weight.to(x.dtype), padding=1)
-        offset = bias if noise is None else bias + strength * noise
-        x = torch.addcmul(offset.to(x.dtype), x, demodulation.to(x.dtype)[:, :, None, None])
-        x = F.leaky_relu_(x, 0.2)
+        if fast(self, x):
+            x = Epilogue2.apply(x, demodulation, noise, strength, bias)
+        else:
+            offset = bias if noise is None else bias + strength * noise
+            x = F.leaky_relu_(torch.addcmul(offset.to(x.dtype), x, demodulation.to(x.dtype)), 0.2)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 

@@ -51,7 +51,7 @@ def plain_layer1(layer, x, w):
     """StyleGAN1's layer, an operation a line, everything derived anew."""
     if layer.weight is not None:
         weight = layer.weight * layer.weight_gain
-        if layer.fused:
+        if layer.up and layer.resolution >= 128:
             wide = F.pad(weight.transpose(0, 1), (1, 1, 1, 1))
             wide = wide[:, :, 1:, 1:] + wide[:, :, :-1, 1:] + wide[:, :, 1:, :-1] + wide[:, :, :-1, :-1]
             x = F.conv_transpose2d(x, wide, stride=2, padding=1)
