@@ -39,18 +39,14 @@ def load(path, G=None, force=False):
         return ws
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent")
-    if not force:
-        _require_generator(path, G, "encode it again")
-    return ws.expand(n, G.num_ws, dim).clone()
-
-
-def _require_generator(path, G, remedy):
-    """Raise ValueError when the `.json` beside a file names another generator than G; a file that names none passes."""
+        raise ValueError(
+            f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent"
+        )
     made_by = info(path).get("generator_hash")
     own = getattr(G, "meta", {}).get("hash")
-    if made_by and own and made_by != own:
-        raise ValueError(f"{path}: made by another generator ({made_by[:12]}, not {own[:12]}); {remedy}, or use --force")
+    if made_by and own and made_by != own and not force:
+        raise ValueError(f"{path}: made by another generator ({made_by[:12]}, not {own[:12]}); encode it again, or use --force")
+    return ws.expand(n, G.num_ws, dim).clone()
 
 
 def read_array(path, what="a latent is a .npy that encode_image.py writes"):
@@ -83,15 +79,12 @@ def info(path):
 
 def save(path, ws, info=None):
     """Write ws [N, L, 512] as float32 to `path`, and `info` (a dict) to the `.json` beside it; each whole or not at all."""
-    _write(Path(path), ws.detach().cpu().numpy().astype(np.float32), info)
-
-
-def _write(path, array, info):
+    path = Path(path)
     if info is not None:
         with files.atomic(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
     with files.atomic(path) as temporary, open(temporary, "wb") as f:
-        np.save(f, array)
+        np.save(f, ws.detach().cpu().numpy().astype(np.float32))
 
 
 def layer_range(text, num_ws):
@@ -169,10 +162,13 @@ def load_boundary(path, G=None, force=False):
     if G is not None:
         if normal.shape[1] != G.config.w_dim or len(normal) not in (1, G.num_ws):
             wanted = f"[1, {G.config.w_dim}] or [{G.num_ws}, {G.config.w_dim}]"
-            raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes {wanted}, so it is another generator's boundary")
-        if not force:
-            _require_generator(path, G, "train one for it with train_boundary.py")
-    said = info(path)
+            raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes {wanted}, so the boundary is another generator's")
+    said, own = info(path), getattr(G, "meta", {}).get("hash")
+    made_for = said.get("generator_hash")
+    if made_for and own and made_for != own and not force:
+        raise ValueError(
+            f"{path}: made for another generator ({made_for[:12]}, not {own[:12]}); train one with train_boundary.py, or use --force"
+        )
     offset = said.get("offset", 0.0)
     if not isinstance(offset, (int, float)):
         raise ValueError(f"{path.with_suffix('.json')}: offset {offset!r}, expected a number; train the boundary again")
@@ -181,7 +177,11 @@ def load_boundary(path, G=None, force=False):
 
 def save_boundary(path, boundary):
     """Write a boundary's normal as float64 to `path`, and its offset and info to the `.json` beside it."""
-    _write(Path(path), boundary.normal.numpy(), {"offset": boundary.offset} | boundary.info)
+    path = Path(path)
+    with files.atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({"offset": boundary.offset} | boundary.info, indent=1) + "\n", encoding="utf-8")
+    with files.atomic(path) as temporary, open(temporary, "wb") as f:
+        np.save(f, boundary.normal.numpy())
 
 
 def conditioned(normal, others):

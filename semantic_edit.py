@@ -36,20 +36,36 @@ class Face:
 def flags():
     p = cli.Parser(__doc__)
     p.add_argument("--latent_file", required=True, nargs="+", metavar="FILE", help="latents to edit; a row of the strip each")
-    p.add_argument("--boundary", nargs="+", metavar="NAME|FILE", help="boundaries to follow, each on its own (default: all of --boundary_dir that fit the generator)")
-    p.add_argument("--boundary_dir", default=str(model_zoo.HERE / "boundaries"), metavar="DIR", help="where NAMEs are looked up (default: the toolkit's boundaries/)")
+    p.add_argument(
+        "--boundary",
+        nargs="+",
+        metavar="NAME|FILE",
+        help="boundaries to follow, each on its own (default: all of --boundary_dir that fit the generator)",
+    )
+    p.add_argument(
+        "--boundary_dir",
+        default=str(model_zoo.HERE / "boundaries"),
+        metavar="DIR",
+        help="where NAMEs are looked up (default: the toolkit's boundaries/)",
+    )
     p.add_argument("--condition", nargs="+", default=[], metavar="NAME|FILE", help="boundaries whose attributes shall stay as they are")
     p.add_argument("--start_distance", type=float, default=-3.0, help="default: %(default)s")
     p.add_argument("--end_distance", type=float, default=3.0, help="default: %(default)s")
-    p.add_argument("--steps", type=int, default=10, help="pictures in a strip; with 1, the picture at --start_distance alone (default: %(default)s)")
-    p.add_argument("--mode", default="relative", choices=MODES, help="; ".join(f"{k}: {v}" for k, v in MODES.items()) + " (default: relative)")
+    p.add_argument(
+        "--steps", type=int, default=10, help="pictures in a strip; with 1, the picture at --start_distance alone (default: %(default)s)"
+    )
+    p.add_argument(
+        "--mode", default="relative", choices=MODES, help="; ".join(f"{k}: {v}" for k, v in MODES.items()) + " (default: relative)"
+    )
     p.add_argument("--layers", help="W+ layers to move, such as 0-4 (default: all)")
     p.add_argument("--out_dir", default="save_image/boundary", help="where strips go (default: %(default)s)")
     p.add_argument("--animation", nargs="?", const="gif", choices=KINDS, help="write NAME.gif (or mp4, webp, apng) as well, there and back")
     p.add_argument("--frames", type=int, default=40, help="of the animation, one way (default: %(default)s)")
     p.add_argument("--fps", type=float, default=20, help="of the animation (default: %(default)s)")
     p.add_argument("--save_latents", action="store_true", help="write NAME.npy, the moved latents [steps, L, 512]")
-    p.add_argument("--no_saved_noise", action="store_true", help="render with the generator's noise, even where a .noise.npz lies beside the latent")
+    p.add_argument(
+        "--no_saved_noise", action="store_true", help="render with the generator's noise, even where a .noise.npz lies beside the latent"
+    )
     p.add_argument("--force", action="store_true", help="take latents and boundaries of another generator of the same shape")
     cli.add_model_flags(p)
     return p
@@ -109,7 +125,7 @@ def find_boundary(name, folder, G, force=False):
         return inside
     if official:
         return model_zoo.fetch(name)
-    known = ", ".join(p.stem for p in sorted(Path(folder).glob("*.npy"))) or "none"
+    known = ", ".join(sorted(p.stem for p in Path(folder).glob("*.npy"))) or "none"
     raise ValueError(f"--boundary {name}: no such file, and not in {folder} (there: {known})")
 
 
@@ -131,7 +147,10 @@ def read_boundaries(names, folder, G, force):
         paths = [p for p in sorted(Path(folder).glob("*.npy")) if fits(p, G, force)]
         if not paths:
             there = sorted(p.stem for p in Path(folder).glob("*.npy"))
-            raise ValueError(f"{folder}: no boundary of this generator ({', '.join(there) or 'none'} there); train one with train_boundary.py, or give --boundary FILE")
+            hint = "train one with train_boundary.py, or give --boundary FILE"
+            if G.kind == "stylegan1" and G.resolution == 1024:
+                hint = f"for StyleGAN1's FFHQ, --boundary takes {', '.join(official_names())} (downloaded once)"
+            raise ValueError(f"{folder}: no boundary of this generator ({', '.join(there) or 'none'} there); {hint}")
     else:
         paths = [find_boundary(name, folder, G, force) for name in names]
     found = {}
@@ -161,7 +180,9 @@ def render(G, ws, noise, dtype):
     import torch
 
     with torch.inference_mode():
-        parts = [media.to_uint8(G.synthesis(part.float(), noise="const" if noise is None else noise, dtype=dtype)) for part in ws.split(BATCH)]
+        parts = [
+            media.to_uint8(G.synthesis(part.float(), noise="const" if noise is None else noise, dtype=dtype)) for part in ws.split(BATCH)
+        ]
     return np.concatenate(parts)
 
 
@@ -195,8 +216,11 @@ def write_animation(path, G, faces, boundary, direction, args, layers, dtype):
 def write_latents(folder, name, faces, moving, distances, args, G):
     for face, ws in zip(faces, moving, strict=True):
         path = folder / (f"{name}.npy" if len(faces) == 1 else f"{face.name}_{name}.npy")
-        info = {"source": str(face.source), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"], "boundary": name, "mode": args.mode,
-                "distances": [float(d) for d in distances], "conditions": args.condition, "layers": args.layers, "toolkit": cli.__version__}  # fmt: skip
+        info = {
+            "source": str(face.source), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"], "boundary": name,
+            "mode": args.mode, "distances": [float(d) for d in distances], "conditions": args.condition, "layers": args.layers,
+            "toolkit": cli.__version__,
+        }  # fmt: skip
         latents.save(path, ws, info)
         if face.noise is not None:  # whoever renders these wants the same noise
             media.write_bytes(path.with_suffix(".noise.npz"), face.source.with_suffix(".noise.npz").read_bytes())
@@ -213,8 +237,8 @@ def check(args):
             raise ValueError(f"--{name} {getattr(args, name)}: a finite number")
     if args.steps < 1:
         raise ValueError(f"--steps {args.steps}: 1 or more")
-    if args.frames < 2 or not 0 < args.fps <= 1000:
-        raise ValueError(f"--frames {args.frames} --fps {args.fps:g}: 2 frames or more, and above 0 and up to 1000 of them a second")
+    if args.frames < 2 or not args.fps > 0:
+        raise ValueError(f"--frames {args.frames} --fps {args.fps:g}: 2 frames or more, and more than 0 of them a second")
 
 
 def read_faces(args, G, device, failures):

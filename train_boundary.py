@@ -70,7 +70,9 @@ def read_folder(folder):
     found = [latents.load(p).numpy() for p in paths]
     for path, ws in zip(paths, found, strict=True):
         if ws.shape[1:] != found[0].shape[1:]:
-            raise ValueError(f"{path}: shape {list(ws.shape)}, but {paths[0].name} has {list(found[0].shape)}; latents of one generator only")
+            raise ValueError(
+                f"{path}: shape {list(ws.shape)}, but {paths[0].name} has {list(found[0].shape)}; latents of one generator only"
+            )
     return np.concatenate(found), {latents.info(p).get("generator_hash") for p in paths} - {None}
 
 
@@ -130,7 +132,10 @@ def extremes(scores, ratio, seed=0):
     """
     count = int(ratio * len(scores))
     if count < MIN_CLASS:
-        raise ValueError(f"{len(scores)} scores: --ratio {ratio} leaves {count} on each side; at least {MIN_CLASS} are needed: more faces or a larger ratio")
+        raise ValueError(
+            f"{len(scores)} scores: --ratio {ratio} leaves {count} on each side, and at least {MIN_CLASS} are needed; "
+            "score more faces or take a larger ratio"
+        )
     shuffled = np.random.default_rng(seed).permutation(len(scores))
     order = shuffled[np.argsort(scores[shuffled], kind="stable")]
     low, high = order[:count], order[-count:]
@@ -166,7 +171,11 @@ def svm(high, low, config):
     from sklearn.svm import SVC
 
     rows = high.shape[1] if config.per_layer else 1
-    x = np.concatenate([w if config.per_layer else w.mean(1, keepdims=True) for w in (high, low)]).reshape(len(high) + len(low), -1).astype(np.float64)
+    x = (
+        np.concatenate([w if config.per_layer else w.mean(1, keepdims=True) for w in (high, low)])
+        .reshape(len(high) + len(low), -1)
+        .astype(np.float64)
+    )
     centre = x.mean(0)
     spread = np.sqrt(np.square(x - centre).mean())  # one number for all: the directions keep their share
     if spread < 1e-12:
@@ -224,7 +233,12 @@ def train_by_scores(ws, scores, config, conditions=()):
     high, low = extremes(scores, config.ratio, config.seed)
     boundary = train(ws[high], ws[low], config, conditions)
     middle = (scores[high].min() + scores[low].max()) / 2
-    boundary.info |= {"accuracy_on_all": accuracy(ws[scores > middle], ws[scores <= middle], boundary), "parted_at": float(middle), "all": len(ws)}
+    boundary.info |= {
+        "accuracy_on_all": accuracy(ws[scores > middle], ws[scores <= middle], boundary),
+        "parted_at": float(middle),
+        "ratio": config.ratio,
+        "all": len(ws),
+    }
     return boundary
 
 
@@ -242,7 +256,9 @@ def flags():
     p.add_argument("--negative", metavar="DIR", help="folder of latents without it")
     p.add_argument("--out", required=True, metavar="FILE.npy", help="where the boundary goes")
     p.add_argument("--ratio", type=float, default=config.ratio, help="share taken from either end of the scores (default: %(default)s)")
-    p.add_argument("--split", type=float, default=config.split, help="share of these trained on; the rest is held out (default: %(default)s)")
+    p.add_argument(
+        "--split", type=float, default=config.split, help="share of these trained on; the rest is held out (default: %(default)s)"
+    )
     p.add_argument("--condition", nargs="+", default=[], metavar="FILE", help="boundaries whose attributes shall stay as they are")
     p.add_argument("--per_layer", action="store_true", help="for W+: a direction of its own for each layer (default: one for all)")
     p.add_argument("--cost", type=float, default=config.cost, help="the SVM's C, for latents of unit variance (default: %(default)s)")
@@ -260,7 +276,9 @@ def sources(args):
     if all(sorted_):
         (high, hashes), (low, more) = read_folder(args.positive), read_folder(args.negative)
         if high.shape[1:] != low.shape[1:]:
-            raise ValueError(f"{args.negative}: latents of {list(low.shape[1:])}, but {args.positive} has {list(high.shape[1:])}; of one generator only")
+            raise ValueError(
+                f"{args.negative}: latents of {list(low.shape[1:])}, but {args.positive} has {list(high.shape[1:])}; of one generator only"
+            )
         return None, None, high, low, hashes | more
     ws, scores = read_latents(args.latents), read_scores(args.scores, args.column)
     if len(ws) != len(scores):
@@ -301,8 +319,10 @@ def main(argv):
         if normal.shape[1] != shape[2] or len(normal) not in ((1, shape[1]) if args.per_layer else (1,)):
             raise ValueError(f"{path}: a boundary {list(normal.shape)} cannot condition one for latents {list(shape)}")
     boundary = train(high, low, config, conditions) if ws is None else train_by_scores(ws, scores, config, conditions)
-    boundary.info |= {"generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "ratio": config.ratio,
-                      "split": config.split, "cost": config.cost, "seed": config.seed, "toolkit": cli.__version__}  # fmt: skip
+    boundary.info |= {
+        "generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "split": config.split,
+        "cost": config.cost, "seed": config.seed, "toolkit": cli.__version__,
+    }  # fmt: skip
     latents.save_boundary(out, boundary)
     if not hashes:
         cli.warn(f"{out}: nothing says which generator it belongs to; semantic_edit.py cannot check it (--weight_file tells)")
