@@ -269,11 +269,14 @@ def flags():
 
 
 def sources(args):
-    """The flags' latents -> (all [N, 1 or L, 512] or None, scores or None, high, low, generator hash or None)."""
-    scored, sorted_ = (args.latents, args.scores), (args.positive, args.negative)
-    if not (all(scored) and not any(sorted_)) and not (all(sorted_) and not any(scored)):
+    """What the flags name: (ws [N, 1 or L, 512], scores [N], None, None, hashes) or, from folders, (None, None, high, low, hashes).
+
+    hashes: of the generators that the latents' `.json` files name.
+    """
+    scored, folders = (args.latents, args.scores), (args.positive, args.negative)
+    if not (all(scored) and not any(folders)) and not (all(folders) and not any(scored)):
         raise ValueError("give --latents and --scores, or --positive and --negative")
-    if all(sorted_):
+    if all(folders):
         (high, hashes), (low, more) = read_folder(args.positive), read_folder(args.negative)
         if high.shape[1:] != low.shape[1:]:
             raise ValueError(
@@ -286,18 +289,32 @@ def sources(args):
     return ws, scores, None, None, {latents.info(args.latents).get("generator_hash")} - {None}
 
 
-def at_hand(folder, shape, without):
-    """The boundaries of a folder that have the same last axis, {name: normal}."""
-    found = {}
+def at_hand(folder, boundary, without):
+    """{name: normal} of the boundaries in a folder that can be compared: of the same shape, and not known to be another generator's."""
+    found, own = {}, boundary.info["generator_hash"]
     for path in sorted(Path(folder).glob("*.npy")):
         try:
-            normal = latents.load_boundary(path).normal
+            other = latents.load_boundary(path)
         except ValueError:
             continue  # other .npy files may lie there
-        fits = normal.shape[1] == shape[1] and 1 in (len(normal), shape[0]) or normal.shape == shape
-        if fits and path.resolve() != without.resolve():
-            found[path.stem] = normal
+        rows = {len(other.normal), len(boundary.normal)}
+        fits = other.normal.shape[1] == boundary.normal.shape[1] and (len(rows) == 1 or 1 in rows)
+        made_for = other.info.get("generator_hash")
+        if fits and (own is None or made_for in (None, own)) and path.resolve() != without.resolve():
+            found[path.stem] = other.normal
     return found
+
+
+def read_conditions(paths, shape, per_layer, hashes):
+    """The normals of --condition for latents of `shape` [N, L, 512] of the generator in `hashes` (empty: unknown)."""
+    found = [latents.load_boundary(path) for path in paths]
+    for path, boundary in zip(paths, found, strict=True):
+        normal, made_for = boundary.normal, boundary.info.get("generator_hash")
+        if normal.shape[1] != shape[2] or len(normal) not in ((1, shape[1]) if per_layer else (1,)):
+            raise ValueError(f"{path}: a boundary {list(normal.shape)} cannot condition one for latents {list(shape)}")
+        if made_for and hashes and made_for not in hashes:
+            raise ValueError(f"{path}: made for another generator ({made_for[:12]}) than these latents ({next(iter(hashes))[:12]})")
+    return [boundary.normal for boundary in found]
 
 
 def main(argv):
@@ -314,10 +331,7 @@ def main(argv):
     shape = (high if ws is None else ws).shape
     if args.per_layer and shape[1] == 1:
         raise ValueError("--per_layer needs W+ latents [N, L, 512]; these are W, one w for all layers")
-    conditions = [latents.load_boundary(c).normal for c in args.condition]
-    for path, normal in zip(args.condition, conditions, strict=True):
-        if normal.shape[1] != shape[2] or len(normal) not in ((1, shape[1]) if args.per_layer else (1,)):
-            raise ValueError(f"{path}: a boundary {list(normal.shape)} cannot condition one for latents {list(shape)}")
+    conditions = read_conditions(args.condition, shape, args.per_layer, hashes)
     boundary = train(high, low, config, conditions) if ws is None else train_by_scores(ws, scores, config, conditions)
     boundary.info |= {
         "generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "split": config.split,
@@ -327,7 +341,7 @@ def main(argv):
     if not hashes:
         cli.warn(f"{out}: nothing says which generator it belongs to; semantic_edit.py cannot check it (--weight_file tells)")
     if not args.quiet:
-        report(out, boundary, at_hand(out.parent, boundary.normal.shape, out) | dict(zip(args.condition, conditions, strict=True)))
+        report(out, boundary, at_hand(out.parent, boundary, out) | dict(zip(args.condition, conditions, strict=True)))
     return 0
 
 
