@@ -125,7 +125,7 @@ def find_boundary(name, folder, G, force=False):
         return inside
     if official:
         return model_zoo.fetch(name)
-    known = ", ".join(sorted(p.stem for p in Path(folder).glob("*.npy"))) or "none"
+    known = ", ".join(sorted(p.stem for p in Path(folder).glob("*.npy"))) or "nothing"
     raise ValueError(f"--boundary {name}: no such file, and not in {folder} (there: {known})")
 
 
@@ -150,7 +150,7 @@ def read_boundaries(names, folder, G, force):
             hint = "train one with train_boundary.py, or give --boundary FILE"
             if G.kind == "stylegan1" and G.resolution == 1024:
                 hint = f"for StyleGAN1's FFHQ, --boundary takes {', '.join(official_names())} (downloaded once)"
-            raise ValueError(f"{folder}: no boundary of this generator ({', '.join(there) or 'none'} there); {hint}")
+            raise ValueError(f"{folder}: no boundary of this generator ({', '.join(there) or 'nothing'} there); {hint}")
     else:
         paths = [find_boundary(name, folder, G, force) for name in names]
     found = {}

@@ -41,14 +41,14 @@ def faces():
 # Files
 
 
-@pytest.mark.parametrize("array", [unit(0).numpy(), unit(0)[0].numpy(), unit(0, 10).numpy(), 3 * unit(0).numpy()])
-def test_boundaries_are_read_and_made_length_one(tmp_path, array):
-    np.save(tmp_path / "b.npy", array)
-    found = latents.load_boundary(tmp_path / "b.npy", model_zoo.load_generator())
-    assert found.normal.dtype == torch.float64 and found.offset == 0
-    assert latents.length(found.normal) == pytest.approx(1, abs=1e-12)
-    assert found.norm == pytest.approx(np.sqrt(np.square(array.reshape(-1, 512)).sum(1).mean()))
-    assert torch.allclose(found.normal * found.norm, torch.from_numpy(array.reshape(-1, 512)), atol=1e-15)
+@pytest.mark.parametrize("per_layer, scale, flat", [(False, 1, False), (False, 1, True), (True, 1, False), (False, 3, False)])
+def test_boundaries_are_read_and_made_length_one(tmp_path, per_layer, scale, flat):
+    G = model_zoo.load_generator()
+    normal = unit(0, G.num_ws if per_layer else 1)
+    np.save(tmp_path / "b.npy", scale * (normal[0] if flat else normal).numpy())
+    found = latents.load_boundary(tmp_path / "b.npy", G)
+    assert found.normal.dtype == torch.float64 and found.offset == 0 and found.norm == pytest.approx(scale)
+    assert torch.allclose(found.normal, normal, rtol=0, atol=1e-15)
 
 
 def test_saved_boundaries_keep_every_bit_and_their_offset(tmp_path):
@@ -64,7 +64,7 @@ def test_saved_boundaries_keep_every_bit_and_their_offset(tmp_path):
     [
         (np.ones((1, 100)), "shape"),
         (np.ones((18, 512)), "another generator"),
-        (np.ones((2, 10, 512)), "shape"),
+        (np.ones((2, 4, 512)), "shape"),
         (np.zeros((1, 512)), "length zero"),
         (np.full((1, 512), np.inf), "NaN or infinity"),
         (np.array(["a"]), "not numbers"),
