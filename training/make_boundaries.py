@@ -1,0 +1,278 @@
+"""Make the boundaries that come with the project: gender, age, pose, eyeglasses and smile, in W of a generator.
+
+    python -m training.make_boundaries --out boundaries/
+
+Faces of the generator are scored by the attribute network (weight_files/attributes.safetensors), and the highest and lowest of
+each score are parted by a linear SVM (train_boundary.py). It writes boundaries/NAME.npy and NAME.json, and boundaries/README.md with
+what was measured: accuracy, cosines, and how far each score moves when each boundary is followed.
+
+Scored faces are kept in --cache as they are made: a stopped run goes on there. Same generator, seed and machine: same files.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import cli
+import files
+import latents
+import media
+import model_zoo
+import train_boundary
+from perceptual_model import AttributeConfig, AttributeNet, resized
+
+ATTRIBUTES = {"gender": "gender", "age": "age", "pose": "yaw", "eyeglasses": "glasses", "smile": "smile"}  # boundary -> score
+KINDS = ("plain", "conditioned")
+FOLLOWED = 3.0  # how far boundaries are followed, in units of W
+ACCURACY_BAR = {"gender": 0.95, "age": 0.90, "pose": 0.95, "eyeglasses": 0.95, "smile": 0.95}
+RATIO = 0.1  # of 20,000 faces; with 0.02, as InterFaceGAN of its 500,000, the age boundary moved its score a fifth less
+RIGHT_BAR = 0.90  # share of faces whose own score must go the right way
+CHUNK = 500  # faces a file of the cache
+RENDER, SCORE = 50, 8  # images at a time; found by timing on one core
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scored faces
+
+
+def load_scorer(path):
+    """The attribute network, frozen; twice as fast with channels last."""
+    net = AttributeNet(AttributeConfig(kind="attributes", **model_zoo.read_metadata(path)["config"]))
+    model_zoo.load_strictly(net, path)
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def score(G, net, ws):
+    """ws [N, L, 512] -> scores float64 [N, 5] of their renderings, in the order of ATTRIBUTES.
+
+    The network takes the training crop, which is what the generator makes, at 128x128.
+    """
+    found = []
+    for part in ws.split(RENDER):
+        images = resized(G.synthesis(part).clamp(-1, 1), net.config.resolution)
+        for x in images.contiguous(memory_format=torch.channels_last).split(SCORE):
+            scores = net.scores(x)
+            found.append(torch.stack([scores[s] for s in ATTRIBUTES.values()], dim=1))
+    return torch.cat(found).double().numpy()
+
+
+def random_w(G, count, psi, seed):
+    """count random w [N, 512], truncated by psi: W, sampled as faces are usually made."""
+    z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        return G.truncate(G.mapping(z), psi)[:, 0]
+
+
+def scored_faces(G, net, count, psi, seed, cache, bar):
+    """w float32 [count, 512] and scores float64 [count, 5]; made a chunk at a time, each kept in a file of `cache`."""
+    parts = []
+    for chunk in range(-(-count // CHUNK)):
+        path = Path(cache) / f"{chunk:04}.npz"
+        if not path.is_file():
+            w = random_w(G, CHUNK, psi, seed * 1_000_000 + chunk)
+            scores = score(G, net, w[:, None].expand(-1, G.num_ws, -1))
+            with files.atomic(path) as temporary:
+                np.savez(temporary, w=w.numpy(), scores=scores)
+        with np.load(path) as kept:
+            parts.append((kept["w"], kept["scores"]))
+        bar.update(CHUNK)
+    w, scores = (np.concatenate(p)[:count] for p in zip(*parts, strict=True))
+    return w, scores
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Boundaries and what they do
+
+
+def train_all(ws, scores, config, about):
+    """{name: Boundary} from W latents [N, 1, 512] and their scores [N, 5]; `about` (a dict) is added to each one's info."""
+    boundaries = {}
+    for (name, score_name), column in zip(ATTRIBUTES.items(), scores.T, strict=True):
+        boundaries[name] = train_boundary.train_by_scores(ws, column, config)
+        boundaries[name].info |= {"score": score_name, "split": config.split, "cost": config.cost} | about
+    return boundaries
+
+
+def directions(boundaries, kind):
+    """{name: where to go} for `plain`, the normals, or `conditioned`, each without its share along all others."""
+    if kind == "plain":
+        return {name: b.normal for name, b in boundaries.items()}
+    others = {name: [b.normal for n, b in boundaries.items() if n != name] for name in boundaries}
+    return {name: latents.conditioned(b.normal, others[name]) for name, b in boundaries.items()}
+
+
+def follow(ws, direction, distance):
+    """ws [N, L, 512] moved by `distance` along a direction."""
+    return (ws.double() + distance * direction).float()
+
+
+def rescore(G, net, boundaries, faces, spread, bar):
+    """What each score does when each boundary is followed.
+
+    Args:
+        faces: ws [N, L, 512].
+        spread: [5], the standard deviation of each score over random faces: the unit of the answer.
+
+    Returns:
+        {(kind, distance): (moves [5, 5], right [5])}: mean change of each score (columns) along each boundary (rows), and the share
+        of faces whose own score went the right way.
+    """
+    before, found = score(G, net, faces), {}
+    for kind in KINDS:
+        for distance in (FOLLOWED, -FOLLOWED):
+            changes = np.stack([score(G, net, follow(faces, d, distance)) - before for d in directions(boundaries, kind).values()])
+            own = changes[range(len(changes)), :, range(len(changes))]  # [5, N]
+            found[kind, distance] = (changes / spread).mean(1), (own * distance > 0).mean(1)
+            bar.update(len(faces) * len(boundaries))
+    return found
+
+
+def strips(G, faces, boundaries):
+    """A contact sheet: for each boundary, conditioned on the others, a row a face, from -3 to 3."""
+    distances = np.linspace(-FOLLOWED, FOLLOWED, 7)
+    rows, names = [], []
+    for name, direction in directions(boundaries, "conditioned").items():
+        for i, ws in enumerate(faces.split(1)):
+            with torch.inference_mode():
+                rows.append(list(media.to_uint8(G.synthesis(torch.cat([follow(ws, direction, d) for d in distances])))))
+            names.append(name if i == 0 else "")
+    return media.sheet(rows, [f"{d:+.0f}" for d in distances], names, size=max(64, min(G.resolution, 96)), gap=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report
+
+
+def table(head, rows):
+    """Markdown."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def verdicts(boundaries, moves):
+    """{name: what misses its bar, or 'met'}, for the plain boundaries followed by +3."""
+    found, (change, right) = {}, moves["plain", FOLLOWED]
+    for i, (name, b) in enumerate(boundaries.items()):
+        others = np.delete(np.abs(change[i]), i)
+        misses = [
+            text
+            for missed, text in (
+                (b.info["held_out_accuracy"] < ACCURACY_BAR[name], f"accuracy below {ACCURACY_BAR[name]:.0%}"),
+                (right[i] < RIGHT_BAR, f"right way for fewer than {RIGHT_BAR:.0%}"),
+                (change[i, i] <= others.max(), "moves another attribute more"),
+            )
+            if missed
+        ]
+        found[name] = "; ".join(misses) or "met"
+    return found
+
+
+def readme(G, boundaries, scores, moves, command, options):
+    """The text of boundaries/README.md."""
+    names, normals = list(boundaries), [b.normal for b in boundaries.values()]
+    met, accuracies = verdicts(boundaries, moves), []
+    for (name, boundary), column in zip(boundaries.items(), scores.T, strict=True):
+        said = boundary.info
+        measured = [f"{said['held_out_accuracy']:.1%}", str(said["held_out"]), f"{said['accuracy_on_all']:.1%}", f"{said['parted_at']:.2f}"]
+        accuracies.append([name, *measured, f"{column.mean():.2f} +- {column.std():.2f}", met[name]])
+    cosines = [[n, *(f"{latents.cosine(a, b):+.2f}" for b in normals)] for n, a in zip(names, normals, strict=True)]
+    text = README.format(
+        resolution=G.resolution, hash=G.meta["hash"][:12], command=command, count=len(scores), psi=options.psi,
+        held=f"{1 - options.split:.0%}", ratio=f"{options.ratio:.0%}", faces=options.faces, followed=f"{FOLLOWED:g}",
+        right_bar=f"{RIGHT_BAR:.0%}", cosines=table(["", *names], cosines),
+        accuracies=table(["boundary", "held out", "of", "on all", "parted at", "score (mean +- spread)", "bars"], accuracies),
+    )  # fmt: skip
+    for (kind, distance), (change, right) in moves.items():
+        rows = []
+        for i, name in enumerate(names):
+            cells = [f"**{c:+.2f}**" if i == j else f"{c:+.2f}" for j, c in enumerate(change[i])]
+            rows.append([name, *cells, f"{right[i]:.1%}"])
+        text += f"\n{kind}, {distance:+g}:\n\n" + table(["followed", *names, "right way"], rows)
+    return text
+
+
+README = """# Boundaries of the bundled generator
+
+Directions in W along which its faces gain an attribute: `gender` (positive: male), `age`, `pose` (positive: the nose tip to the
+right in the picture), `eyeglasses`, `smile`. For `semantic_edit.py`; each `.npy` is float64 [1, 512] of length 1, and its `.json`
+names the generator ({resolution}x{resolution}, sha256 {hash}...) and holds what was measured. Made by
+
+    {command}
+
+which also wrote this page. {count} faces (random z, truncation psi {psi}) were scored by `weight_files/attributes.safetensors`; the
+highest and lowest {ratio} of each score were parted by a linear SVM, {held} of them held out (InterFaceGAN, Shen et al., CVPR 2020).
+The network that scores is the project's own: what it mistakes, these numbers mistake as well.
+
+## Accuracy
+
+Held out: of the extremes. On all: every face, as above or below the middle between the extremes (mean of both sides' shares).
+Bars: held out >= 95% (age 90%); followed by +{followed}, a boundary moves its own score the right way for >= {right_bar} of faces, and more
+than any other score.
+
+{accuracies}
+## Cosines
+
+{cosines}
+## What moves when a boundary is followed
+
+Mean change of each score from {faces} other random faces, in units of that score's spread over random faces; last, the share of
+faces whose own score went the right way. Conditioned: each boundary without its share along the four others
+(`--condition gender age pose eyeglasses smile`).
+
+![each boundary from -{followed} to {followed}, conditioned on the others](strips.jpg)
+"""
+
+
+def parser():
+    p = cli.Parser(__doc__)
+    config = train_boundary.Config()
+    p.add_argument("--weight_file", metavar="FILE|NAME", help="generator (default: the bundled one)")
+    p.add_argument(
+        "--scorer",
+        metavar="FILE",
+        default=model_zoo.HERE / "weight_files" / "attributes.safetensors",
+        help="attribute network (default: the bundled one)",
+    )
+    p.add_argument("--out", metavar="DIR", default="boundaries/", help="default: %(default)s")
+    p.add_argument("--cache", metavar="DIR", default="runs/boundaries/", help="where scored faces are kept (default: %(default)s)")
+    p.add_argument("--count", type=int, default=20000, help="faces to score (default: %(default)s)")
+    p.add_argument("--faces", type=int, default=200, help="faces to measure the boundaries on (default: %(default)s)")
+    p.add_argument("--psi", type=float, default=0.7, help="truncation of all faces (default: %(default)s)")
+    p.add_argument("--ratio", type=float, default=RATIO, help="share of the faces taken from either end (default: %(default)s)")
+    p.add_argument("--split", type=float, default=config.split, help="share of these trained on (default: %(default)s)")
+    p.add_argument("--cost", type=float, default=config.cost, help="the SVM's C (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    p.add_argument("--quiet", action="store_true", help="no progress bar, no table")
+    return p
+
+
+def main(argv=None):
+    options = parser().parse_args(argv)
+    config = train_boundary.Config(ratio=options.ratio, split=options.split, cost=options.cost, seed=options.seed)
+    if options.count < 1 or options.faces < 1:
+        raise ValueError(f"--count {options.count} --faces {options.faces}: 1 or more of both")
+    G, net, out = model_zoo.load_generator(options.weight_file), load_scorer(options.scorer), Path(options.out)
+    hashes = {"generator_hash": G.meta["hash"], "scorer_hash": model_zoo.file_hash(options.scorer)}
+    cache = Path(options.cache) / "-".join([*(h[:12] for h in hashes.values()), f"psi{options.psi:g}", f"seed{options.seed}"])
+    rescored = options.faces * len(ATTRIBUTES) * len(KINDS) * 2
+    with tqdm(total=options.count + rescored, disable=options.quiet, unit="face", file=sys.stderr, mininterval=5) as bar:
+        w, scores = scored_faces(G, net, options.count, options.psi, options.seed, cache, bar)
+        about = hashes | {"psi": options.psi, "seed": options.seed, "toolkit": cli.__version__}
+        boundaries = train_all(w[:, None], scores, config, about)
+        faces = random_w(G, options.faces, options.psi, options.seed * 1_000_000 + 999_999)[:, None].expand(-1, G.num_ws, -1)
+        moves = rescore(G, net, boundaries, faces, scores.std(0), bar)
+    for name, boundary in boundaries.items():
+        latents.save_boundary(out / f"{name}.npy", boundary)
+    media.save(out / "strips.jpg", strips(G, faces[:3], boundaries))
+    command = " ".join(["python -m training.make_boundaries", *(sys.argv[1:] if argv is None else argv)])
+    media.write_bytes(out / "README.md", readme(G, boundaries, scores, moves, command, options).encode())
+    if not options.quiet:
+        for name, verdict in verdicts(boundaries, moves).items():
+            print(f"{name:12} held out {boundaries[name].info['held_out_accuracy']:.1%}  bars: {verdict}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
