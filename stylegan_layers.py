@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 SQRT2 = math.sqrt(2)
+MIRRORED_FROM = 128  # StyleGAN1's up-sampling layers: kernels of checkpoints are stored mirrored from this resolution on
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def filtered(x, taps, padding, stride=1, gain=1.0, bias=None):
 def sum_of_shifts(weight):
     """3x3 kernels -> the sum of their four 1-pixel shifts, 4x4: nearest up-sampling, or 2x2 sums, inside the kernel.
 
-    The official StyleGAN1 does so from 128x128 on only; it is the same function, and cheaper, at every size.
+    The official StyleGAN1 does so from 128x128 on only; it is as exact, and cheaper, at every size.
     """
     w = F.pad(weight, (1, 1, 1, 1))
     return w[:, :, 1:, 1:] + w[:, :, :-1, 1:] + w[:, :, 1:, :-1] + w[:, :, :-1, :-1]
@@ -235,7 +236,8 @@ class StyledConv1(Layer):
 
     def derive(self):
         weight = None if self.weight is None else self.weight * self.weight_gain
-        if self.up:
+        if self.up:  # a transposed convolution mirrors its kernel; the official network has one from 128x128 on only
+            weight = weight if self.resolution >= MIRRORED_FROM else weight.flip(2, 3)
             weight = sum_of_shifts(weight).transpose(0, 1).contiguous()
         return weight, self.bias, self.noise_strength.view(-1, 1, 1)
 
