@@ -87,7 +87,20 @@ def save(path, network, half=False, **meta):
     tensors = {k: (v.half() if half else v.float()).cpu().contiguous() for k, v in network.state_dict().items()}
     with files.atomic(path) as temporary:
         save_file(tensors, temporary, header)
+        _sort_metadata(temporary)
     return file_hash(path)
+
+
+def _sort_metadata(path):
+    """safetensors writes metadata in random order; in one order, the same network is the same file and the same hash."""
+    with open(path, "r+b") as f:
+        length = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        f.seek(8)
+        f.write(text.ljust(length))
 
 
 def read_metadata(path=None):
