@@ -633,7 +633,7 @@ def convert(path, role="generator"):
     try:
         return _convert(path, role)
     except BROKEN as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else cli.one_line(error)
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else cli.one_line(error)
     foreign = re.search(r"GLOBAL ([\w.]+)", reason)  # PyTorch's own words advise to load it without protection
     reason = f"it names {foreign[1]}, which no StyleGAN file needs; nothing of it was run" if foreign else reason[:300]
     raise ValueError(f"{path}: {'the file is cut off: download it again; ' if CUT.search(reason) else ''}{reason}")
