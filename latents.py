@@ -1,5 +1,7 @@
 """Latent files: `.npy`, float32, [1, L, 512], with a `.json` beside it that says how it was made."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -74,13 +76,15 @@ def info(path):
 
 
 def save(path, ws, info=None):
-    """Write ws [N, L, 512] as float32 to `path`, and `info` (a dict) to the `.json` beside it; each whole or not at all."""
+    """Write ws [N, L, 512] as float32 to `path`, and `info` (a dict) to the `.json` beside it; both whole or neither."""
     path = Path(path)
-    if info is not None:
-        with files.atomic(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-    with files.atomic(path) as temporary, open(temporary, "wb") as f:
-        np.save(f, ws.detach().cpu().numpy().astype(np.float32))
+    array = io.BytesIO()  # numpy does not say why a file could not be written
+    np.save(array, ws.detach().cpu().numpy().astype(np.float32))
+    with contextlib.ExitStack() as both:
+        if info is not None:
+            beside = both.enter_context(files.atomic(path.with_suffix(".json")))
+            beside.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+        both.enter_context(files.atomic(path)).write_bytes(array.getvalue())
 
 
 def layer_range(text, num_ws):

@@ -499,7 +499,19 @@ def hostile(marker):
         "deep": deep,
         "getattr": b"\x80\x04cbuiltins\ngetattr\n.",
         "pid": b"\x80\x04\x8c\x01aQ.",
+        "place": b"\x80\x04K\x00K\x09\x86Q.",
+        "tensor": hostile_tensor(marker),
+        "set": b"\x80\x04cbuiltins\nset\n]]a\x85R.",
     }
+
+
+def hostile_tensor(marker):
+    """A StyleGAN2-ADA-PyTorch pickle whose one tensor has a command where its numbers should be: it is read late."""
+    inner = pickle.dumps(Evil(os.system, (f"touch {marker}",)))
+    storage = Evil(torch.storage._load_from_bytes, (inner + b"\0" * 2000,))
+    tensor = Evil(torch._utils._rebuild_tensor_v2, (storage, 0, (1,), (1,), False, {}))
+    meta = pickle.dumps({"class_name": "Generator", "state": {"_parameters": {"synthesis.b4.const": tensor}}}, protocol=2)[2:-1]
+    return b"\x80\x02}X\5\0\0\0G_emactorch_utils.persistence\n_reconstruct_persistent_obj\n" + meta + b"\x85Rs."
 
 
 @pytest.mark.parametrize("name", list(hostile("")))
@@ -510,6 +522,36 @@ def test_hostile_pickles_run_nothing(tmp_path, name):
     assert not (tmp_path / "marker").exists() and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("call", [os.system, eval])
+def test_hostile_pt_files_run_nothing(tmp_path, zipped, call):
+    marker = tmp_path / "marker"
+    command = f"touch {marker}" if call is os.system else f"open({str(marker)!r}, 'w')"
+    torch.save({"g_ema": Evil(call, (command,))}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=f"it names .*{call.__name__}, which no StyleGAN file needs") as error:
+        weight_convert.convert(tmp_path / "x.pt")
+    assert not marker.exists() and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_a_pt_that_is_cut_off(tmp_path, zipped, part):
+    torch.save(
+        {"g_ema": {f"style.{i}.weight": torch.zeros(99, 99) for i in range(20)}}, tmp_path / "x", _use_new_zipfile_serialization=zipped
+    )
+    whole = (tmp_path / "x").read_bytes()
+    (tmp_path / "x.pt").write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(ValueError, match="cut off"):
+        weight_convert.convert(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("data", [{"model": torch.zeros(3)}, [1, 2], torch.zeros(3), {}, {1: 2}])
+def test_a_pt_of_something_else(tmp_path, data):
+    torch.save(data, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="no StyleGAN"):
+        weight_convert.convert(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize(
     "content, said",
     [
@@ -517,6 +559,7 @@ def test_hostile_pickles_run_nothing(tmp_path, name):
         (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
         (b"", "empty"),
         (b"hello", "neither"),
+        (b"PK\x05\x06" + bytes(18), "x.pkl: "),
         (pickle.dumps({"a": 1}), "no StyleGAN"),
         (pickle.dumps([1] * 1000)[:-20], "cut off"),
     ],
