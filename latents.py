@@ -40,7 +40,8 @@ def load(path, G=None, force=False):
         return ws
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent")
+        takes = f"this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent"
+        raise ValueError(f"{path}: shape {list(array.shape)}; {takes}")
     made_by = info(path).get("generator_hash")
     own = getattr(G, "meta", {}).get("hash")
     if made_by and own and made_by != own and not force:
