@@ -421,11 +421,9 @@ def test_ada_settings_are_kept_or_refused(tmp_path):
 
 
 def test_only_the_wanted_network_is_read(tmp_path, Network):
-    """Of three networks one is held at a time, once. A full official file gives 0.9 of its size, with torch's own share."""
+    """Of three networks one is held at a time, and once. (A full 1024 file: the process grows by 0.9 of its size.)"""
     path = official_pickle(Network, tmp_path / "n.pkl", "sg1", 1)
-    with open(path, "rb") as f:
-        reader = weight_convert.Reader(path)
-        assert len(f.read()) > 9e6
+    reader = weight_convert.Reader(path)
     tracemalloc.start()
     reader.load()
     skeleton = tracemalloc.get_traced_memory()[1]
