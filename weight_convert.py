@@ -8,7 +8,6 @@ name that model_zoo downloads (stylegan1-ffhq-1024, ...). Nothing that a file na
 short list of names and refuses the rest.
 """
 
-import dataclasses
 import io
 import json
 import operator
@@ -422,7 +421,7 @@ def renamed(variables, table, *sides):
     return state
 
 
-def _config(kind, state, key):
+def _config(kind, state, key, clamp=None):
     """Resolution, widths and depths, read from the tensors themselves. `key` is a prefix: 'synthesis.' or ''."""
     from stylegan_layers import Config
 
@@ -438,7 +437,7 @@ def _config(kind, state, key):
         depth = len([k for k in state if re.fullmatch(r"mapping\.fc\d+\.weight", k)])
         first = state["mapping.fc0.weight"]
         more = {"mapping_layers": depth, "z_dim": first.shape[1], "w_dim": first.shape[0]}
-    return Config(kind, sides[-1], base, top, **more)
+    return Config(kind, sides[-1], base, top, **more, conv_clamp=clamp)
 
 
 KNOWN = {  # settings that would make another network, and what they may be
@@ -463,18 +462,19 @@ def from_tensorflow(networks, role):
     synthesis = dict(parts["synthesis"].state["variables"])
     first = any("StyleMod" in name for name in synthesis)
     kind = "stylegan1" if first else "stylegan2"
+    said = (gs if role == "generator" else d).state.get("static_kwargs") or {}
     if role == "discriminator":
-        _check_settings(d.state.get("static_kwargs"))
+        _check_settings(said)
         side = max(int(m[1]) for m in (re.match(r"(\d+)x", name) for name in synthesis) if m)
         state = renamed(dict(d.state["variables"]), TENSORFLOW_D, side)
-        return _filled(role, _config(kind, state, ""), state)
-    _check_settings(gs.state.get("static_kwargs"), *(parts[p].state.get("static_kwargs") for p in ("synthesis", "mapping")))
+        return _filled(role, _config(kind, state, "", said.get("conv_clamp")), state)
+    _check_settings(said, *(parts[p].state.get("static_kwargs") for p in ("synthesis", "mapping")))
     variables = dict(gs.state["variables"])
     if "dlatent_avg" not in variables:
         raise ValueError("the variable dlatent_avg is missing")
     mean = np.array(_numpy(variables.pop("dlatent_avg")))
     state = renamed(variables | synthesis | dict(parts["mapping"].state["variables"]), SG1 if first else SG2)
-    return _filled(role, _config(kind, state, "synthesis."), state | {"mapping.w_avg": mean})
+    return _filled(role, _config(kind, state, "synthesis.", said.get("conv_clamp")), state | {"mapping.w_avg": mean})
 
 
 def _flatten(module, prefix=""):
@@ -490,8 +490,7 @@ def from_ada(state, role, clamp=None):
     """A state dict with StyleGAN2-ADA-PyTorch's names (which are ours) -> network."""
     table = [(r"(?:.*\.)?resample_filter", None, _filter(1, 3, 3, 1)), (r".*", r"\g<0>", SAME)]
     state = renamed(state, table)
-    config = _config("stylegan2", state, "synthesis." if role == "generator" else "")
-    return _filled(role, dataclasses.replace(config, conv_clamp=clamp), state)
+    return _filled(role, _config("stylegan2", state, "synthesis." if role == "generator" else "", clamp), state)
 
 
 def from_ada_pickle(data, role):

@@ -42,14 +42,14 @@ def variables(shapes, prefix, seed):
     return {k: seeded.value(prefix + k, s, seed) for k, s in shapes.items()}
 
 
-def network(Network, values, components=None, version=2):
+def network(Network, values, components=None, version=2, **settings):
     n = Network()
-    n.__dict__.update(version=version, name="x", static_kwargs={"num_channels": 3}, components=components or {}, build_func_name="f",
-                      build_module_src="import os", variables=list(values.items()))  # fmt: skip
+    n.__dict__.update(version=version, name="x", static_kwargs={"num_channels": 3} | settings, components=components or {},
+                      build_func_name="f", build_module_src="import os", variables=list(values.items()))  # fmt: skip
     return n
 
 
-def official_pickle(Network, path, kind, seed, protocol=4):
+def official_pickle(Network, path, kind, seed, protocol=4, **settings):
     size = (128, 1024, 64)
     if kind == "sg1":
         shapes, critic, prefix = official.sg1_synthesis(*size), official.sg1_discriminator(*size), "Gs/"
@@ -60,8 +60,8 @@ def official_pickle(Network, path, kind, seed, protocol=4):
         "mapping": network(Network, variables(official.mapping(""), prefix + "G_mapping/", seed)),
     }
     own = {"lod": np.float32(0), "dlatent_avg": seeded.value("Gs/dlatent_avg", (512,), seed)}
-    Gs = network(Network, own, parts)
-    D = network(Network, variables(critic, "D/", seed))
+    Gs = network(Network, own, parts, **settings)
+    D = network(Network, variables(critic, "D/", seed), **settings)
     with open(path, "wb") as f:
         pickle.dump((network(Network, {}), D, Gs), f, protocol=protocol)
     return path
@@ -405,6 +405,15 @@ def test_ada_pytorchs_pickle_gives_the_official_images(tmp_path, protocol):
     path = ada_pickle(tmp_path / "n.pkl", golden_values("sg2", 2), protocol)
     assert "torch_utils" not in sys.modules  # reading must not need it
     assert_golden("sg2", 2, *converted(path, tmp_path))
+
+
+def test_tensorflow_settings_are_kept_or_refused(tmp_path, Network):
+    path = official_pickle(Network, tmp_path / "n.pkl", "sg2", 2, conv_clamp=256)  # StyleGAN2-ADA's training in float16
+    assert all(weight_convert.convert(path, role)[0].config.conv_clamp == 256 for role in ("generator", "discriminator"))
+    path = official_pickle(Network, tmp_path / "n.pkl", "sg2", 2, label_size=10)
+    for role in ("generator", "discriminator"):
+        with pytest.raises(ValueError, match="label_size=10; the toolkit knows 0 only"):
+            weight_convert.convert(path, role)
 
 
 def test_ada_settings_are_kept_or_refused(tmp_path):
