@@ -33,7 +33,8 @@ def atomic(path):
     except OSError as error:
         if error.filename not in (None, name):
             raise
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
+        what = error.strerror or f"{error} (is the disk full?)"  # numpy and safetensors do not pass on what the system said
+        raise OSError(error.errno or errno.EIO, what, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

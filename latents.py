@@ -1,7 +1,5 @@
 """Latent files: `.npy`, float32, [1, L, 512], with a `.json` beside it that says how it was made."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -40,8 +38,7 @@ def load(path, G=None, force=False):
         return ws
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        takes = f"this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent"
-        raise ValueError(f"{path}: shape {list(array.shape)}; {takes}")
+        raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent")
     made_by = info(path).get("generator_hash")
     own = getattr(G, "meta", {}).get("hash")
     if made_by and own and made_by != own and not force:
@@ -77,15 +74,13 @@ def info(path):
 
 
 def save(path, ws, info=None):
-    """Write ws [N, L, 512] as float32 to `path`, and `info` (a dict) to the `.json` beside it; both whole or neither."""
+    """Write ws [N, L, 512] as float32 to `path`, and `info` (a dict) to the `.json` beside it; each whole or not at all."""
     path = Path(path)
-    array = io.BytesIO()  # numpy does not say why a file could not be written
-    np.save(array, ws.detach().cpu().numpy().astype(np.float32))
-    with contextlib.ExitStack() as both:
-        if info is not None:
-            beside = both.enter_context(files.atomic(path.with_suffix(".json")))
-            beside.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        both.enter_context(files.atomic(path)).write_bytes(array.getvalue())
+    if info is not None:
+        with files.atomic(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    with files.atomic(path) as temporary, open(temporary, "wb") as f:
+        np.save(f, ws.detach().cpu().numpy().astype(np.float32))
 
 
 def layer_range(text, num_ws):
