@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -180,6 +180,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
         assert str(path) in cli.one_line(error.value)
 
 
+@settings(deadline=None, max_examples=50, derandomize=True)  # seeded; a busy machine is no failure
 @given(place=st.integers(2, 4000), byte=st.integers(0, 255))
 def test_a_flipped_byte_is_read_or_refused(tmp_path_factory, place, byte):
     content = bytearray(jpeg(1))
@@ -288,6 +289,7 @@ def test_natural_order(tmp_path):
     assert found == ["2.png", "10.png", "Img1.png", "img02.png", "img2.png", "img2b.png", "img10.png"]
 
 
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(st.lists(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1), unique=True))
 def test_natural_order_is_an_order(names):
     assert sorted(names, key=media.natural_key) == sorted(reversed(names), key=media.natural_key)
