@@ -1,5 +1,6 @@
 """How a file is written: whole under its own name, or not at all."""
 
+import errno
 import os
 import tempfile
 from contextlib import contextmanager
@@ -15,17 +16,25 @@ def atomic(path):
     Missing folders are made.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be made or written to, the disk is full, ...; names `path`, not the temporary file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename not in (None, name):
+            raise
+        what = error.strerror or f"{error} (is the disk full?)"  # numpy and safetensors do not pass on what the system said
+        raise OSError(error.errno or errno.EIO, what, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

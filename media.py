@@ -4,7 +4,6 @@ Inside the toolkit an image is float32 [N, 3, H, W] in [-1, 1]; files and Pillow
 only two ways between them, and `to_uint8(load(file))` gives back the file's pixels.
 """
 
-import errno
 import io
 import re
 import struct
@@ -253,13 +252,10 @@ def write_bytes(path, data):
     """Write a file, whole or not at all.
 
     Raises:
-        OSError: names `path`, not a temporary file.
+        OSError: names `path`.
     """
-    try:
-        with files.atomic(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
+    with files.atomic(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def sheet(rows, labels=None, names=None, size=None, gap=6):

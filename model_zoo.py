@@ -77,6 +77,7 @@ def save(path, network, half=False, **meta):
     Returns:
         The file's sha256, as hex.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     config = dataclasses.asdict(network.config)
@@ -86,8 +87,24 @@ def save(path, network, half=False, **meta):
     header |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items() if v is not None}
     tensors = {k: (v.half() if half else v.float()).cpu().contiguous() for k, v in network.state_dict().items()}
     with files.atomic(path) as temporary:
-        save_file(tensors, temporary, header)
+        try:
+            save_file(tensors, temporary, header)
+        except SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from None
+        _sort_metadata(temporary)
     return file_hash(path)
+
+
+def _sort_metadata(path):
+    """safetensors writes metadata in random order; in one order, the same network is the same file and the same hash."""
+    with open(path, "r+b") as f:
+        length = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        f.seek(8)
+        f.write(text.ljust(length))
 
 
 def read_metadata(path=None):

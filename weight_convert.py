@@ -2,16 +2,19 @@
 
     python weight_convert.py karras2019stylegan-ffhq-1024x1024.pkl
 
-Reads the official pickles of StyleGAN1, StyleGAN2 (-ADA) for TensorFlow and StyleGAN2-ADA-PyTorch, and `.safetensors` files with
-the latter's names. SOURCE may also be a name that model_zoo downloads (stylegan1-ffhq-1024, ...). Nothing that a file names is
-ever imported or called: the reader knows a short list of names and refuses the rest.
+Reads the official pickles of StyleGAN1, StyleGAN2 (-ADA) for TensorFlow and StyleGAN2-ADA-PyTorch, the `.pt` files of LatentEditor /
+lernapparat (StyleGAN1) and rosinality (StyleGAN2), and `.safetensors` files with StyleGAN2-ADA-PyTorch's names. SOURCE may also be a
+name that model_zoo downloads (stylegan1-ffhq-1024, ...). Nothing that a file names is ever imported or called: the reader knows a
+short list of names and refuses the rest.
 """
 
 import io
 import json
+import operator
 import pickle
 import pickletools
 import re
+import struct
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -69,21 +72,42 @@ class DType(Stub):
         return np.dtype(self.order + self.code)
 
 
+class _Fixed:
+    """What a file may use and may not change."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        raise ValueError(f"the file tries to change a {type(self).__name__}")
+
+
+class Later(_Fixed):
+    """A value that stays in the file until `read()`: a checkpoint holds up to three networks, and one is wanted at a time."""
+
+    __slots__ = ("read",)
+
+    def __init__(self, read):
+        self.read = read
+
+
 class Array(Stub):
     """numpy.ndarray: shape, type and bytes."""
 
-    __slots__ = ("value",)
+    __slots__ = ()
 
     def __setstate__(self, state):
-        _, shape, dtype, fortran, raw = state
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        if type(dtype) is not DType or type(raw) is not bytes:
+        _, _, dtype, _, raw = state
+        if type(dtype) is not DType or type(raw) not in (bytes, str, Later):
             raise ValueError("an array of objects")
-        self.value = np.frombuffer(raw, dtype.numpy()).reshape(shape, order="F" if fortran else "C")
+        self.state = state
+
+    def read(self):
+        _, shape, dtype, fortran, raw = self.state
+        return np.frombuffer(_bytes(raw), dtype.numpy()).reshape(shape, order="F" if fortran else "C")
 
 
-class _Function:
-    """A callable that the file may call and may not change."""
+class Function(_Fixed):
+    """A callable that the file may call."""
 
     __slots__ = ("call",)
 
@@ -93,11 +117,8 @@ class _Function:
     def __call__(self, *args):
         return self.call(*args)
 
-    def __setstate__(self, state):
-        raise ValueError("the file tries to change a function")
 
-
-class Module:
+class Module(_Fixed):
     """A module of StyleGAN2-ADA-PyTorch: its class name and its `__dict__`."""
 
     __slots__ = ("class_name", "state")
@@ -105,13 +126,18 @@ class Module:
     def __init__(self, meta):
         self.class_name, self.state = meta["class_name"], meta["state"]
 
-    def __setstate__(self, state):
-        raise ValueError("the file tries to change a module")
+
+def _bytes(raw):
+    """The bytes of an array or storage: themselves, text of protocol 2, or still in the file."""
+    raw = raw.read() if type(raw) is Later else raw
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    if type(raw) is not bytes:
+        raise ValueError("an array of objects")
+    return raw
 
 
 def _scalar(dtype, raw):
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    return np.frombuffer(raw, dtype.numpy())[0].item()
+    return np.frombuffer(_bytes(raw), dtype.numpy())[0].item()
 
 
 def _encode(text, encoding):
@@ -121,22 +147,31 @@ def _encode(text, encoding):
 
 
 def _storage(raw):
-    import torch
+    def read():
+        import torch
 
-    storage = torch.load(io.BytesIO(raw), weights_only=True, map_location="cpu")
-    if not isinstance(storage, (torch.storage.TypedStorage, torch.UntypedStorage)):
-        raise ValueError("what should be a tensor's storage is something else")
-    return storage
+        storage = torch.load(io.BytesIO(_bytes(raw)), weights_only=True, map_location="cpu")
+        if not isinstance(storage, (torch.storage.TypedStorage, torch.UntypedStorage)):
+            raise ValueError("what should be a tensor's storage is something else")
+        return storage
+
+    return Later(read)
 
 
 def _tensor(storage, offset, size, stride, *_):
-    import torch
+    def read():
+        import torch
 
-    flat = torch.tensor([], dtype=storage.dtype).set_(storage)
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if min(size, default=1) > 0 and not 0 <= last < len(flat) or min(stride, default=0) < 0:
-        raise ValueError("a tensor larger than its storage")
-    return flat.as_strided(size, stride, offset)
+        values = storage.read()
+        flat = torch.tensor([], dtype=values.dtype).set_(values)
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+        if min(size, default=1) > 0 and not 0 <= last < len(flat) or min(stride, default=0) < 0:
+            raise ValueError("a tensor larger than its storage")
+        return flat.as_strided(size, stride, offset)
+
+    if type(storage) is not Later:
+        raise ValueError("a tensor without storage")
+    return Later(read)
 
 
 def _names():
@@ -144,26 +179,55 @@ def _names():
         "dnnlib.tflib.network.Network": Stub,
         "dnnlib.util.EasyDict": EasyDict,
         "collections.OrderedDict": OrderedDict,
+        "builtins.set": Function(set),  # a PyTorch module's names of buffers that are not saved, in pickles of protocol 3 and below
         "numpy.ndarray": Array,
         "numpy.dtype": DType,
-        "_codecs.encode": _Function(_encode),
-        "torch_utils.persistence._reconstruct_persistent_obj": _Function(Module),
-        "torch._utils._rebuild_parameter": _Function(lambda data, *_: data),
-        "torch._utils._rebuild_tensor_v2": _Function(_tensor),
-        "torch.storage._load_from_bytes": _Function(_storage),
+        "_codecs.encode": Function(_encode),
+        "torch_utils.persistence._reconstruct_persistent_obj": Function(Module),
+        "torch._utils._rebuild_parameter": Function(lambda data, *_: data),
+        "torch._utils._rebuild_tensor_v2": Function(_tensor),
+        "torch.storage._load_from_bytes": Function(_storage),
     }
     for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names[f"{core}._reconstruct"] = _Function(lambda *_: Array())
-        names[f"{core}.scalar"] = _Function(_scalar)
+        names[f"{core}._reconstruct"] = Function(lambda *_: Array())
+        names[f"{core}.scalar"] = Function(_scalar)
     return names
 
 
-class Reader(pickle.Unpickler):
-    """An unpickler that knows `_names()` and nothing else."""
+LONG = 1024  # bytes; a longer string stays in the file until its network is wanted
 
-    def __init__(self, file):
-        super().__init__(file, encoding="latin1")
-        self.names = _names()
+
+class Reader(pickle.Unpickler):
+    """An unpickler that knows `_names()` and nothing else; arrays and tensors are left in the file until their `read()`."""
+
+    def __init__(self, path):
+        super().__init__(self._skeleton(path), encoding="latin1")
+        self.names, self.path = _names(), path
+
+    @staticmethod
+    def _skeleton(path):
+        """The pickle with references (place, length) instead of its long byte strings, so that little is held at a time.
+
+        A memo index sizes a table before anything else is looked at, so that is checked here.
+        """
+        size, kept, begin = Path(path).stat().st_size, io.BytesIO(), 0
+        with open(path, "rb") as f, open(path, "rb") as again:
+            for op, argument, start in pickletools.genops(f):
+                long = op.name in ("BINBYTES", "BINBYTES8") and len(argument) >= LONG
+                if "PUT" in op.name and int(argument) > size:
+                    raise ValueError("a memo index past the end of the file")
+                if "PERSID" in op.name:
+                    raise ValueError("it refers to objects outside the file")
+                if long or op.name == "FRAME":  # frames would have other lengths now; they are optional
+                    again.seek(begin)
+                    kept.write(again.read(start - begin))
+                    begin = f.tell()
+                if long:  # LONG1, LONG1, TUPLE2, BINPERSID
+                    kept.write(struct.pack("<2sq2sq2s", b"\x8a\x08", begin - len(argument), b"\x8a\x08", len(argument), b"\x86Q"))
+            again.seek(begin)
+            kept.write(again.read(f.tell() - begin))
+        kept.seek(0)
+        return kept
 
     def find_class(self, module, name):
         if f"{module}.{name}" not in self.names:
@@ -171,77 +235,71 @@ class Reader(pickle.Unpickler):
         return self.names[f"{module}.{name}"]
 
     def persistent_load(self, pid):
-        raise ValueError("it refers to objects outside the file")
+        start, length = pid
+
+        def read():
+            with open(self.path, "rb") as f:
+                f.seek(start)
+                return f.read(length)
+
+        return Later(read)
 
 
-def read_pickle(path):
-    """A pickle of plain data, arrays and stand-ins.
+def read_pt(path):
+    """A PyTorch file of plain data and tensors, in the zip format or the one before it; other names are refused as by `Reader`."""
+    import torch
 
-    Raises:
-        ValueError: the file is cut off, or names anything that an official checkpoint does not; nothing was run.
-    """
-    size = Path(path).stat().st_size
-    try:
-        with open(path, "rb") as f:
-            for op, argument, _ in pickletools.genops(f):  # a memo index sizes a table before anything else is looked at
-                if "PUT" in op.name and int(argument) > size:
-                    raise ValueError("a memo index past the end of the file")
-        with open(path, "rb") as f:
-            return Reader(f).load()
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RecursionError, MemoryError, OverflowError,
-            RuntimeError, pickle.UnpicklingError) as error:  # fmt: skip
-        reason = cli.one_line(error)
-        cut = "not enough data" in reason or "exhausted" in reason or "Ran out" in reason or "truncated" in reason or "expected" in reason
-        hint = "the file is cut off: download it again; " if cut else ""
-        raise ValueError(f"{path}: not a checkpoint that can be read: {hint}{reason[:300]}") from None
+    with open(path, "rb") as f:
+        zipped = f.read(2) == b"PK"
+    with torch.serialization.safe_globals([(Stub, "argparse.Namespace")]):  # rosinality's training flags, of no use here
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=zipped)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# TensorFlow names -> ours. A table maps a pattern to our name and the change of layout.
-
-CONV = (3, 2, 0, 1)  # HWIO -> OIHW
-
-
-def _conv(v):
-    return v.transpose(CONV)
+# Names of others -> ours, which are StyleGAN2-ADA-PyTorch's. A row is a pattern, our name (a template or a function of the match; in
+# braces what `renamed` is given) and the change of layout. A row without our name is not needed, and only checked where it can be.
 
 
-def _flipped(v):
-    return v.transpose(CONV)[:, :, ::-1, ::-1]
+def _tf(v):
+    """TensorFlow's layout -> ours: convolutions HWIO -> OIHW, dense layers [in, out] -> [out, in]."""
+    return v.transpose(3, 2, 0, 1) if v.ndim == 4 else v.T
 
 
-def _plain(v):
-    return v
+def _turned(v):
+    return _tf(v)[:, :, ::-1, ::-1]
 
 
-def _map(v):
-    return v[0, 0]
+def _all_equal(v):
+    """A mean latent, repeated for each layer in some files."""
+    if np.abs(v - v.flat[: v.shape[-1]]).max() > 0:
+        raise ValueError
+    return v.reshape(-1, v.shape[-1])[0]
 
 
+def _filter(*taps, total=1):
+    """Accepts a constant filter of just these taps and nothing else."""
+
+    def check(v):
+        if v.squeeze().shape != (len(taps), len(taps)) or np.abs(v / total - np.outer(taps, taps) / sum(taps) ** 2).max() > 1e-4:
+            raise ValueError
+
+    return check
+
+
+SAME = np.asarray
+FIRST = operator.itemgetter(0)
+MAP = operator.itemgetter((0, 0))  # [1, 1, r, r] -> [r, r]
+DENSE = (r"Dense(\d+)/(weight|bias)", r"mapping.fc\1.\2", _tf)
 SG1_LAYER = {"Const": "conv0", "Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1"}
-SG2_LAYER = {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1"}
-DENSE = (r"Dense(\d+)/(weight|bias)", lambda m: f"mapping.fc{m[1]}.{m[2]}", np.transpose)
-
 SG1 = [
-    (r"4x4/Const/const", lambda m: "synthesis.b4.const", lambda v: v[0]),
-    (r"noise(\d+)", lambda m: f"synthesis.b{4 << int(m[1]) // 2}.conv{int(m[1]) % 2}.noise_const", _map),
-    (r"(\d+)x\d+/(\w+)/weight", lambda m: f"synthesis.b{m[1]}.{SG1_LAYER[m[2]]}.weight", _conv),
-    (r"(\d+)x\d+/(\w+)/bias", lambda m: f"synthesis.b{m[1]}.{SG1_LAYER[m[2]]}.bias", _plain),
-    (r"(\d+)x\d+/(\w+)/Noise/weight", lambda m: f"synthesis.b{m[1]}.{SG1_LAYER[m[2]]}.noise_strength", _plain),
-    (r"(\d+)x\d+/(\w+)/StyleMod/(weight|bias)", lambda m: f"synthesis.b{m[1]}.{SG1_LAYER[m[2]]}.affine.{m[3]}", np.transpose),
-    (r"ToRGB_lod0/weight", lambda m: "synthesis.torgb.weight", _conv),
-    (r"ToRGB_lod0/bias", lambda m: "synthesis.torgb.bias", _plain),
+    (r"4x4/Const/const", r"synthesis.b4.const", FIRST),
+    (r"noise(\d+)", lambda m: f"synthesis.b{4 << int(m[1]) // 2}.conv{int(m[1]) % 2}.noise_const", MAP),
+    (r"(\d+)x\d+/(\w+)/(weight|bias)", lambda m: f"synthesis.b{m[1]}.{SG1_LAYER[m[2]]}.{m[3]}", _tf),
+    (r"(\d+)x\d+/(\w+)/Noise/weight", lambda m: f"synthesis.b{m[1]}.{SG1_LAYER[m[2]]}.noise_strength", SAME),
+    (r"(\d+)x\d+/(\w+)/StyleMod/(weight|bias)", lambda m: f"synthesis.b{m[1]}.{SG1_LAYER[m[2]]}.affine.{m[3]}", _tf),
+    (r"ToRGB_lod0/(weight|bias)", r"synthesis.torgb.\1", _tf),
     (r"ToRGB_lod[1-9]\d*/(weight|bias)|lod", None, None),  # other resolutions of progressive growing
     DENSE,
-]
-SG1_D = [
-    (r"FromRGB_lod0/weight", lambda m: "b{R}.fromrgb.weight", _conv),
-    (r"FromRGB_lod0/bias", lambda m: "b{R}.fromrgb.bias", _plain),
-    (r"(\d+)x\d+/(Conv0|Conv1_down|Conv)/weight", lambda m: f"b{m[1]}.{m[2].lower().removesuffix('_down')}.weight", _conv),
-    (r"(\d+)x\d+/(Conv0|Conv1_down|Conv)/bias", lambda m: f"b{m[1]}.{m[2].lower().removesuffix('_down')}.bias", _plain),
-    (r"4x4/Dense0/(weight|bias)", lambda m: f"b4.fc.{m[1]}", np.transpose),
-    (r"4x4/Dense1/(weight|bias)", lambda m: f"b4.out.{m[1]}", np.transpose),
-    (r"FromRGB_lod[1-9]\d*/(weight|bias)|lod", None, None),
 ]
 
 
@@ -250,59 +308,120 @@ def _noise2(m):
     return f"synthesis.b{1 << (i + 5) // 2}.conv{(i + 1) % 2}.noise_const"
 
 
+SG2_LAYER = {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1", "ToRGB": "torgb"}
 SG2 = [
-    (r"4x4/Const/const", lambda m: "synthesis.b4.const", lambda v: v[0]),
-    (r"noise(\d+)", _noise2, _map),
-    (r"(\d+)x\d+/Conv0_up/weight", lambda m: f"synthesis.b{m[1]}.conv0.weight", _flipped),
-    (r"(\d+)x\d+/(Conv|Conv1)/weight", lambda m: f"synthesis.b{m[1]}.conv1.weight", _conv),
-    (r"(\d+)x\d+/(Conv\w*)/(bias|noise_strength)", lambda m: f"synthesis.b{m[1]}.{SG2_LAYER[m[2]]}.{m[3]}", _plain),
-    (r"(\d+)x\d+/(Conv\w*)/mod_weight", lambda m: f"synthesis.b{m[1]}.{SG2_LAYER[m[2]]}.affine.weight", np.transpose),
-    (r"(\d+)x\d+/(Conv\w*)/mod_bias", lambda m: f"synthesis.b{m[1]}.{SG2_LAYER[m[2]]}.affine.bias", lambda v: v + 1),
-    (r"(\d+)x\d+/ToRGB/weight", lambda m: f"synthesis.b{m[1]}.torgb.weight", _conv),
-    (r"(\d+)x\d+/ToRGB/bias", lambda m: f"synthesis.b{m[1]}.torgb.bias", _plain),
-    (r"(\d+)x\d+/ToRGB/mod_weight", lambda m: f"synthesis.b{m[1]}.torgb.affine.weight", np.transpose),
-    (r"(\d+)x\d+/ToRGB/mod_bias", lambda m: f"synthesis.b{m[1]}.torgb.affine.bias", lambda v: v + 1),
+    (r"4x4/Const/const", r"synthesis.b4.const", FIRST),
+    (r"noise(\d+)", _noise2, MAP),
+    (r"(\d+)x\d+/Conv0_up/weight", r"synthesis.b\1.conv0.weight", _turned),
+    (r"(\d+)x\d+/(\w+)/(weight|bias|noise_strength)", lambda m: f"synthesis.b{m[1]}.{SG2_LAYER[m[2]]}.{m[3]}", _tf),
+    (r"(\d+)x\d+/(\w+)/mod_weight", lambda m: f"synthesis.b{m[1]}.{SG2_LAYER[m[2]]}.affine.weight", _tf),
+    (r"(\d+)x\d+/(\w+)/mod_bias", lambda m: f"synthesis.b{m[1]}.{SG2_LAYER[m[2]]}.affine.bias", lambda v: v + 1),
     (r"lod", None, None),
     DENSE,
 ]
-SG2_D = [
-    (r"(\d+)x\d+/FromRGB/weight", lambda m: f"b{m[1]}.fromrgb.weight", _conv),
-    (r"(\d+)x\d+/FromRGB/bias", lambda m: f"b{m[1]}.fromrgb.bias", _plain),
-    (r"(\d+)x\d+/(Conv0|Conv1_down|Conv|Skip)/weight", lambda m: f"b{m[1]}.{m[2].lower().removesuffix('_down')}.weight", _conv),
-    (r"(\d+)x\d+/(Conv0|Conv1_down|Conv)/bias", lambda m: f"b{m[1]}.{m[2].lower().removesuffix('_down')}.bias", _plain),
-    (r"4x4/Dense0/(weight|bias)", lambda m: f"b4.fc.{m[1]}", np.transpose),
-    (r"Output/(weight|bias)", lambda m: f"b4.out.{m[1]}", np.transpose),
-    (r"lod", None, None),
+TENSORFLOW_D = [  # of both kinds
+    (r"FromRGB_lod0/(weight|bias)", r"b{0}.fromrgb.\1", _tf),
+    (r"(\d+)x\d+/(FromRGB|Conv0|Conv1|Conv|Skip)(?:_down)?/(weight|bias)", lambda m: f"b{m[1]}.{m[2].lower()}.{m[3]}", _tf),
+    (r"4x4/Dense0/(weight|bias)", r"b4.fc.\1", _tf),
+    (r"(?:4x4/Dense1|Output)/(weight|bias)", r"b4.out.\1", _tf),
+    (r"FromRGB_lod[1-9]\d*/(weight|bias)|lod", None, None),
+]
+
+BLOCK = r"g_synthesis\.blocks\.(\d+)x\d+\."
+LERNAPPARAT_LAYER = {"conv0_up": "conv0", "conv1": "conv1", "conv": "conv1", "epi1": "conv0", "epi2": "conv1"}
+LERNAPPARAT = [  # LatentEditor's too
+    (r"g_mapping\.dense(\d+)\.(weight|bias)", r"mapping.fc\1.\2", SAME),
+    (r"truncation\.avg_latent", r"mapping.w_avg", _all_equal),
+    (BLOCK + r"const", r"synthesis.b\1.const", FIRST),
+    (BLOCK + r"bias", r"synthesis.b\1.conv0.bias", SAME),
+    (BLOCK + r"(\w+)\.(weight|bias)", lambda m: f"synthesis.b{m[1]}.{LERNAPPARAT_LAYER[m[2]]}.{m[3]}", SAME),
+    (BLOCK + r"(\w+)\.top_epi\.noise\.weight", lambda m: f"synthesis.b{m[1]}.{LERNAPPARAT_LAYER[m[2]]}.noise_strength", SAME),
+    (BLOCK + r"(\w+)\.style_mod\.lin\.(weight|bias)", lambda m: f"synthesis.b{m[1]}.{LERNAPPARAT_LAYER[m[2]]}.affine.{m[3]}", SAME),
+    (BLOCK + r"conv0_up\.intermediate\.kernel", None, _filter(1, 2, 1)),
+    (r"g_synthesis\.torgb\.(weight|bias)", r"synthesis.torgb.\1", SAME),
+]
+LERNAPPARAT_D = [
+    (r"fromrgb\.(weight|bias)", r"b{0}.fromrgb.\1", SAME),
+    (r"(\d+)x\d+\.(conv0|conv1|conv)(?:_down)?\.(weight|bias)", r"b\1.\2.\3", SAME),
+    (r"4x4\.dense0\.(weight|bias)", r"b4.fc.\1", SAME),
+    (r"4x4\.dense1\.(weight|bias)", r"b4.out.\1", SAME),
+    (r"\d+x\d+\.blur\.kernel", None, _filter(1, 2, 1)),
+    (r"\d+x\d+\.conv1_down\.downscale\.blur\.kernel", None, _filter(1, 1)),
 ]
 
 
-def renamed(variables, table, **known):
-    """TensorFlow variables {name: array} -> our names and layouts.
+def _rosinality(layer, ours):
+    """The rows of one layer: `layer` is a pattern of its names, `ours(m)` our name."""
+    return [
+        (layer + r"\.conv\.weight", lambda m: f"{ours(m)}.weight", FIRST),
+        (layer + r"\.conv\.modulation\.(weight|bias)", lambda m: f"{ours(m)}.affine.{m[m.lastindex]}", SAME),
+        (layer + r"\.noise\.weight", lambda m: f"{ours(m)}.noise_strength", FIRST),
+        (layer + r"\.activate\.bias", lambda m: f"{ours(m)}.bias", SAME),
+        (layer + r"\.bias", lambda m: f"{ours(m)}.bias", lambda v: v[0, :, 0, 0]),
+        (layer + r"\.(?:conv\.blur|upsample)\.kernel", None, _filter(1, 3, 3, 1, total=4)),
+    ]
+
+
+ROSINALITY = [
+    (r"style\.(\d+)\.(weight|bias)", lambda m: f"mapping.fc{int(m[1]) - 1}.{m[2]}", SAME),
+    (r"latent_avg", r"mapping.w_avg", np.ravel),
+    (r"input\.input", r"synthesis.b4.const", FIRST),
+    *_rosinality(r"conv1", lambda m: "synthesis.b4.conv1"),
+    *_rosinality(r"to_rgb1", lambda m: "synthesis.b4.torgb"),
+    *_rosinality(r"convs\.(\d+)", lambda m: f"synthesis.b{8 << int(m[1]) // 2}.conv{int(m[1]) % 2}"),
+    *_rosinality(r"to_rgbs\.(\d+)", lambda m: f"synthesis.b{8 << int(m[1])}.torgb"),
+    (r"noises\.noise_(\d+)", _noise2, MAP),
+]
+ROSINALITY_D = [  # convs.1 works on the full resolution {0}, convs.2 on half of it, {1}, ...
+    (r"convs\.0\.[01]\.(weight|bias)", r"b{0}.fromrgb.\1", SAME),
+    (r"convs\.(\d+)\.conv1\.[01]\.(weight|bias)", lambda m: f"b{{{int(m[1]) - 1}}}.conv0.{m[2]}", SAME),
+    (r"convs\.(\d+)\.conv2\.[12]\.(weight|bias)", lambda m: f"b{{{int(m[1]) - 1}}}.conv1.{m[2]}", SAME),
+    (r"convs\.(\d+)\.skip\.1\.weight", lambda m: f"b{{{int(m[1]) - 1}}}.skip.weight", SAME),
+    (r"convs\.\d+\.(?:conv2|skip)\.0\.kernel", None, _filter(1, 3, 3, 1)),
+    (r"final_conv\.[01]\.(weight|bias)", r"b4.conv.\1", SAME),
+    (r"final_linear\.0\.(weight|bias)", r"b4.fc.\1", SAME),
+    (r"final_linear\.1\.(weight|bias)", r"b4.out.\1", SAME),
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From names to networks
+
+
+def _numpy(value):
+    """A number, array or tensor, in the file or here -> float32, maybe a view."""
+    value = value.read() if isinstance(value, (Array, Later)) else value
+    return np.asarray(value.detach() if hasattr(value, "detach") else value, np.float32)
+
+
+def renamed(variables, table, *sides):
+    """Another project's variables {name: value} -> our names and layouts.
+
+    Args:
+        sides: of a discriminator, its resolutions from the largest down: what the braces in our names stand for.
 
     Raises:
-        ValueError: names a variable that the table does not have.
+        ValueError: names a variable that the table does not have, or of a shape or value that it cannot have.
     """
     state = {}
     for name, value in variables.items():
-        for pattern, ours, change in table:
-            match = re.fullmatch(pattern, name)
-            if match:
-                if ours:
-                    state[ours(match).format(**known)] = np.array(change(value), np.float32, order="C")
-                break
-        else:
-            raise ValueError(f"the variable {name} is left over: this is not the architecture that the toolkit knows")
+        try:
+            ours, change, m = next((ours, change, m) for pattern, ours, change in table if (m := re.fullmatch(pattern, name)))
+            if ours:
+                ours = (m.expand(ours) if isinstance(ours, str) else ours(m)).format(*sides)
+        except (StopIteration, KeyError, IndexError):
+            raise ValueError(f"the variable {name} is left over: this is not the architecture that the toolkit knows") from None
+        try:
+            value = change(_numpy(value)) if change else None
+        except (ValueError, IndexError):
+            said = "another filter than the toolkit's" if not ours else f"{list(_numpy(value).shape)}, which cannot be"
+            raise ValueError(f"the variable {name} is {said}: this is not the architecture that the toolkit knows") from None
+        if ours:
+            state[ours] = np.array(value, np.float32, order="C")
     return state
 
 
-def _variables(network):
-    out = {}
-    for name, value in network.state["variables"]:
-        out[name] = value.value if isinstance(value, Array) else np.float32(value)
-    return out
-
-
-def _config(kind, state, key):
+def _config(kind, state, key, clamp=None):
     """Resolution, widths and depths, read from the tensors themselves. `key` is a prefix: 'synthesis.' or ''."""
     from stylegan_layers import Config
 
@@ -318,105 +437,161 @@ def _config(kind, state, key):
         depth = len([k for k in state if re.fullmatch(r"mapping\.fc\d+\.weight", k)])
         first = state["mapping.fc0.weight"]
         more = {"mapping_layers": depth, "z_dim": first.shape[1], "w_dim": first.shape[0]}
-    return Config(kind, sides[-1], base, top, **more)
+    return Config(kind, sides[-1], base, top, **more, conv_clamp=clamp)
 
 
-EXPECTED = {  # settings that would make another network, and what they must be
-    "label_size": 0, "use_styles": True, "use_noise": True, "use_pixel_norm": False, "use_instance_norm": True, "use_wscale": True,
-    "fmap_decay": 1.0, "nonlinearity": "lrelu", "num_channels": 3, "c_dim": 0, "img_channels": 3, "fused_modconv": True,
-    "normalize_latents": True, "demodulate": True,
+KNOWN = {  # settings that would make another network, and what they may be
+    "label_size": [0], "use_styles": [True], "use_noise": [True], "use_pixel_norm": [False], "use_instance_norm": [True],
+    "use_wscale": [True], "fmap_decay": [1], "nonlinearity": ["lrelu"], "num_channels": [3], "c_dim": [0], "img_channels": [3],
+    "fused_modconv": [True], "normalize_latents": [True], "demodulate": [True], "mbstd_group_size": [4], "mbstd_num_features": [1],
+    "mbstd_num_channels": [1], "architecture": ["skip", "resnet"],
 }  # fmt: skip
 
 
 def _check_settings(*settings):
     for said in settings:
         for name, value in (said or {}).items():
-            if name in EXPECTED and value != EXPECTED[name]:
-                raise ValueError(f"it was made with {name}={value!r}; the toolkit knows {EXPECTED[name]!r} only")
-            if name == "architecture" and value not in ("skip", "resnet"):
-                raise ValueError(f"architecture {value!r}; the toolkit knows skip (generator) and resnet (discriminator)")
+            if value not in KNOWN.get(name, [value]):
+                raise ValueError(f"it was made with {name}={value!r}; the toolkit knows {' and '.join(map(repr, KNOWN[name]))} only")
 
 
-def from_tensorflow(networks):
-    """The tuple (G, D, Gs) of an official TensorFlow pickle -> generator, discriminator."""
+def from_tensorflow(networks, role):
+    """The tuple (G, D, Gs) of an official TensorFlow pickle -> network."""
     _, d, gs = networks
-    variables = _variables(gs)
-    mean = variables.pop("dlatent_avg", None)
-    if mean is None:
-        raise ValueError("the variable dlatent_avg is missing")
     parts = gs.state["components"]
-    synthesis = _variables(parts["synthesis"])
-    _check_settings(gs.state.get("static_kwargs"), d.state.get("static_kwargs"))
+    synthesis = dict(parts["synthesis"].state["variables"])
     first = any("StyleMod" in name for name in synthesis)
-    kind, tables = ("stylegan1", (SG1, SG1_D)) if first else ("stylegan2", (SG2, SG2_D))
-    state = renamed(variables | synthesis | _variables(parts["mapping"]), tables[0])
-    state["mapping.w_avg"] = np.asarray(mean, np.float32)
-    G = _filled("Generator", _config(kind, state, "synthesis."), state)
-    side = G.resolution
-    critic = renamed(_variables(d), tables[1], R=side)
-    return G, _filled("Discriminator", _config(kind, critic, ""), critic)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# StyleGAN2-ADA-PyTorch
+    kind = "stylegan1" if first else "stylegan2"
+    said = (gs if role == "generator" else d).state.get("static_kwargs") or {}
+    if role == "discriminator":
+        _check_settings(said)
+        side = max(int(m[1]) for m in (re.match(r"(\d+)x", name) for name in synthesis) if m)
+        state = renamed(dict(d.state["variables"]), TENSORFLOW_D, side)
+        return _filled(role, _config(kind, state, "", said.get("conv_clamp")), state)
+    _check_settings(said, *(parts[p].state.get("static_kwargs") for p in ("synthesis", "mapping")))
+    variables = dict(gs.state["variables"])
+    if "dlatent_avg" not in variables:
+        raise ValueError("the variable dlatent_avg is missing")
+    mean = np.array(_numpy(variables.pop("dlatent_avg")))
+    state = renamed(variables | synthesis | dict(parts["mapping"].state["variables"]), SG1 if first else SG2)
+    return _filled(role, _config(kind, state, "synthesis.", said.get("conv_clamp")), state | {"mapping.w_avg": mean})
 
 
 def _flatten(module, prefix=""):
-    """A module's parameters and buffers by their full names."""
-    found = {}
-    for group in ("_parameters", "_buffers"):
-        for name, value in (module.state.get(group) or {}).items():
-            if value is not None:
-                found[prefix + name] = value
+    """The parameters and buffers of a StyleGAN2-ADA-PyTorch module by their full names."""
+    own = {**(module.state.get("_parameters") or {}), **(module.state.get("_buffers") or {})}
+    found = {prefix + name: value for name, value in own.items() if value is not None}
     for name, child in (module.state.get("_modules") or {}).items():
         found |= _flatten(child, f"{prefix}{name}.")
     return found
 
 
-def _without_filters(state):
-    """Drop the constant [1, 3, 3, 1] filters, once they are seen to be just that."""
-    k = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
-    for name in [n for n in state if n.endswith("resample_filter")]:
-        value = np.asarray(state.pop(name))
-        if value.shape != (4, 4) or np.abs(value - k).max() > 1e-4:
-            raise ValueError(f"{name} is another filter than [1, 3, 3, 1]")
-    return state
-
-
-def from_ada(state, kind, key, clamp=None):
+def from_ada(state, role, clamp=None):
     """A state dict with StyleGAN2-ADA-PyTorch's names (which are ours) -> network."""
-    import dataclasses
-
-    state = {n: np.asarray(v, np.float32) for n, v in _without_filters(dict(state)).items()}
-    config = dataclasses.replace(_config(kind, state, key), conv_clamp=clamp)
-    return _filled("Generator" if key else "Discriminator", config, state)
+    table = [(r"(?:.*\.)?resample_filter", None, _filter(1, 3, 3, 1)), (r".*", r"\g<0>", SAME)]
+    state = renamed(state, table)
+    return _filled(role, _config("stylegan2", state, "synthesis." if role == "generator" else "", clamp), state)
 
 
-def from_ada_pickle(data):
-    G, D = data["G_ema"], data.get("D")
-    if not isinstance(G, Module) or "Generator" not in G.class_name:
-        raise ValueError("G_ema is no generator")
-    settings = G.state.get("_init_kwargs") or {}
-    synthesis = settings.get("synthesis_kwargs") or {}
-    state = _flatten(G)
+def from_ada_pickle(data, role):
+    """The dict of an official StyleGAN2-ADA-PyTorch pickle -> network, or None where it has none of that role."""
+    module = data.get("G_ema" if role == "generator" else "D")
+    if module is None:
+        return None
+    if not isinstance(module, Module) or role.title() not in module.class_name:
+        raise ValueError(f"what should be the {role} is something else")
+    settings = module.state.get("_init_kwargs") or {}
+    inner = settings.get("synthesis_kwargs") or {}
+    state = _flatten(module)
     if any(re.match(r"synthesis\.L\d", name) for name in state):
         raise ValueError("a StyleGAN3 generator; the toolkit knows StyleGAN1 and StyleGAN2")
-    _check_settings(settings, synthesis)
-    generator = from_ada(state, "stylegan2", "synthesis.", synthesis.get("conv_clamp"))
-    if D is None:
-        return generator, None
-    said = D.state.get("_init_kwargs") or {}
-    _check_settings(said)
-    return generator, from_ada(_flatten(D), "stylegan2", "", said.get("conv_clamp"))
+    _check_settings(settings, inner, settings.get("epilogue_kwargs"))
+    return from_ada(state, role, inner.get("conv_clamp", settings.get("conv_clamp")))
+
+
+def from_safetensors(path, role):
+    """A `.safetensors` file that says it has StyleGAN2-ADA-PyTorch's names -> network or None, metadata."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, "pt") as f:
+            said = f.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"not a readable .safetensors file ({error}); is it whole?") from None
+    if said.get("format"):
+        raise ValueError("this is a checkpoint of this toolkit already; use it as it is")
+    if said.get("names") != "stylegan2-ada-pytorch":
+        raise ValueError("a .safetensors file whose metadata do not say names: stylegan2-ada-pytorch")
+    if role != ("discriminator" if said.get("kind", "").endswith("discriminator") else "generator"):
+        return None, {}
+    meta = {k: said[k] for k in ("source", "license", "data") if k in said}
+    if "alignment" in said:
+        meta["alignment"] = json.loads(said["alignment"])
+    return from_ada(load_file(path), role), meta
+
+
+def from_pt(data, role):
+    """What a `.pt` of lernapparat, LatentEditor (StyleGAN1) or rosinality (StyleGAN2) holds -> network or None, metadata."""
+    if not isinstance(data, dict):
+        raise ValueError("a PyTorch file, but of no StyleGAN that the toolkit knows; it holds no dict")
+    if any(str(name).startswith("g_synthesis.") for name in data):
+        G, D, kind, tables = data, None, "stylegan1", (LERNAPPARAT, LERNAPPARAT_D)
+    elif "fromrgb.weight" in data:
+        G, D, kind, tables = None, data, "stylegan1", (LERNAPPARAT, LERNAPPARAT_D)
+    elif "g_ema" in data or "input.input" in data:
+        G, D, kind, tables = data.get("g_ema", data), data.get("d"), "stylegan2", (ROSINALITY, ROSINALITY_D)
+        G = G | {"latent_avg": data["latent_avg"]} if data.get("latent_avg") is not None else G
+    else:
+        raise ValueError(f"a PyTorch file, but of no StyleGAN that the toolkit knows; it holds {', '.join(map(str, list(data)[:4]))}, ...")
+    if (G if role == "generator" else D) is None:
+        return None, {}
+    if role == "generator":
+        state = renamed(G, tables[0])
+        config = _config(kind, state, "synthesis.")
+        said = _draw(config, state)
+        return _filled(role, config, state), {"estimated": said}
+    halvings = sum(1 for name in D if re.fullmatch(r"convs\.\d+\.skip\.1\.weight|\d+x\d+\.conv0\.weight", name))
+    sides = [4 << i for i in range(halvings, -1, -1)]
+    state = renamed(D, tables[1], *sides)
+    return _filled(role, _config(kind, state, ""), state), {}
+
+
+SAMPLES = 10_000  # for the mean latent: its standard error is 1% of the spread of w
+
+
+def _draw(config, state):
+    """Add to `state` what `.pt` files leave out, drawn with seed 0: the mean latent, the noise maps. Returns what, in words, or None."""
+    import torch
+
+    from stylegan_layers import Generator, Mapping
+
+    said = []
+    if "mapping.w_avg" not in state:
+        state["mapping.w_avg"] = np.zeros(config.w_dim, np.float32)
+        mapping = _filled(Mapping, config, {n.removeprefix("mapping."): v for n, v in state.items() if n.startswith("mapping.")}).double()
+        z = np.random.RandomState(0).standard_normal((SAMPLES, config.z_dim))
+        with torch.no_grad():  # in float64, so that every machine comes to the same float32
+            total = sum(mapping(torch.from_numpy(part)).sum(0) for part in np.array_split(z, 20))
+        state["mapping.w_avg"] = (total / SAMPLES).float().numpy()
+        said.append(f"mean latent: estimated from {SAMPLES} samples, seed 0")
+    with torch.device("meta"):
+        maps = [(n, tuple(v.shape)) for n, v in Generator(config).state_dict().items() if n.endswith("noise_const")]
+    if not any(name in state for name, _ in maps):
+        rng = np.random.RandomState(0)
+        state |= {name: rng.standard_normal(shape).astype(np.float32) for name, shape in maps}
+        said.append("noise maps: drawn, seed 0")
+    return "; ".join(said) or None
 
 
 def _filled(role, config, state):
-    """Build the network and fill it; every tensor must be there, fit and be finite."""
+    """Build a network and fill it; every tensor must be there, fit and be finite."""
     import torch
 
     import stylegan_layers
 
-    network = getattr(stylegan_layers, role)(config)
+    with torch.device("meta"):  # shapes only: the file's values come in their place
+        network = (getattr(stylegan_layers, role.title()) if isinstance(role, str) else role)(config)
     wanted = network.state_dict()
     bad = [f"{n} is missing" for n in wanted.keys() - state.keys()] + [f"{n} is left over" for n in state.keys() - wanted.keys()]
     bad += [f"{n} is {list(state[n].shape)}, not {list(wanted[n].shape)}" for n in wanted.keys() & state.keys()
@@ -424,67 +599,66 @@ def _filled(role, config, state):
     if not bad:
         bad = [f"{n} holds NaN or infinity" for n in wanted if not np.isfinite(state[n]).all()]
     if bad:
-        raise ValueError(f"{role.lower()}: {'; '.join(sorted(bad)[:4])}" + (f" and {len(bad) - 4} more" if len(bad) > 4 else ""))
-    network.load_state_dict({n: torch.from_numpy(np.array(v)) for n, v in state.items()})
+        raise ValueError(f"{role}: {'; '.join(sorted(bad)[:4])}" + (f" and {len(bad) - 4} more" if len(bad) > 4 else ""))
+    network.load_state_dict({n: torch.from_numpy(v) for n, v in state.items()}, assign=True)
     return network
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The script
 
+LEGACY_PT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how PyTorch's files of before 2020 begin: a pickled magic number
+BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, MemoryError, OverflowError, RuntimeError,
+          pickle.UnpicklingError)  # fmt: skip
+CUT = re.compile("not enough data|exhausted|Ran out|truncated|expected|central directory|EOF")  # how Python and PyTorch say it
 
-def convert(path):
-    """Any checkpoint that is known -> generator, discriminator (each may be None), metadata.
+
+def convert(path, role="generator"):
+    """One network of any checkpoint that is known.
+
+    Args:
+        role: "generator" (the averaged one where there are several) or "discriminator".
+
+    Returns:
+        The network, or None when the file has none of that role; and metadata, a dict.
 
     Raises:
-        ValueError: says what the file is, or what is wrong with it.
+        ValueError: says what the file is, or what is wrong with it. Nothing that it names was run.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give a file, or one of {', '.join(n for n in model_zoo.DOWNLOADS if n.startswith('style'))}")
+        names = ", ".join(n for n in model_zoo.DOWNLOADS if n.startswith("style"))
+        raise ValueError(f"{path}: no such file; give a file, or one of {names}")
+    try:
+        return _convert(path, role)
+    except BROKEN as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else cli.one_line(error)
+    foreign = re.search(r"GLOBAL ([\w.]+)", reason)  # PyTorch's own words advise to load it without protection
+    reason = f"it names {foreign[1]}, which no StyleGAN file needs; nothing of it was run" if foreign else reason[:300]
+    raise ValueError(f"{path}: {'the file is cut off: download it again; ' if CUT.search(reason) else ''}{reason}")
+
+
+def _convert(path, role):
     with open(path, "rb") as f:
         start = f.read(200)
     if not start:
-        raise ValueError(f"{path}: an empty file; download it again")
+        raise ValueError("an empty file; download it again")
     if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` where it came from")
+        raise ValueError("a Git LFS pointer, not the file itself; run `git lfs pull` where it came from")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise ValueError(f"{path}: a web page saved under this name; open the link in a browser and save the file itself")
+        raise ValueError("a web page saved under this name; open the link in a browser and save the file itself")
     if path.suffix == ".safetensors":
-        return _convert_safetensors(path)
-    if start[:2] == b"PK":
-        raise ValueError(f"{path}: a PyTorch .pt file; this version reads official pickles and .safetensors only")
+        return from_safetensors(path, role)
+    if start[:2] == b"PK" or start.startswith(LEGACY_PT):
+        return from_pt(read_pt(path), role)
     if start[:1] != b"\x80":
-        raise ValueError(f"{path}: neither a pickle nor a .safetensors file")
-    data = read_pickle(path)
-    try:
-        if isinstance(data, tuple) and len(data) == 3 and all(type(n) is Stub for n in data):
-            return *from_tensorflow(data), {}
-        if isinstance(data, dict) and "G_ema" in data:
-            return *from_ada_pickle(data), {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else cli.one_line(error)
-        raise ValueError(f"{path}: {what}") from None
-    raise ValueError(f"{path}: a pickle, but of no StyleGAN that the toolkit knows (neither (G, D, Gs) nor a dict with G_ema)")
-
-
-def _convert_safetensors(path):
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    with safe_open(path, "pt") as f:
-        said = f.metadata() or {}
-    if said.get("format"):
-        raise ValueError(f"{path}: this is a checkpoint of this toolkit already; use it as it is")
-    if said.get("names") != "stylegan2-ada-pytorch":
-        raise ValueError(f"{path}: a .safetensors file whose metadata do not say names: stylegan2-ada-pytorch")
-    meta = {k: said[k] for k in ("source", "license", "data") if k in said}
-    if "alignment" in said:
-        meta["alignment"] = json.loads(said["alignment"])
-    state = {k: v.numpy() for k, v in load_file(path).items()}
-    if said.get("kind", "").endswith("discriminator"):
-        return None, from_ada(state, "stylegan2", ""), meta
-    return from_ada(state, "stylegan2", "synthesis."), None, meta
+        raise ValueError("neither a pickle, a PyTorch file nor a .safetensors file")
+    data = Reader(path).load()
+    if isinstance(data, tuple) and len(data) == 3 and all(type(n) is Stub for n in data):
+        return from_tensorflow(data, role), {}
+    if isinstance(data, dict) and "G_ema" in data:
+        return from_ada_pickle(data, role), {}
+    raise ValueError("a pickle, but of no StyleGAN that the toolkit knows (neither (G, D, Gs) nor a dict with G_ema)")
 
 
 def main(argv):
@@ -498,17 +672,23 @@ def main(argv):
         item = model_zoo.DOWNLOADS[source]
         meta = {"license": item.license, "source": item.url, "perceptual": "vgg16", "alignment": model_zoo.FFHQ_ALIGNMENT}
         source = model_zoo.fetch(source, lambda done, total: print(f"\r{done >> 20} MB", end="", file=sys.stderr))
-    G, D, said = convert(source)
-    meta = {"source": Path(args.source).name} | meta | said
+    meta = {"source": Path(args.source).name} | meta
+    G, said = convert(source)
+    if G is None and not args.discriminator:
+        raise ValueError(f"{args.source}: no generator is in it; with --discriminator FILE its discriminator is written")
     if G is not None:
         out = Path(args.out or model_zoo.HERE / "weight_files" / f"{Path(args.source).stem}.safetensors")
-        sha = model_zoo.save(out, G, **meta)
+        sha = model_zoo.save(out, G, **meta | said)
         count = sum(p.numel() for p in G.parameters())
         print(f"{out}: {G.kind}, {G.resolution}x{G.resolution}, {G.num_ws} layers, {count:,} parameters, sha256 {sha}")
+        if said.get("estimated"):
+            print(f"{out}: not in the source: {said['estimated']}")
     if args.discriminator:
+        del G  # one network at a time
+        D, said = convert(source, "discriminator")
         if D is None:
             raise ValueError(f"{args.source}: no discriminator is in it")
-        print(f"{args.discriminator}: discriminator, sha256 {model_zoo.save(args.discriminator, D, **meta)}")
+        print(f"{args.discriminator}: discriminator, sha256 {model_zoo.save(args.discriminator, D, **meta | said)}")
     return 0
 
 
