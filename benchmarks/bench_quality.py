@@ -1,0 +1,94 @@
+"""Loss and PSNR against steps and seconds: our defaults, LatentEditor's recipe, NVIDIA's projector's, on the same images.
+
+    python -m benchmarks.bench_quality --data faces.zip --count 10
+
+Held-out images of the data file, one batch, the bundled generator (or --weight_file), the same distance for all. How many of our
+steps, and what share of its time, reach the loss that LatentEditor's recipe has after 1000? Each of our rows is a run
+of its own, since the schedule depends on its length. Writes benchmarks/quality.json and quality.png.
+"""
+
+import json
+import time
+
+import torch
+
+import cli
+import files
+import model_zoo
+import projection
+from benchmarks.bench_step import machine
+from training import data
+
+BUDGETS = (50, 75, 100, 150, 250, 500, 1000)
+RECIPES = {
+    "LatentEditor": {"init": "zeros", "lr": 0.01, "schedule": "constant", "iteration": 1000},
+    "NVIDIA projector (W)": {"init": "mean", "space": "w", "lr": 0.1, "schedule": "cosine", "iteration": 1000},
+} | {f"ours, {n} steps": {"iteration": n} for n in BUDGETS}
+
+
+def run(G, distance, targets, options):
+    """[(step, seconds, median loss)], then the losses and PSNRs [N] of the result."""
+    curve, began = [], time.perf_counter()
+
+    def callback(step, losses):
+        curve.append((step, time.perf_counter() - began, losses.median().item()))
+
+    found = projection.project(G, distance, targets, projection.Config(check_every=5, **options), callback)
+    with torch.no_grad():
+        error = (G.synthesis(found.ws).clamp(-1, 1) - targets).square().flatten(1).mean(1)
+    return curve, found.loss, 10 * torch.log10(4 / error)
+
+
+def plot(results, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    for name, row in results.items():
+        steps, seconds, losses = zip(*row["curve"], strict=True)
+        axes[0].plot(steps, losses, label=name)
+        axes[1].plot(seconds, losses, label=name)
+    for axis, label in zip(axes, ("step", "seconds (the whole batch)"), strict=True):
+        axis.set(xlabel=label, ylabel="median loss", yscale="log", xscale="log")
+    axes[1].legend(fontsize=7)
+    with files.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=100, bbox_inches="tight")
+
+
+def main(argv):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--data", required=True, help="folder, .zip or .tar of aligned faces")
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--only", nargs="+", help=f"of: {', '.join(RECIPES)}")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of projection.Config to try in our rows")
+    parser.add_argument("--out", default="benchmarks/quality.json")
+    cli.add_model_flags(parser)
+    args = parser.parse_args(argv)
+    device = cli.device(args.device)
+    G = model_zoo.load_generator(args.weight_file, device)
+    _, images = data.load(args.data, G.resolution)
+    held = images[data.split(len(images))[1]]
+    targets = (held[torch.linspace(0, len(held) - 1, args.count).long()].float() / 127.5 - 1).to(device)
+    distance = model_zoo.load_distance(G.meta["perceptual"] or "vgg16", device)
+    settings = {k: type(getattr(projection.Config(), k))(v) for k, v in (s.split("=") for s in args.set)}
+    results, bar = {}, None
+    for name, options in RECIPES.items():
+        if args.only and name not in args.only:
+            continue
+        curve, losses, psnr = run(G, distance, targets, options | (settings if name.startswith("ours") else {}))
+        results[name] = row = {"steps": options["iteration"], "seconds": round(curve[-1][1], 1), "loss": losses.median().item(),
+                               "psnr": psnr.median().item(), "curve": curve}  # fmt: skip
+        if name == "LatentEditor":
+            bar = losses
+        if bar is not None:
+            row["as good as LatentEditor"] = (losses <= bar).float().mean().item()
+        print(name, json.dumps({k: v for k, v in row.items() if k != "curve"}), flush=True)
+    with files.atomic(args.out) as temporary:
+        temporary.write_text(json.dumps({"machine": machine(), "generator": G.meta["hash"], "rows": results}, indent=1), encoding="utf-8")
+    plot(results, args.out.removesuffix(".json") + ".png")
+
+
+if __name__ == "__main__":
+    cli.run(main)
