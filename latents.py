@@ -1,6 +1,11 @@
-"""Latent files: `.npy`, float32, [1, L, 512], with a `.json` beside it that says how it was made."""
+"""Latent files: `.npy`, float32, [1, L, 512], with a `.json` beside it that says how it was made.
+
+Where noise maps were optimised too, they lie beside it as `.noise.npz`: "0", "1", ... for each layer of
+`G.synthesis.layers()`, float32 [1, 1, r, r]; a key is absent where the map is the generator's own.
+"""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +43,9 @@ def load(path, G=None, force=False):
         return ws
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent")
+        raise ValueError(
+            f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent"
+        )
     made_by = info(path).get("generator_hash")
     own = getattr(G, "meta", {}).get("hash")
     if made_by and own and made_by != own and not force:
@@ -73,14 +80,84 @@ def info(path):
     return said if isinstance(said, dict) else {}
 
 
-def save(path, ws, info=None):
-    """Write ws [N, L, 512] as float32 to `path`, and `info` (a dict) to the `.json` beside it; each whole or not at all."""
+def save(path, ws, info=None, noise=None):
+    """Write a latent and what lies beside it; each file whole or not at all, the latent last.
+
+    Args:
+        ws: [N, L, 512], written as float32 to `path`.
+        info: a dict, for the `.json`.
+        noise: as `save_noise`; None removes the maps of an older latent of this name, which are not this one's.
+    """
     path = Path(path)
+    save_noise(path, noise)
     if info is not None:
         with files.atomic(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
     with files.atomic(path) as temporary, open(temporary, "wb") as f:
         np.save(f, ws.detach().cpu().numpy().astype(np.float32))
+
+
+def noise_path(path):
+    """The file of a latent's noise maps: NAME.npy -> NAME.noise.npz."""
+    return Path(path).with_suffix(".noise.npz")
+
+
+def changed(maps, G):
+    """Noise maps as `save_noise` takes them: None in place of those that are the generator's own."""
+    if maps is None:
+        return None
+    own = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
+    return [None if torch.equal(m, o) else m for m, o in zip(maps, own, strict=True)]
+
+
+def save_noise(path, maps):
+    """Write noise maps beside the latent `path`.
+
+    Args:
+        maps: list of [1, 1, r, r], one a layer, with None where the map is the generator's own; None: remove the file.
+    """
+    target = noise_path(path)
+    if maps is None:
+        target.unlink(missing_ok=True)
+        return
+    arrays = {str(i): m.detach().cpu().numpy().astype(np.float32) for i, m in enumerate(maps) if m is not None}
+    with files.atomic(target) as temporary, open(temporary, "wb") as f:
+        np.savez_compressed(f, **arrays)
+
+
+def load_noise(path, G):
+    """The noise maps beside a latent.
+
+    Args:
+        path: of the latent, a `.npy`.
+
+    Returns:
+        list of float32 [1, 1, r, r], one a layer, for `G.synthesis(ws, noise=...)`; None when there is no such file.
+
+    Raises:
+        ValueError: unreadable, or of another generator: unknown keys, other shapes, NaN or infinity.
+    """
+    target, layers = noise_path(path), G.synthesis.layers()
+    if not target.is_file():
+        return None
+    try:
+        with np.load(target, allow_pickle=False) as data:
+            arrays = {key: np.asarray(data[key]) for key in data}
+    except (ValueError, EOFError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{target}: not noise maps ({error}); encode again, or remove it") from None
+    maps = [layer.noise_const[None, None] for layer in layers]
+    for key, array in arrays.items():
+        if not key.isdecimal() or int(key) >= len(layers):
+            raise ValueError(
+                f"{target}: holds {key!r}; this generator has maps 0 to {len(layers) - 1}"
+            )
+        want = maps[int(key)].shape
+        if array.dtype.kind != "f" or array.shape != want:
+            raise ValueError(f"{target}: map {key} is {array.dtype} {list(array.shape)}; this generator takes float32 {list(want)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{target}: map {key} holds NaN or infinity; encode again, or remove it")
+        maps[int(key)] = torch.from_numpy(array.astype(np.float32)).to(maps[int(key)].device)
+    return maps
 
 
 def layer_range(text, num_ws):
