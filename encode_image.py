@@ -21,13 +21,6 @@ import media
 import model_zoo
 import projection
 
-DISTANCES = {
-    "bundled": "first stages of EfficientNet-lite0, comes with the project",
-    "vgg16": "torchvision's VGG16 (downloaded once), Image2StyleGAN's layers",
-    "lpips": "LPIPS on VGG16 (downloaded once)",
-    "none": "mean squared error alone",
-}
-
 
 def flags():
     config = projection.Config()
@@ -45,7 +38,7 @@ def flags():
     p.add_argument("--schedule", default=config.schedule, choices=projection.SCHEDULES)
     p.add_argument("--lambda_mse", type=float, default=config.lambda_mse)
     p.add_argument("--lambda_percep", type=float, default=config.lambda_percep)
-    p.add_argument("--perceptual", choices=DISTANCES, help="distance (default: what the generator's checkpoint names)")
+    p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance (default: what the generator's checkpoint names)")
     p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all)")
     p.add_argument("--early_stop", action="store_true", help="stop when the loss no longer falls")
     p.add_argument("--resume", action="store_true", help="skip images whose latent is there already")
@@ -54,39 +47,11 @@ def flags():
     return p
 
 
-def distance_of(name):
-    """A name of DISTANCES -> the distance, or None."""
-    import perceptual_model
-
-    if name == "none":
-        return None
-    if name == "bundled":
-        return perceptual_model.load_features(model_zoo.BUNDLED["features"])
-    return _vgg(perceptual_model.LPIPS() if name == "lpips" else perceptual_model.VGG16(), name)
-
-
-def _vgg(distance, name):
-    import torch
-    import torchvision
-
-    try:
-        weights = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
-    except OSError as error:
-        raise OSError(f"--perceptual {name}: VGG16 could not be downloaded ({error}); use --perceptual bundled") from None
-    distance.load_torchvision(weights)
-    if name == "lpips":
-        import lpips
-
-        distance.load_linear(torch.load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", weights_only=True, map_location="cpu"))
-    return distance
-
-
 def sources(args):
     """The images to encode."""
     if not args.src_im:
         return media.list_images(args.src_dir)
-    inside = Path(args.src_dir) / args.src_im
-    return [inside if inside.is_file() else Path(args.src_im)]
+    return [media.find(args.src_im, args.src_dir)]
 
 
 def measures(picture, target):
@@ -147,8 +112,7 @@ def main(argv):
     if args.resolution not in (None, G.resolution):
         raise ValueError(f"--resolution {args.resolution}: this generator makes {G.resolution}x{G.resolution}")
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    distance = distance_of(args.perceptual)
-    distance = None if distance is None else distance.to(device)
+    distance = model_zoo.load_distance(args.perceptual, device)
     init = args.init if args.init in projection.INITS else latents.load(args.init, G, args.force)
     config = projection.Config(
         iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
