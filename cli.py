@@ -50,6 +50,30 @@ def add_run_flags(parser):
     parser.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
 
 
+def add_noise_flag(parser):
+    """Add --no_saved_noise."""
+    parser.add_argument("--no_saved_noise", action="store_true", help="leave out the noise maps saved beside a latent (NAME.noise.npz)")
+
+
+def noise_of(path, G, args):
+    """The noise maps that were optimised with a latent, list of [1, 1, r, r], said on stderr; None: the generator's own.
+
+    Args:
+        path: the latent's file; its noise is NAME.noise.npz beside it.
+        args: has `no_saved_noise` and `quiet`.
+
+    Raises:
+        ValueError, OSError: the file is not noise of this generator.
+    """
+    import latents
+
+    load = getattr(latents, "load_noise", None)
+    maps = load(path, G) if load and not args.no_saved_noise else None
+    if maps is not None and not args.quiet:
+        print(f"{path}: rendered with the noise saved beside it", file=sys.stderr, flush=True)
+    return maps
+
+
 def device(name):
     """`--device` -> torch.device; "auto" takes CUDA, then Apple's MPS, then the CPU.
 

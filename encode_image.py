@@ -30,13 +30,6 @@ import media
 import model_zoo
 import projection
 
-DISTANCES = {
-    "bundled": "first stages of EfficientNet-lite0, comes with the project",
-    "vgg16": "torchvision's VGG16 (downloaded once), Image2StyleGAN's layers",
-    "lpips": "LPIPS on VGG16 (downloaded once)",
-    "none": "mean squared error alone",
-}
-
 
 def flags():
     config = projection.Config()
@@ -54,7 +47,7 @@ def flags():
     p.add_argument("--schedule", default=config.schedule, choices=projection.SCHEDULES)
     p.add_argument("--lambda_mse", type=float, default=config.lambda_mse)
     p.add_argument("--lambda_percep", type=float, default=config.lambda_percep)
-    p.add_argument("--perceptual", choices=DISTANCES, help="distance (default: what the generator's checkpoint names)")
+    p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance (default: what the generator's checkpoint names)")
     p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the coarse half and the last two)")
     p.add_argument("--noise_iteration", type=int, default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)")
     p.add_argument("--noise_lr", type=float, default=config.noise_lr, help="their learning rate (default: %(default)s)")
@@ -75,39 +68,11 @@ def flags():
     return p
 
 
-def distance_of(name):
-    """A name of DISTANCES -> the distance, or None."""
-    import perceptual_model
-
-    if name == "none":
-        return None
-    if name == "bundled":
-        return perceptual_model.load_features(model_zoo.BUNDLED["features"])
-    return _vgg(perceptual_model.LPIPS() if name == "lpips" else perceptual_model.VGG16(), name)
-
-
-def _vgg(distance, name):
-    import torch
-    import torchvision
-
-    try:
-        weights = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
-    except OSError as error:
-        raise OSError(f"--perceptual {name}: VGG16 could not be downloaded ({error}); use --perceptual bundled") from None
-    distance.load_torchvision(weights)
-    if name == "lpips":
-        import lpips
-
-        distance.load_linear(torch.load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", weights_only=True, map_location="cpu"))
-    return distance
-
-
 def sources(args):
     """The images to encode."""
     if not args.src_im:
         return media.list_images(args.src_dir)
-    inside = Path(args.src_dir) / args.src_im
-    return [inside if inside.is_file() else Path(args.src_im)]
+    return [media.find(args.src_im, args.src_dir)]
 
 
 def measures(picture, target, known):
@@ -244,8 +209,7 @@ def main(argv):
     if args.resolution not in (None, G.resolution):
         raise ValueError(f"--resolution {args.resolution}: this generator makes {G.resolution}x{G.resolution}")
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    distance = distance_of(args.perceptual)
-    distance = None if distance is None else distance.to(device)
+    distance = model_zoo.load_distance(args.perceptual, device)
     config = configure(args, G, device)
     if args.resume:
         paths = [p for p in paths if not (Path(args.latent_dir) / f"{p.stem}.npy").is_file()]
@@ -258,7 +222,10 @@ def main(argv):
     for position, path in enumerate(paths):
         with failures.catch(path):
             image = media.load(path, G.resolution)
-            batch.append((path, image, masks.read(args.mask, G.resolution, image, args.invert_mask) if args.mask else None))
+            mask = masks.read(args.mask, G.resolution, image, args.invert_mask) if args.mask else None
+            if mask is not None and mask.max() <= 0.5:
+                raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
+            batch.append((path, image, mask))
         if batch and (len(batch) == args.batch_size or position == len(paths) - 1):
             base, count = progress.n, len(batch)
 

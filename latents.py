@@ -80,6 +80,35 @@ def info(path):
     return said if isinstance(said, dict) else {}
 
 
+def load_one(path, G=None, force=False):
+    """As `load`, of a file that must hold one latent: float32 [1, L, 512].
+
+    Raises:
+        ValueError, OSError: as `load`; and when it holds several.
+    """
+    ws = load(path, G, force)
+    if len(ws) != 1:
+        raise ValueError(f"{path}: holds {len(ws)} latents, and one is wanted here; write the one you mean into a file of its own")
+    return ws
+
+
+def mix(base, other, layers, amount=1.0):
+    """`base` with the chosen layers moved towards `other`'s: all the way (1) they are other's, bit for bit.
+
+    Args:
+        base, other: [N or 1, L, 512] each.
+        layers: list of layers, such as `layer_range` gives.
+        amount: 0 (base's) .. 1 (other's).
+
+    Returns:
+        [N, L, 512].
+    """
+    base, other = torch.broadcast_tensors(base, other)
+    mixed = base.clone()
+    mixed[:, layers] = torch.lerp(base[:, layers], other[:, layers], amount)
+    return mixed
+
+
 def save(path, ws, info=None, noise=None):
     """Write a latent and what lies beside it; each file whole or not at all, the latent last.
 
