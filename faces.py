@@ -13,14 +13,15 @@ DETECT_SIDE = 1000  # photographs are shrunk to this for detection: faces of 80 
 CROP_SIDE = 256  # an aligned crop is enlarged to this, and gets a border: the detector wants room around a face
 LEFT_EYE, RIGHT_EYE, MOUTH = slice(36, 42), slice(42, 48), (48, 54)
 
-# Of each part: its landmarks, and by how much their outline is enlarged. `face` and `hair` are made below.
+# Of each part: its landmarks, by how much what surrounds them is enlarged, and the least height of that, to its width. Parts
+# that may be flat, such as a closed mouth, are surrounded by an ellipse; the nose (least height 0) by its own outline.
 PARTS = {
-    "left_eye": ([*range(36, 42)], 1.8),
-    "right_eye": ([*range(42, 48)], 1.8),
-    "left_brow": ([*range(17, 22)], 1.5),
-    "right_brow": ([*range(22, 27)], 1.5),
-    "nose": ([*range(27, 36)], 1.3),
-    "mouth": ([*range(48, 60)], 1.4),
+    "left_eye": ([*range(36, 42)], 1.8, 0.7),
+    "right_eye": ([*range(42, 48)], 1.8, 0.7),
+    "left_brow": ([*range(17, 22)], 1.4, 0.4),
+    "right_brow": ([*range(22, 27)], 1.4, 0.4),
+    "nose": ([*range(27, 36)], 1.4, 0.0),
+    "mouth": ([*range(48, 60)], 1.3, 0.5),
 }
 GROUPS = {"eyes": ("left_eye", "right_eye"), "brows": ("left_brow", "right_brow")}
 MADE = {"face": "from the chin to the middle of the forehead", "hair": "what lies outside of the face, above the mouth"}
@@ -97,16 +98,15 @@ def draw_part(name, landmarks, size):
         return _filled(np.concatenate([landmarks[:17], landmarks[17:27] + 0.5 * up]), size)
     if name not in PARTS:
         raise ValueError(f"part {name!r}; known are {', '.join(NAMES)}")
-    points, factor = PARTS[name]
+    points, factor, flattest = PARTS[name]
     outline = landmarks[points]
     low, high = outline.min(0), outline.max(0)
-    middle = (low + high) / 2
-    grown = middle + (outline - middle) * factor
-    if name.endswith(("eye", "brow")):  # flat outlines: an ellipse around them is what is meant
-        turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        half = np.maximum((high - low) / 2 * factor, 0.35 * (high[0] - low[0]))
-        grown = middle + np.stack([np.cos(turn), np.sin(turn)], 1) * half
-    return _filled(grown, size)
+    middle, half = (low + high) / 2, (high - low) / 2 * factor
+    if not flattest:
+        return _filled(middle + (outline - middle) * factor, size)
+    half[1] = max(half[1], half[0] * flattest)
+    turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return _filled(middle + np.stack([np.cos(turn), np.sin(turn)], 1) * half, size)
 
 
 def _filled(points, size):
