@@ -283,7 +283,7 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
                 v.value.grad = gradient * v.moves
             optimiser.step()
             result.steps = first + step + 1
-            if show and config.show_every and step % config.show_every == 0:
+            if show and config.show_every and (first + step) % config.show_every == 0:
                 show(first + step, images.detach())
             if step % config.check_every == 0 or step == iteration - 1:
                 result.history.append((first + step, losses.detach().cpu()))
