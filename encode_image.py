@@ -109,10 +109,41 @@ class Steps:
                 self.videos[i].add(both.repeat(enlarged, 0).repeat(enlarged, 1))
 
 
-def finished(picture, target, mask):
-    """The photograph with the rendering where the mask is 0: uint8 [H, W, 3] and mask float [H, W] -> uint8 [H, W, 3]."""
-    mixed = mask[..., None] * target + (1 - mask[..., None]) * picture
-    return np.uint8(np.rint(mixed))
+def composite(picture, target, mask):
+    """The photograph with the rendering where the mask is 0, without a seam.
+
+    The rendering misses the photograph along the hole's edge; that difference, continued into the hole as smoothly as can be
+    (Laplace's equation; Perez et al. 2003, "Poisson image editing"), is added to it.
+
+    Args:
+        picture, target: uint8 [H, W, 3]. mask: float [H, W] in 0..1.
+
+    Returns:
+        uint8 [H, W, 3]; where the mask is 1, the photograph's pixels.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.linalg import splu
+
+    hole = mask < 0.5
+    missed = target.astype(np.float64) - picture
+    index, (ys, xs) = np.cumsum(hole).reshape(hole.shape) - 1, np.nonzero(hole)
+    count, edge = np.zeros(len(ys)), np.zeros((len(ys), 3))
+    rows, columns = [], []
+    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+        y, x = ys + dy, xs + dx
+        there = np.flatnonzero((y >= 0) & (y < hole.shape[0]) & (x >= 0) & (x < hole.shape[1]))
+        inside = hole[y[there], x[there]]
+        count[there] += 1
+        rows.append(there[inside])
+        columns.append(index[y[there[inside]], x[there[inside]]])
+        outer = there[~inside]
+        edge[outer] += missed[y[outer], x[outer]]
+    if len(ys) and edge.any():  # count * u - sum of neighbours in the hole = sum of neighbours on its edge
+        rows, columns, each = np.concatenate(rows), np.concatenate(columns), np.arange(len(ys))
+        system = coo_matrix((np.r_[count, -np.ones(len(rows))], (np.r_[each, rows], np.r_[each, columns])))
+        missed[hole] = splu(system.tocsc()).solve(edge)
+    mixed = mask[..., None] * target + (1 - mask[..., None]) * (picture + missed * hole[..., None])
+    return np.uint8(np.rint(mixed.clip(0, 255)))
 
 
 def settings_of(config):
@@ -148,7 +179,7 @@ def encode(G, distance, batch, config, args, bar):
                "steps": found.steps, "seconds": round(seconds, 1)}  # fmt: skip
         if found.diverged[i]:
             cli.warn(f"{path}: the loss stopped being finite; the best latent before that is kept (lower --lr?)")
-        media.save(Path(args.save_dir) / f"{path.stem}.png", finished(picture, target, known) if args.composite else picture)
+        media.save(Path(args.save_dir) / f"{path.stem}.png", composite(picture, target, known) if args.composite else picture)
         info = row | {"source": str(path), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"],
                       "perceptual": args.perceptual, "settings": settings, "stopped": found.stopped, "toolkit": cli.__version__,
                       "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip

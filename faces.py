@@ -3,6 +3,7 @@
 dlib's landmark model was trained on iBUG 300-W, which is for non-commercial use.
 """
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -62,8 +63,14 @@ def _landmark_model():
     return path
 
 
-def landmarks_of_crop(image, detector):
-    """68 landmarks [68, 2] of the face in an aligned crop, in its pixels; crops of 64 pixels suffice.
+@functools.cache
+def crop_detector():
+    """A `Detector` for aligned crops, where a face is known to be; read once, for 65 MB are."""
+    return Detector(min_score=-0.3)
+
+
+def landmarks_of_crop(image):
+    """68 landmarks [68, 2] of the face in an aligned crop (PIL RGB), in its pixels; crops of 64 pixels suffice.
 
     Raises:
         ValueError: no face found.
@@ -71,7 +78,7 @@ def landmarks_of_crop(image, detector):
     factor = max(1.0, CROP_SIDE / image.width)
     big = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
     border = round(0.3 * big.width)
-    found = detector(Image.fromarray(np.pad(np.asarray(big), ((border, border), (border, border), (0, 0)), "edge")))
+    found = crop_detector()(Image.fromarray(np.pad(np.asarray(big), ((border, border), (border, border), (0, 0)), "edge")))
     if not found:
         raise ValueError("no face found, so its parts are not known; draw the mask, or use ellipse: or box:")
     return (found[0][1] - border + 0.5) / factor - 0.5

@@ -95,9 +95,9 @@ def _part(name, size, images):
         raise ValueError(f"mask 'part:{name}'; known parts are {', '.join(faces.NAMES)}")
     if images is None:
         raise ValueError(f"mask 'part:{name}': there is no picture to find it in; draw the mask, or use ellipse: or box:")
-    detector, found = faces.Detector(min_score=-0.3), []
+    found = []
     for image in images:
         picture = media.to_pil(image)
-        marks = (faces.landmarks_of_crop(picture, detector) + 0.5) / picture.width
+        marks = (faces.landmarks_of_crop(picture) + 0.5) / picture.width
         found.append(faces.draw_part(name, marks, size))
     return torch.from_numpy(np.stack(found))[:, None].to(images.device)

@@ -2,11 +2,12 @@
 
     w* = argmin  lambda_percep * distance(M G(w, n), M x) + lambda_mse / N * |M (G(w, n) - x)|^2
                  + lambda_style * styles(M_s G(w, n), M_s y) + lambda_start * mean (w - w0)^2
-    n* = argmin  1 / N * |M_n (G(w*, n) - x)|^2 + lambda_noise * mean (strength (n - n0))^2
+    n* = argmin  1 / N * |G(w*, n) - (M_n x + (1 - M_n) G(w*, n0))|^2 + lambda_noise * mean (strength (n - n0))^2
 
 Image2StyleGAN (Abdal et al. 2019) is the first line without masks; Image2StyleGAN++ (Abdal et al. 2020) adds the masks M,
 the style term and the noise maps n, moved one after the other and not jointly. Its second image, wanted where M is 0, is
-not a term here: for the squared error it equals a target that is put together from both images.
+not a term here: for the squared error it equals a target that is put together from both images. So it is in the noise
+stage, where the second image is what w* renders: convolutions carry noise over the mask's edge, and this holds it there.
 
 Several images are optimised together, each on its own: losses are summed, Adam's steps are per value, and each image
 keeps its own best latent.
@@ -16,7 +17,6 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 
 SPACES = {"w+": "one w per layer", "w": "one w for all layers", "z": "the input of the mapping network"}
 INITS = {"mean": "the mean latent", "zeros": "zeros (LatentEditor)", "uniform": "uniform in [-1, 1]", "z": "the mapping of a random z"}
@@ -39,6 +39,7 @@ class Config:
     lambda_percep: float = 1.0
     lambda_style: float = 1.0  # counts where the goal has a style image
     lambda_start: float = 0.0  # holds the latent near the one it starts from
+    lambda_prior: float = 0.0  # holds each layer's w where the mapping network puts w
     layers: list | None = None  # the W+ layers that may move; None: all
     noise: object = "const"  # what the maps are, or start from: "const", "none", "random", or a list of maps [N or 1, 1, r, r]
     noise_iteration: int = 0  # steps of the noise maps alone, after the latent
@@ -60,7 +61,7 @@ class Goal:
 
     image: torch.Tensor  # x, [N, 3, R, R]
     mask: torch.Tensor | None = None  # M: where the rendering must look like the image
-    noise_mask: torch.Tensor | None = None  # M_n: where the noise stage works; None: M
+    noise_mask: torch.Tensor | None = None  # M_n: where the noise stage works, the rest keeping what w renders; None: M
     style: torch.Tensor | None = None  # y: the image whose texture is wanted
     style_mask: torch.Tensor | None = None  # M_s: where
 
@@ -177,7 +178,7 @@ class NoiseMaps:
     below NO_STRENGTH keep their map.
     """
 
-    def __init__(self, G, config, count, mask, device):
+    def __init__(self, G, config, count, device):
         layers = G.synthesis.layers()
         if config.noise == "random":
             raise ValueError("random noise cannot be optimised: start from const, none or a list of maps")
@@ -193,9 +194,9 @@ class NoiseMaps:
         self.variables = []
         for i in self.strength:
             r = layers[i].resolution
-            moves = torch.ones(1, 1, 1, 1, device=device) if mask is None else F.adaptive_avg_pool2d(mask, r)
+            value = torch.zeros(count, 1, r, r, device=device)
             # the gradients of a mean over 3 million pixels are as small as Adam's usual eps
-            self.variables.append(Variable(torch.zeros(count, 1, r, r, device=device), config.noise_lr, moves, eps=1e-12))
+            self.variables.append(Variable(value, config.noise_lr, torch.ones((), device=device), eps=1e-12))
 
     def maps(self):
         """list of [N or 1, 1, r, r], one a layer, as `G.synthesis` takes them."""
@@ -208,6 +209,30 @@ class NoiseMaps:
         """[N]: the mean square of what was added, over all pixels of all maps."""
         values = torch.cat([v.value.flatten(1) for v in self.variables], 1)
         return values.square().mean(1)
+
+
+class Prior:
+    """How far w lies from where the mapping network puts it: the mean square of its whitened coordinates, 1 for a typical w.
+
+    Whitened after undoing the mapping's last leaky ReLU, where w is nearly Gaussian (Zhu et al. 2020, "Improved StyleGAN
+    embedding: where are the good latents?").
+    """
+
+    def __init__(self, G, device, count=8192):
+        z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+        with torch.no_grad():
+            x = self.undo(G.mapping(z))
+        self.mean = x.mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov(x.T))
+        self.whiten = vectors / values.clamp(min=values.max() * 1e-4).sqrt()  # [512, 512]
+
+    @staticmethod
+    def undo(w):
+        return torch.where(w < 0, 5 * w, w)
+
+    def __call__(self, ws):
+        """ws [N, L, 512] -> [N]"""
+        return ((self.undo(ws) - self.mean) @ self.whiten).square().flatten(1).mean(1)
 
 
 def objective(G, distance, goal, config):
@@ -257,6 +282,13 @@ class Best:
     def restore(self):
         for v, kept in zip(self.variables, self.values, strict=True):
             v.value.copy_(kept)
+
+
+@torch.no_grad()
+def noise_goal(G, goal, ws, maps, config):
+    """What the noise stage aims at: the image where its mask is 1, what ws renders where it is 0."""
+    mask = goal.mask if goal.noise_mask is None else goal.noise_mask
+    return Goal(goal.image if mask is None else torch.lerp(G.synthesis(ws, noise=maps, dtype=config.dtype), goal.image, mask))
 
 
 def descend(variables, evaluate, iteration, config, result, callback=None, show=None):
@@ -328,26 +360,26 @@ def project(G, distance, targets, config, callback=None, show=None):
     goal = targets if isinstance(targets, Goal) else Goal(targets)
     check(G, goal, config)
     n, device = len(goal.image), goal.image.device
-    noise_mask = goal.mask if goal.noise_mask is None else goal.noise_mask
-    noise = NoiseMaps(G, config, n, None if config.joint else noise_mask, device) if config.joint or config.noise_iteration else None
+    noise = NoiseMaps(G, config, n, device) if config.joint or config.noise_iteration else None
     value = start(G, config, n, device)
     latent = Variable(value, config.lr, movable(G, config, device) if config.space == "w+" else torch.ones((), device=device))
-    w0 = value.detach().clone()
+    w0, prior = value.detach().clone(), Prior(G, device) if config.lambda_prior else None
     losses_of, result = objective(G, distance, goal, config), Projection(ws=None, loss=None)
 
     def latent_losses():
-        losses, images = losses_of(to_ws(G, latent.value, config.space), noise.maps() if config.joint else config.noise)
+        ws = to_ws(G, latent.value, config.space)
+        losses, images = losses_of(ws, noise.maps() if config.joint else config.noise)
         if config.lambda_start:
             losses = losses + config.lambda_start * (latent.value - w0).square().flatten(1).mean(1)
+        if prior:
+            losses = losses + config.lambda_prior * prior(ws)
         return losses + config.lambda_noise * noise.drift() if config.joint else losses, images
 
     variables = [latent, *(noise.variables if config.joint else [])]
     result.loss = descend(variables, latent_losses, config.iteration, config, result, callback, show)
     result.ws = to_ws(G, latent.value.detach(), config.space).contiguous().clone()
     if config.noise_iteration and result.stopped != "Ctrl-C":
-        if config.joint:  # go on from what was found, where the noise mask allows
-            noise = NoiseMaps(G, replace(config, noise=[m.detach() for m in noise.maps()]), n, noise_mask, device)
-        pixels = objective(G, None, Goal(goal.image, noise_mask), replace(config, lambda_mse=1.0))
+        pixels = objective(G, None, noise_goal(G, goal, result.ws, noise.maps(), config), replace(config, lambda_mse=1.0))
 
         def noise_losses():
             losses, images = pixels(result.ws, noise.maps())
