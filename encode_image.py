@@ -125,7 +125,7 @@ def composite(picture, target, mask):
     from scipy.sparse.linalg import splu
 
     hole = mask < 0.5
-    missed = target.astype(np.float64) - picture
+    missed = np.where(hole[..., None], 0, target.astype(np.float64) - picture)
     index, (ys, xs) = np.cumsum(hole).reshape(hole.shape) - 1, np.nonzero(hole)
     count, edge = np.zeros(len(ys)), np.zeros((len(ys), 3))
     rows, columns = [], []
