@@ -9,7 +9,6 @@ Each face becomes ALIGNED/NAME_01.png, NAME_02.png, ... and a .json with its qua
 Faces are found with dlib's 68 landmarks; that model was trained on iBUG 300-W, which is for non-commercial use.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -19,9 +18,7 @@ from PIL import Image, ImageFilter
 import cli
 import files
 import media
-
-DETECT_SIDE = 1000  # photographs are shrunk to this for detection: faces of 80 pixels and more are found there
-LEFT_EYE, RIGHT_EYE, MOUTH = slice(36, 42), slice(42, 48), (48, 54)
+from faces import LEFT_EYE, MOUTH, RIGHT_EYE, Detector
 
 
 def face_quad(landmarks, scale=1.0, em_scale=0.1):
@@ -105,43 +102,11 @@ def paste_back(photo, edited, quad, feather=0.08):
     inverse = np.linalg.inv(np.stack([across, down], 1))
     offset = -inverse @ quad[0]
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
-    layers = [Image.fromarray(change[..., i]).transform(photo.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR) for i in range(3)]
+    layers = [
+        Image.fromarray(change[..., i]).transform(photo.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR) for i in range(3)
+    ]
     result = np.asarray(photo, np.float32) + np.stack([np.asarray(c) for c in layers], -1)
     return Image.fromarray(result.round().clip(0, 255).astype(np.uint8))
-
-
-class Detector:
-    """dlib's face detector and landmark model, loaded once."""
-
-    def __init__(self, shape_predictor=None, min_score=0.3):
-        try:
-            import dlib
-        except ImportError:
-            raise OSError("dlib is missing: pip install dlib-bin (or pass --landmarks FILE.json)") from None
-        self.detect, self.min_score = dlib.get_frontal_face_detector(), min_score
-        self.predict = dlib.shape_predictor(str(shape_predictor or _landmark_model()))
-        self.rectangle = dlib.rectangle
-
-    def __call__(self, image):
-        """PIL RGB -> list of (score, landmarks [68, 2]), the largest face first."""
-        factor = max(1.0, max(image.size) / DETECT_SIDE)
-        small = image.resize((round(image.width / factor), round(image.height / factor))) if factor > 1 else image
-        boxes, scores, _ = self.detect.run(np.asarray(small), 1, self.min_score)
-        pixels, found = np.asarray(image), []
-        for box, score in zip(boxes, scores, strict=True):
-            full = self.rectangle(*(round(v * factor) for v in (box.left(), box.top(), box.right(), box.bottom())))
-            shape = self.predict(pixels, full)
-            found.append((box.area(), float(score), np.array([(p.x, p.y) for p in shape.parts()], float)))
-        return [(score, marks) for _, score, marks in sorted(found, key=lambda f: -f[0])]
-
-
-def _landmark_model():
-    # found, not imported: the package's own __init__ needs pkg_resources, which is gone from current setuptools
-    spec = importlib.util.find_spec("face_recognition_models")
-    path = Path(spec.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat" if spec else None
-    if path is None or not path.is_file():
-        raise OSError("the landmark model is missing: pip install face_recognition_models, or pass --shape_predictor FILE")
-    return path
 
 
 def align(path, args, detector):

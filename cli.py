@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 some inputs of a batch failed (each was named); 2 the comm
 import argparse
 import os
 import sys
+from contextlib import contextmanager
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,30 @@ def add_run_flags(parser):
     parser.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
 
 
+def add_noise_flag(parser):
+    """Add --no_saved_noise."""
+    parser.add_argument("--no_saved_noise", action="store_true", help="leave out the noise maps saved beside a latent (NAME.noise.npz)")
+
+
+def noise_of(path, G, args):
+    """The noise maps that were optimised with a latent, list of [1, 1, r, r], said on stderr; None: the generator's own.
+
+    Args:
+        path: the latent's file; its noise is NAME.noise.npz beside it.
+        args: has `no_saved_noise` and `quiet`.
+
+    Raises:
+        ValueError, OSError: the file is not noise of this generator.
+    """
+    import latents
+
+    load = getattr(latents, "load_noise", None)
+    maps = load(path, G) if load and not args.no_saved_noise else None
+    if maps is not None and not args.quiet:
+        print(f"{path}: rendered with the noise saved beside it", file=sys.stderr, flush=True)
+    return maps
+
+
 def device(name):
     """`--device` -> torch.device; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
@@ -91,6 +116,20 @@ def one_line(error):
 def warn(message):
     """Print one line on stderr, after `warning:`."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(steps, quiet=False):
+    """A progress bar on stderr for an optimiser; yields what to call with (step, losses [N])."""
+    from tqdm import tqdm
+
+    with tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr) as bar:
+
+        def show(step, losses):
+            bar.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)
+            bar.update(step + 1 - bar.n)
+
+        yield show
 
 
 class Failures:

@@ -4,8 +4,17 @@
 
 For each image it writes latent_W/NAME.npy (float32 [1, L, 512]), NAME.json (settings, losses, PSNR, SSIM) and the
 reconstruction save_image/encode/NAME.png. Without --src_im every image of --src_dir is encoded, --batch_size at a time.
+
+Finer, with the noise maps (latent_W/NAME.noise.npz), as in Image2StyleGAN++:
+
+    python encode_image.py --src_im aligned_images/me_01.png --noise_iteration 500
+
+Fill in what is hidden: white in the mask must match, the rest is the generator's guess:
+
+    python encode_image.py --src_im aligned_images/me_01.png --mask part:mouth --invert_mask --composite --noise_iteration 300
 """
 
+import contextlib
 import csv
 import dataclasses
 import sys
@@ -20,13 +29,6 @@ import latents
 import media
 import model_zoo
 import projection
-
-DISTANCES = {
-    "bundled": "first stages of EfficientNet-lite0, comes with the project",
-    "vgg16": "torchvision's VGG16 (downloaded once), Image2StyleGAN's layers",
-    "lpips": "LPIPS on VGG16 (downloaded once)",
-    "none": "mean squared error alone",
-}
 
 
 def flags():
@@ -45,8 +47,20 @@ def flags():
     p.add_argument("--schedule", default=config.schedule, choices=projection.SCHEDULES)
     p.add_argument("--lambda_mse", type=float, default=config.lambda_mse)
     p.add_argument("--lambda_percep", type=float, default=config.lambda_percep)
-    p.add_argument("--perceptual", choices=DISTANCES, help="distance (default: what the generator's checkpoint names)")
-    p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all)")
+    p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance (default: what the generator's checkpoint names)")
+    p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the coarse half and the last two)")
+    p.add_argument("--noise_iteration", type=int, default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)")
+    p.add_argument("--noise_lr", type=float, default=config.noise_lr, help="their learning rate (default: %(default)s)")
+    p.add_argument("--noise_layers", help="noise maps that may move, such as 4-8 (default: all that act)")
+    p.add_argument("--lambda_noise", type=float, default=config.lambda_noise, help="holds the maps near the generator's own (default: 0)")
+    p.add_argument("--joint", action="store_true", help="move the noise maps with the latent from the first step on")
+    p.add_argument("--lambda_start", type=float, default=config.lambda_start, help="holds the latent near --init (default: 0)")
+    p.add_argument("--mask", help="where the rendering must match, white: a picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1 or part:NAME")
+    p.add_argument("--invert_mask", action="store_true", help="black must match instead")
+    p.add_argument("--composite", action="store_true", help="save the photograph with only the masked-out part taken from the rendering")
+    p.add_argument("--save_every", type=int, default=0, metavar="N", help="a picture every N steps, in SAVE_DIR/NAME_steps/")
+    p.add_argument("--save_video", metavar="FILE.mp4", help="target and rendering side by side (several images: FILE_NAME.mp4)")
+    p.add_argument("--compile", default="auto", choices=("on", "off", "auto"), help="torch.compile (default: auto, on with CUDA)")
     p.add_argument("--early_stop", action="store_true", help="stop when the loss no longer falls")
     p.add_argument("--resume", action="store_true", help="skip images whose latent is there already")
     p.add_argument("--force", action="store_true", help="take an --init latent of another generator")
@@ -54,74 +68,122 @@ def flags():
     return p
 
 
-def distance_of(name):
-    """A name of DISTANCES -> the distance, or None."""
-    import perceptual_model
-
-    if name == "none":
-        return None
-    if name == "bundled":
-        return perceptual_model.load_features(model_zoo.BUNDLED["features"])
-    return _vgg(perceptual_model.LPIPS() if name == "lpips" else perceptual_model.VGG16(), name)
-
-
-def _vgg(distance, name):
-    import torch
-    import torchvision
-
-    try:
-        weights = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
-    except OSError as error:
-        raise OSError(f"--perceptual {name}: VGG16 could not be downloaded ({error}); use --perceptual bundled") from None
-    distance.load_torchvision(weights)
-    if name == "lpips":
-        import lpips
-
-        distance.load_linear(torch.load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", weights_only=True, map_location="cpu"))
-    return distance
-
-
 def sources(args):
     """The images to encode."""
     if not args.src_im:
         return media.list_images(args.src_dir)
-    inside = Path(args.src_dir) / args.src_im
-    return [inside if inside.is_file() else Path(args.src_im)]
+    return [media.find(args.src_im, args.src_dir)]
 
 
-def measures(picture, target):
-    """PSNR in dB and SSIM of two uint8 images [H, W, 3]."""
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+def measures(picture, target, known):
+    """PSNR in dB and SSIM of two uint8 images [H, W, 3], over the pixels where `known` [H, W] is true."""
+    from skimage.metrics import structural_similarity
 
     window = min(7, picture.shape[0] - (picture.shape[0] + 1) % 2)
-    return (
-        float(peak_signal_noise_ratio(target, picture, data_range=255)) if (target != picture).any() else 100.0,
-        float(structural_similarity(target, picture, channel_axis=2, data_range=255, win_size=window)),
-    )
+    error = np.square(target[known].astype(np.float64) - picture[known]).mean()
+    _, ssim = structural_similarity(target, picture, channel_axis=2, data_range=255, win_size=window, full=True)
+    inner = np.zeros_like(known)
+    inner[window // 2 : -(window // 2), window // 2 : -(window // 2)] = True  # windows reach over the border elsewhere
+    inner &= known
+    return float(10 * np.log10(255**2 / error)) if error else 100.0, float(ssim[inner if inner.any() else known].mean())
 
 
-def encode(G, distance, names, targets, config, args, bar):
-    """Optimise one batch and write its files; returns the table's rows and whether Ctrl-C ended it."""
+class Steps:
+    """What --save_every and --save_video write on the way."""
+
+    def __init__(self, args, names, targets, stack):
+        self.names, self.args, self.targets = names, args, media.to_uint8(targets)
+        self.videos = []
+        if args.save_video:
+            path = Path(args.save_video)
+            paths = [path] if args.single else [path.with_name(f"{path.stem}_{n.stem}{path.suffix}") for n in names]
+            self.videos = [stack.enter_context(media.Animation(p, fps=20)) for p in paths]
+
+    def show(self, step, images):
+        for i, picture in enumerate(media.to_uint8(images.nan_to_num())):
+            if self.args.save_every:
+                media.save(Path(self.args.save_dir) / f"{self.names[i].stem}_steps" / f"{step:05}.png", picture)
+            if self.videos:
+                both = np.concatenate([self.targets[i], picture], axis=1)
+                enlarged = max(1, 256 // len(picture))
+                self.videos[i].add(both.repeat(enlarged, 0).repeat(enlarged, 1))
+
+
+def composite(picture, target, mask):
+    """The photograph with the rendering where the mask is 0, without a seam.
+
+    The rendering misses the photograph along the hole's edge; that difference, continued into the hole as smoothly as can be
+    (Laplace's equation; Perez et al. 2003, "Poisson image editing"), is added to it.
+
+    Args:
+        picture, target: uint8 [H, W, 3]. mask: float [H, W] in 0..1.
+
+    Returns:
+        uint8 [H, W, 3]; where the mask is 1, the photograph's pixels.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.linalg import splu
+
+    hole = mask < 0.5
+    missed = np.where(hole[..., None], 0, target.astype(np.float64) - picture)
+    index, (ys, xs) = np.cumsum(hole).reshape(hole.shape) - 1, np.nonzero(hole)
+    count, edge = np.zeros(len(ys)), np.zeros((len(ys), 3))
+    rows, columns = [], []
+    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+        y, x = ys + dy, xs + dx
+        there = np.flatnonzero((y >= 0) & (y < hole.shape[0]) & (x >= 0) & (x < hole.shape[1]))
+        inside = hole[y[there], x[there]]
+        count[there] += 1
+        rows.append(there[inside])
+        columns.append(index[y[there[inside]], x[there[inside]]])
+        outer = there[~inside]
+        edge[outer] += missed[y[outer], x[outer]]
+    if len(ys) and edge.any():  # count * u - sum of neighbours in the hole = sum of neighbours on its edge
+        rows, columns, each = np.concatenate(rows), np.concatenate(columns), np.arange(len(ys))
+        system = coo_matrix((np.r_[count, -np.ones(len(rows))], (np.r_[each, rows], np.r_[each, columns])))
+        missed[hole] = splu(system.tocsc()).solve(edge)
+    mixed = mask[..., None] * target + (1 - mask[..., None]) * (picture + missed * hole[..., None])
+    return np.uint8(np.rint(mixed.clip(0, 255)))
+
+
+def settings_of(config):
+    """A `projection.Config` as JSON holds it."""
+    plain = dataclasses.asdict(config) | {"dtype": str(config.dtype)}
+    return {k: v if isinstance(v, (int, float, str, list, type(None))) else "file" for k, v in plain.items()}
+
+
+def encode(G, distance, batch, config, args, bar):
+    """Optimise one batch, [(path, image, mask or None)], and write its files; returns the table's rows and whether Ctrl-C ended it."""
     import torch
 
+    device = G.w_avg.device
+    names, targets = [path for path, _, _ in batch], torch.cat([image for _, image, _ in batch]).to(device)
+    mask = torch.cat([m for _, _, m in batch]).to(device) if args.mask else None
     began = time.time()
-    found = projection.project(G, distance, targets, config, lambda step, losses: bar(step, losses.mean().item()))
+    with contextlib.ExitStack() as stack:
+        steps = Steps(args, names, targets, stack)
+        goal = projection.Goal(targets, mask)
+        found = projection.project(G, distance, goal, config, lambda step, losses: bar(step, losses.mean().item()), steps.show)
     seconds = (time.time() - began) / len(names)
-    settings = {k: v if isinstance(v, (int, float, str, list, type(None))) else str(v) if k == "dtype" else "file" for k, v in dataclasses.asdict(config).items()}
+    settings = settings_of(config) | {"mask": args.mask, "invert_mask": args.invert_mask}
     rows = []
     for i, path in enumerate(names):
+        noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
         with torch.no_grad():
-            pixels = media.to_uint8(G.synthesis(found.ws[i : i + 1]))
-        psnr, ssim = measures(pixels[0], media.to_uint8(targets[i : i + 1])[0])
+            picture = media.to_uint8(G.synthesis(found.ws[i : i + 1], noise="const" if noise is None else noise))[0]
+        target, known = media.to_uint8(targets[i : i + 1])[0], np.ones(picture.shape[:2])
+        if mask is not None:
+            known = mask[i, 0].cpu().numpy()
+        psnr, ssim = measures(picture, target, known > 0.5)
         row = {"name": path.stem, "psnr": round(psnr, 2), "ssim": round(ssim, 4), "loss": round(float(found.loss[i]), 5),
                "steps": found.steps, "seconds": round(seconds, 1)}  # fmt: skip
         if found.diverged[i]:
             cli.warn(f"{path}: the loss stopped being finite; the best latent before that is kept (lower --lr?)")
-        media.save(Path(args.save_dir) / f"{path.stem}.png", pixels[0])
-        info = row | {"source": str(path), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"], "perceptual": args.perceptual,
-                      "settings": settings, "stopped": found.stopped, "toolkit": cli.__version__, "torch": torch.__version__,
-                      "numpy": np.__version__}  # fmt: skip
-        latents.save(Path(args.latent_dir) / f"{path.stem}.npy", found.ws[i : i + 1], info)
+        media.save(Path(args.save_dir) / f"{path.stem}.png", composite(picture, target, known) if args.composite else picture)
+        info = row | {"source": str(path), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"],
+                      "perceptual": args.perceptual, "settings": settings, "stopped": found.stopped, "toolkit": cli.__version__,
+                      "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
+        latents.save(Path(args.latent_dir) / f"{path.stem}.npy", found.ws[i : i + 1], info, latents.changed(noise, G))
         rows.append(row)
     return rows, found.stopped == "Ctrl-C"
 
@@ -133,13 +195,44 @@ def write_table(rows, folder):
         table.writerows(rows)
 
 
-def main(argv):
-    args = flags().parse_args(argv)
+def check(args):
+    """Raise ValueError for flags that do not go together."""
     if args.batch_size < 1:
         raise ValueError(f"--batch_size {args.batch_size}: 1 or more")
+    if args.save_every < 0:
+        raise ValueError(f"--save_every {args.save_every}: 0 or more steps")
+    for name in ("composite", "invert_mask"):
+        if getattr(args, name) and not args.mask:
+            raise ValueError(f"--{name} needs --mask")
+    if args.mask and args.layers is None and args.space != "w+":
+        args.layers = ""  # one w for all layers: all of it moves
+
+
+def configure(args, G, device):
+    """The flags as a `projection.Config`."""
+    init = args.init if args.init in projection.INITS else latents.load(args.init, G, args.force)
+    total = args.iteration + args.noise_iteration
+    layers = latents.layer_range(args.layers, G.num_ws) if args.layers else None
+    if args.mask and args.layers is None:
+        layers = projection.inpainting_layers(G)
+    return projection.Config(
+        iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
+        lambda_percep=args.lambda_percep, lambda_start=args.lambda_start, layers=layers, noise_iteration=args.noise_iteration,
+        noise_lr=args.noise_lr, noise_layers=latents.layer_range(args.noise_layers, G.num_ws) if args.noise_layers else None,
+        lambda_noise=args.lambda_noise, joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed,
+        show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), dtype=cli.dtype(args.precision, device),
+        compile=args.compile == "on" or (args.compile == "auto" and device.type == "cuda"),
+    )  # fmt: skip
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    check(args)
     paths = sources(args)
     import torch
     from tqdm import tqdm
+
+    import masks
 
     device = cli.device(args.device)
     torch.manual_seed(args.seed)
@@ -147,36 +240,41 @@ def main(argv):
     if args.resolution not in (None, G.resolution):
         raise ValueError(f"--resolution {args.resolution}: this generator makes {G.resolution}x{G.resolution}")
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    distance = distance_of(args.perceptual)
-    distance = None if distance is None else distance.to(device)
-    init = args.init if args.init in projection.INITS else latents.load(args.init, G, args.force)
-    config = projection.Config(
-        iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
-        lambda_percep=args.lambda_percep, layers=latents.layer_range(args.layers, G.num_ws) if args.layers else None,
-        early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed, dtype=cli.dtype(args.precision, device),
-    )  # fmt: skip
+    distance = model_zoo.load_distance(args.perceptual, device)
+    config = configure(args, G, device)
     if args.resume:
         paths = [p for p in paths if not (Path(args.latent_dir) / f"{p.stem}.npy").is_file()]
-    failures, rows, batch = cli.Failures(single=len(paths) == 1), [], []
-    progress = tqdm(total=len(paths) * args.iteration, disable=args.quiet, unit="step", file=sys.stderr)
-    stopped = False
+    args.single = len(paths) == 1
+    if args.mask and not masks.needs_picture(args.mask):
+        masks.read(args.mask, G.resolution)  # a mask that cannot be read ends the run now, not once for each image
+    failures, rows, batch, stopped = cli.Failures(single=args.single), [], [], False
+    total = args.iteration + args.noise_iteration
+    progress = tqdm(total=len(paths) * total, disable=args.quiet, unit="step", file=sys.stderr)
     for position, path in enumerate(paths):
         with failures.catch(path):
-            batch.append((path, media.load(path, G.resolution)))
+            image = media.load(path, G.resolution)
+            mask = masks.read(args.mask, G.resolution, image, args.invert_mask) if args.mask else None
+            if mask is not None and mask.max() <= 0.5:
+                raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
+            batch.append((path, image, mask))
         if batch and (len(batch) == args.batch_size or position == len(paths) - 1):
-            names, images = zip(*batch, strict=True)
-            base = progress.n
+            base, count = progress.n, len(batch)
 
-            def bar(step, loss, base=base, count=len(names)):
+            def bar(step, loss, base=base, count=count):
                 progress.n = base + (step + 1) * count
                 progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 progress.update(0)
 
-            done, stopped = encode(G, distance, names, torch.cat(images).to(device), config, args, bar)
+            done, stopped = encode(G, distance, batch, config, args, bar)
             rows, batch = rows + done, []
             if stopped:
                 break
     progress.close()
+    return report(rows, stopped, args) or failures.exit_code
+
+
+def report(rows, stopped, args):
+    """Write and print the table; returns the exit code of a run that Ctrl-C ended, else 0."""
     if rows:
         write_table(rows, args.save_dir)
     if not args.quiet:
@@ -185,7 +283,7 @@ def main(argv):
     if stopped:
         print(f"stopped with Ctrl-C: the best latents so far are in {args.latent_dir}", file=sys.stderr)
         return 130
-    return failures.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
-"""Latent files: `.npy`, float32, [1, L, 512], with a `.json` beside it that says how it was made; and boundaries, directions in W."""
+"""Latent files: `.npy`, float32, [1, L, 512], with a `.json` beside it that says how it was made; and boundaries, directions in W.
+
+Where noise maps were optimised too, they lie beside a latent as `.noise.npz`: "0", "1", ... for each layer of
+`G.synthesis.layers()`, float32 [1, 1, r, r]; a key is absent where the map is the generator's own.
+"""
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,14 +82,113 @@ def info(path):
     return said if isinstance(said, dict) else {}
 
 
-def save(path, ws, info=None):
-    """Write ws [N, L, 512] as float32 to `path`, and `info` (a dict) to the `.json` beside it; each whole or not at all."""
+def load_one(path, G=None, force=False):
+    """As `load`, of a file that must hold one latent: float32 [1, L, 512].
+
+    Raises:
+        ValueError, OSError: as `load`; and when it holds several.
+    """
+    ws = load(path, G, force)
+    if len(ws) != 1:
+        raise ValueError(f"{path}: holds {len(ws)} latents, and one is wanted here; write the one you mean into a file of its own")
+    return ws
+
+
+def mix(base, other, layers, amount=1.0):
+    """`base` with the chosen layers moved towards `other`'s: all the way (1) they are other's, bit for bit.
+
+    Args:
+        base, other: [N or 1, L, 512] each.
+        layers: list of layers, such as `layer_range` gives.
+        amount: 0 (base's) .. 1 (other's).
+
+    Returns:
+        [N, L, 512].
+    """
+    base, other = torch.broadcast_tensors(base, other)
+    mixed = base.clone()
+    mixed[:, layers] = torch.lerp(base[:, layers], other[:, layers], amount)
+    return mixed
+
+
+def save(path, ws, info=None, noise=None):
+    """Write a latent and what lies beside it; each file whole or not at all, the latent last.
+
+    Args:
+        ws: [N, L, 512], written as float32 to `path`.
+        info: a dict, for the `.json`.
+        noise: as `save_noise`; None removes the maps of an older latent of this name, which are not this one's.
+    """
     path = Path(path)
+    save_noise(path, noise)
     if info is not None:
         with files.atomic(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
     with files.atomic(path) as temporary, open(temporary, "wb") as f:
         np.save(f, ws.detach().cpu().numpy().astype(np.float32))
+
+
+def noise_path(path):
+    """The file of a latent's noise maps: NAME.npy -> NAME.noise.npz."""
+    return Path(path).with_suffix(".noise.npz")
+
+
+def changed(maps, G):
+    """Noise maps as `save_noise` takes them: None in place of those that are the generator's own."""
+    if maps is None:
+        return None
+    own = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
+    return [None if torch.equal(m, o) else m for m, o in zip(maps, own, strict=True)]
+
+
+def save_noise(path, maps):
+    """Write noise maps beside the latent `path`.
+
+    Args:
+        maps: list of [1, 1, r, r], one a layer, with None where the map is the generator's own; None: remove the file.
+    """
+    target = noise_path(path)
+    if maps is None:
+        target.unlink(missing_ok=True)
+        return
+    arrays = {str(i): m.detach().cpu().numpy().astype(np.float32) for i, m in enumerate(maps) if m is not None}
+    with files.atomic(target) as temporary, open(temporary, "wb") as f:
+        np.savez_compressed(f, **arrays)
+
+
+def load_noise(path, G):
+    """The noise maps beside a latent.
+
+    Args:
+        path: of the latent, a `.npy`.
+
+    Returns:
+        list of float32 [1, 1, r, r], one a layer, for `G.synthesis(ws, noise=...)`; None when there is no such file.
+
+    Raises:
+        ValueError: unreadable, or of another generator: unknown keys, other shapes, NaN or infinity.
+    """
+    target, layers = noise_path(path), G.synthesis.layers()
+    if not target.is_file():
+        return None
+    try:
+        with np.load(target, allow_pickle=False) as data:
+            arrays = {key: np.asarray(data[key]) for key in data}
+    except (ValueError, EOFError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{target}: not noise maps ({error}); encode again, or remove it") from None
+    maps = [layer.noise_const[None, None] for layer in layers]
+    for key, array in arrays.items():
+        if not key.isdecimal() or int(key) >= len(layers):
+            raise ValueError(
+                f"{target}: holds {key!r}; this generator has maps 0 to {len(layers) - 1}"
+            )
+        want = maps[int(key)].shape
+        if array.dtype.kind != "f" or array.shape != want:
+            raise ValueError(f"{target}: map {key} is {array.dtype} {list(array.shape)}; this generator takes float32 {list(want)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{target}: map {key} holds NaN or infinity; encode again, or remove it")
+        maps[int(key)] = torch.from_numpy(array.astype(np.float32)).to(maps[int(key)].device)
+    return maps
 
 
 def layer_range(text, num_ws):

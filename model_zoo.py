@@ -21,6 +21,12 @@ BUNDLED = {
     "generator": HERE / "weight_files" / "faces64.safetensors",
     "features": HERE / "weight_files" / "features.safetensors",
 }
+DISTANCES = {  # what --perceptual may say
+    "bundled": "first stages of EfficientNet-lite0, comes with the project",
+    "vgg16": "torchvision's VGG16 (downloaded once), Image2StyleGAN's layers",
+    "lpips": "LPIPS on VGG16 (downloaded once)",
+    "none": "mean squared error alone",
+}
 FFHQ_ALIGNMENT = {"scale": 1.0, "em_scale": 0.1}
 
 NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files"
@@ -168,6 +174,40 @@ def _load(path, kinds, network_class, role):
     load_strictly(network, info["path"])
     network.meta = info | {"hash": file_hash(info["path"])}
     return network
+
+
+def load_distance(name, device="cpu"):
+    """A key of DISTANCES -> the perceptual distance, frozen; None for "none".
+
+    Raises:
+        ValueError: an unknown name.
+        OSError: VGG16 could not be downloaded.
+    """
+    import perceptual_model
+
+    if name not in DISTANCES:
+        raise ValueError(f"--perceptual {name}: use {', '.join(DISTANCES)}")
+    if name == "none":
+        return None
+    if name == "bundled":
+        return perceptual_model.load_features(BUNDLED["features"]).to(device)
+    return _vgg(perceptual_model.LPIPS() if name == "lpips" else perceptual_model.VGG16(), name).to(device)
+
+
+def _vgg(distance, name):
+    import torch
+    import torchvision
+
+    try:
+        weights = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
+    except OSError as error:
+        raise OSError(f"--perceptual {name}: VGG16 could not be downloaded ({error}); use --perceptual bundled") from None
+    distance.load_torchvision(weights)
+    if name == "lpips":
+        import lpips
+
+        distance.load_linear(torch.load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", weights_only=True, map_location="cpu"))
+    return distance
 
 
 def load_strictly(network, path):

@@ -37,6 +37,10 @@ class Distance(nn.Module):
         """Feature lists of equal shapes (the second may have one image for all) -> [N]."""
         return sum((x - y).square().flatten(1).mean(1) for x, y in zip(a, b, strict=True))
 
+    def grams(self, images):
+        """[N, 3, H, W] in [-1, 1] -> the Gram matrix [N, C, C] of each layer."""
+        return [gram(f) for f in self.features(images)]
+
     def forward(self, images, targets):
         return self.compare(self.features(images), self.features(targets))
 

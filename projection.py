@@ -1,19 +1,29 @@
-"""The optimiser: images -> latents whose renderings look like them (Image2StyleGAN, Abdal et al. 2019).
+"""The optimiser: images -> latents, and noise maps, whose renderings look like them.
 
-    w* = argmin  lambda_percep * distance(G(w), I) + lambda_mse / N * |G(w) - I|^2
+    w* = argmin  lambda_percep * distance(M G(w, n), M x) + lambda_mse / N * |M (G(w, n) - x)|^2
+                 + lambda_style * styles(M_s G(w, n), M_s y) + lambda_start * mean (w - w0)^2
+    n* = argmin  1 / N * |G(w*, n) - (M_n x + (1 - M_n) G(w*, n0))|^2 + lambda_noise * mean (strength (n - n0))^2
+
+Image2StyleGAN (Abdal et al. 2019) is the first line without masks; Image2StyleGAN++ (Abdal et al. 2020) adds the masks M,
+the style term and the noise maps n, moved one after the other and not jointly. Its second image, wanted where M is 0, is
+not a term here: for the squared error it equals a target that is put together from both images. So it is in the noise
+stage, where the second image is what w* renders: convolutions carry noise over the mask's edge, and this holds it there.
 
 Several images are optimised together, each on its own: losses are summed, Adam's steps are per value, and each image
 keeps its own best latent.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 SPACES = {"w+": "one w per layer", "w": "one w for all layers", "z": "the input of the mapping network"}
 INITS = {"mean": "the mean latent", "zeros": "zeros (LatentEditor)", "uniform": "uniform in [-1, 1]", "z": "the mapping of a random z"}
 SCHEDULES = {"cosine": "short warm-up, constant, then a cosine to 0 over the last quarter", "constant": "the same all along"}
+
+
+NO_STRENGTH = 1e-6  # a layer that multiplies its map by less cannot show it; training leaves 1e-5 and more
 
 
 @dataclass
@@ -27,28 +37,62 @@ class Config:
     schedule: str = "cosine"
     lambda_mse: float = 1.0
     lambda_percep: float = 1.0
+    lambda_style: float = 1.0  # counts where the goal has a style image
+    lambda_start: float = 0.0  # holds the latent near the one it starts from
+    lambda_prior: float = 0.0  # holds each layer's w where the mapping network puts w
     layers: list | None = None  # the W+ layers that may move; None: all
-    noise: object = "const"
+    noise: object = "const"  # what the maps are, or start from: "const", "none", "random", or a list of maps [N or 1, 1, r, r]
+    noise_iteration: int = 0  # steps of the noise maps alone, after the latent
+    noise_lr: float = 0.02  # how far a step moves what a map adds to the activations: strength * map
+    noise_layers: list | None = None  # the noise maps that may move; None: all
+    lambda_noise: float = 0.0  # holds the maps near those they start from
+    joint: bool = False  # move the maps together with the latent, too (Image2StyleGAN++ advises against it)
     early_stop: float = 0.0  # stop when 100 steps lower the loss by less than this share; 0: never
     check_every: int = 10  # steps between looks at the losses (each look waits for the device)
+    show_every: int = 0  # steps between pictures for `show`; 0: none
     seed: int = 0
     dtype: torch.dtype = torch.float32  # of the generator's convolutions; latents, losses and RGB stay float32
+    compile: bool = False  # torch.compile of rendering and losses
+
+
+@dataclass
+class Goal:
+    """What is wanted where. Images [N or 1, 3, R, R] in [-1, 1]; masks [N or 1, 1, R, R] in 0..1, None: everywhere."""
+
+    image: torch.Tensor  # x, [N, 3, R, R]
+    mask: torch.Tensor | None = None  # M: where the rendering must look like the image
+    noise_mask: torch.Tensor | None = None  # M_n: where the noise stage works, the rest keeping what w renders; None: M
+    style: torch.Tensor | None = None  # y: the image whose texture is wanted
+    style_mask: torch.Tensor | None = None  # M_s: where
 
 
 @dataclass
 class Projection:
     """What `project` found.
 
-    ws: [N, L, 512]. loss: [N], the best of each. history: (step, [N] losses). stopped: why it ended early, or None.
+    ws: [N, L, 512]. noise: list of maps [N, 1, r, r], or None: the generator's own. loss: [N], the best of each;
+    noise_loss: [N], after the noise stage, or None. history: (step, [N] losses). stopped: why it ended early, or None.
     diverged: for each image, whether its loss stopped being finite (ws is then the best before).
     """
 
     ws: torch.Tensor
     loss: torch.Tensor
+    noise: list | None = None
+    noise_loss: torch.Tensor | None = None
     history: list = field(default_factory=list)
     stopped: str | None = None
     diverged: list = field(default_factory=list)
     steps: int = 0
+
+
+@dataclass
+class Variable:
+    """A tensor that `descend` moves."""
+
+    value: torch.Tensor  # [N, ...]
+    lr: float
+    moves: torch.Tensor  # 0..1, broadcasts: gradients are multiplied by it
+    eps: float = 1e-8  # Adam's
 
 
 def start(G, config, count, device):
@@ -75,26 +119,30 @@ def start(G, config, count, device):
     return w[:, None].repeat(1, G.num_ws, 1) if config.space == "w+" else w
 
 
-def rate(config, step):
+def rate(lr, schedule, step, iteration):
     """The learning rate of a step (0 .. iteration - 1)."""
-    if config.schedule == "constant":
-        return config.lr
-    if config.schedule != "cosine":
-        raise ValueError(f"schedule {config.schedule!r}; use {', '.join(SCHEDULES)}")
-    t = (step + 1) / config.iteration
+    if schedule == "constant":
+        return lr
+    t = (step + 1) / iteration
     warm = min(1.0, t / 0.02)
     fall = 0.5 * (1 + math.cos(math.pi * max(0.0, (t - 0.75) / 0.25)))
-    return config.lr * warm * fall
+    return lr * warm * fall
 
 
-def check(G, targets, config):
-    """Raise ValueError for targets of another size, or a setting that is not known."""
+def check(G, goal, config):
+    """Raise ValueError for images or masks of another size, or a setting that is not known."""
     if config.space not in SPACES:
         raise ValueError(f"--space {config.space}: use {', '.join(SPACES)}")
-    if targets.shape[1:] != (3, G.resolution, G.resolution):
-        raise ValueError(f"targets of shape {list(targets.shape)}; this generator makes [N, 3, {G.resolution}, {G.resolution}]")
-    if config.iteration < 0:
-        raise ValueError(f"--iteration {config.iteration}: 0 or more")
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"schedule {config.schedule!r}; use {', '.join(SCHEDULES)}")
+    n, r = len(goal.image), G.resolution
+    for what in ("image", "mask", "noise_mask", "style", "style_mask"):
+        found, channels = getattr(goal, what), 1 if "mask" in what else 3
+        if found is not None and (list(found.shape[1:]) != [channels, r, r] or len(found) not in (1, n)):
+            raise ValueError(f"{what} of shape {list(found.shape)}; this generator makes [{n}, {channels}, {r}, {r}]")
+    for name in ("iteration", "noise_iteration"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"--{name} {getattr(config, name)}: 0 or more")
     if config.layers is not None and config.space != "w+":
         raise ValueError("--layers needs --space w+: the other spaces have one vector for all layers")
 
@@ -107,73 +155,177 @@ def movable(G, config, device):
     return moves
 
 
+def inpainting_layers(G):
+    """The W+ layers that move where a part of the image is to be filled in: the coarse half and the last two.
+
+    Image2StyleGAN++ moves 1-9 and 17-18 of 18: what moves is held by the known pixels, and the rest, at the mean latent,
+    keeps the hole plausible.
+    """
+    return sorted({*range(G.num_ws // 2), G.num_ws - 2, G.num_ws - 1})
+
+
 def to_ws(G, variable, space):
     """The optimised variable, z or w [N, 512] or ws [N, L, 512] -> ws [N, L, 512]."""
     w = G.mapping(variable) if space == "z" else variable
     return w[:, None].expand(-1, G.num_ws, -1) if w.ndim == 2 else w
 
 
-def project(G, distance, targets, config, callback=None):
-    """Find latents for images.
+class NoiseMaps:
+    """The noise maps as variables: map = where it starts + added / strength.
+
+    What moves is `added`, what a map adds to the activations, since layers differ a thousandfold in the strength they give
+    their map: one learning rate for the maps themselves would leave most of them without effect. Layers whose strength is
+    below NO_STRENGTH keep their map.
+    """
+
+    def __init__(self, G, config, count, device):
+        layers = G.synthesis.layers()
+        if config.noise == "random":
+            raise ValueError("random noise cannot be optimised: start from const, none or a list of maps")
+        own = [layer.noise_const[None, None] for layer in layers]
+        self.start = own if config.noise == "const" else [torch.zeros_like(m) for m in own] if config.noise == "none" else config.noise
+        strengths = [layer.noise_strength.detach().square().mean().sqrt().item() for layer in layers]
+        wanted = range(len(layers)) if config.noise_layers is None else config.noise_layers
+        if any(i not in range(len(layers)) for i in wanted):
+            raise ValueError(f"noise layers {list(wanted)}; this generator has 0 to {len(layers) - 1}")
+        self.strength = {i: strengths[i] for i in wanted if strengths[i] > NO_STRENGTH}
+        if not self.strength:
+            raise ValueError("the noise maps cannot act: this generator multiplies those chosen by 0")
+        self.variables = []
+        for i in self.strength:
+            r = layers[i].resolution
+            value = torch.zeros(count, 1, r, r, device=device)
+            # the gradients of a mean over 3 million pixels are as small as Adam's usual eps
+            self.variables.append(Variable(value, config.noise_lr, torch.ones((), device=device), eps=1e-12))
+
+    def maps(self):
+        """list of [N or 1, 1, r, r], one a layer, as `G.synthesis` takes them."""
+        maps = list(self.start)
+        for (i, strength), variable in zip(self.strength.items(), self.variables, strict=True):
+            maps[i] = maps[i] + variable.value / strength
+        return maps
+
+    def drift(self):
+        """[N]: the mean square of what was added, over all pixels of all maps."""
+        values = torch.cat([v.value.flatten(1) for v in self.variables], 1)
+        return values.square().mean(1)
+
+
+class Prior:
+    """How far w lies from where the mapping network puts it: the mean square of its whitened coordinates, 1 for a typical w.
+
+    Whitened after undoing the mapping's last leaky ReLU, where w is nearly Gaussian (Zhu et al. 2020, "Improved StyleGAN
+    embedding: where are the good latents?").
+    """
+
+    def __init__(self, G, device, count=8192):
+        z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+        with torch.no_grad():
+            x = self.undo(G.mapping(z))
+        self.mean = x.mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov(x.T))
+        self.whiten = vectors / values.clamp(min=values.max() * 1e-4).sqrt()  # [512, 512]
+
+    @staticmethod
+    def undo(w):
+        return torch.where(w < 0, 5 * w, w)
+
+    def __call__(self, ws):
+        """ws [N, L, 512] -> [N]"""
+        return ((self.undo(ws) - self.mean) @ self.whiten).square().flatten(1).mean(1)
+
+
+def objective(G, distance, goal, config):
+    """The terms that look at the image, as a function (ws, maps) -> (losses [N], images [N, 3, R, R])."""
+
+    def seen(images):  # both sides are blank in the same place, so that what lies there counts for nothing
+        return images if goal.mask is None else images * goal.mask
+
+    def styled(images):
+        return distance.grams(images if goal.style_mask is None else images * goal.style_mask)
+
+    targets = seen(goal.image)
+    wanted = distance.features(targets) if distance is not None and config.lambda_percep else None
+    style = styled(goal.style) if goal.style is not None else None
+
+    def losses_of(ws, maps):
+        images = G.synthesis(ws, noise=maps, dtype=config.dtype)
+        total = config.lambda_mse * (seen(images) - targets).square().flatten(1).mean(1)
+        if wanted is not None:
+            total = total + config.lambda_percep * distance.compare(distance.features(seen(images)), wanted)
+        if style is not None:  # relative to the style's own size: 1 is as far as a blank image
+            total = total + config.lambda_style * sum(
+                (a - b).square().sum((1, 2)) / b.square().sum((1, 2)) for a, b in zip(styled(images), style, strict=True)
+            )
+        return total, images
+
+    return torch.compile(losses_of) if config.compile else losses_of
+
+
+class Best:
+    """For each image the values of the variables at which its own loss was lowest."""
+
+    def __init__(self, variables):
+        self.variables, self.loss = variables, None
+        self.values = [v.value.detach().clone() for v in variables]
+
+    def keep(self, losses):  # on the device, without waiting for it
+        losses = losses.detach()
+        if self.loss is None:
+            self.loss = torch.full_like(losses, math.inf)
+        better = losses < self.loss  # NaN is never better
+        self.loss = torch.where(better, losses, self.loss)
+        for i, v in enumerate(self.variables):
+            self.values[i] = torch.where(better.view(-1, *[1] * (v.value.ndim - 1)), v.value.detach(), self.values[i])
+
+    @torch.no_grad()
+    def restore(self):
+        for v, kept in zip(self.variables, self.values, strict=True):
+            v.value.copy_(kept)
+
+
+@torch.no_grad()
+def noise_goal(G, goal, ws, maps, config):
+    """What the noise stage aims at: the image where its mask is 1, what ws renders where it is 0."""
+    mask = goal.mask if goal.noise_mask is None else goal.noise_mask
+    return Goal(goal.image if mask is None else torch.lerp(G.synthesis(ws, noise=maps, dtype=config.dtype), goal.image, mask))
+
+
+def descend(variables, evaluate, iteration, config, result, callback=None, show=None):
+    """Adam on `variables`, in place; in the end each image has the values at which its own loss was lowest.
 
     Args:
-        G: a frozen generator.
-        distance: a perceptual_model distance, or None for the mean squared error alone.
-        targets: [N, 3, R, R] in [-1, 1].
-        config: a `Config`.
-        callback: called with (step, losses [N]) every `check_every` steps.
+        variables: list of `Variable`.
+        evaluate: () -> (losses [N], images), at the variables' values.
+        result: a `Projection`; history, steps, stopped and diverged are written to it.
 
     Returns:
-        Projection. Ctrl-C ends it early with the best so far (`stopped` says so); so does a loss that is not finite.
-
-    Raises:
-        ValueError: targets of another size, or a setting that is not known.
+        [N]: the lowest losses. Ctrl-C, and losses that are not finite, end the descent early.
     """
-    check(G, targets, config)
-    n, device = len(targets), targets.device
-    variable = start(G, config, n, device)
-    moves = movable(G, config, device)
-    variable.requires_grad_(True)
-    wanted = distance.features(targets) if distance is not None and config.lambda_percep else None
-    optimiser = torch.optim.Adam([variable], lr=config.lr, betas=(0.9, 0.999), eps=1e-8)
-
-    def losses_of(ws):
-        images = G.synthesis(ws, noise=config.noise, dtype=config.dtype)
-        total = config.lambda_mse * (images - targets).square().flatten(1).mean(1)
-        if wanted is not None:
-            total = total + config.lambda_percep * distance.compare(distance.features(images), wanted)
-        return total
-
-    best = variable.detach().clone()
-    best_loss = torch.full((n,), math.inf, device=device)
-    result = Projection(ws=None, loss=None)
-
-    def keep(losses):  # on the device, without waiting for it
-        nonlocal best, best_loss
-        better = losses.detach() < best_loss  # NaN is never better
-        best_loss = torch.where(better, losses.detach(), best_loss)
-        best = torch.where(better.view(-1, *[1] * (variable.ndim - 1)), variable.detach(), best)
-
+    values = [v.value.requires_grad_(True) for v in variables]
+    optimiser = torch.optim.Adam([{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999))
+    best, first, marker = Best(variables), result.steps, math.inf
     try:
-        marker = math.inf
-        for step in range(config.iteration):
-            for group in optimiser.param_groups:
-                group["lr"] = rate(config, step)
-            losses = losses_of(to_ws(G, variable, config.space))
-            keep(losses)
-            (gradient,) = torch.autograd.grad(losses.sum(), variable)
-            variable.grad = gradient * moves if config.space == "w+" else gradient
+        for step in range(iteration):
+            for group, v in zip(optimiser.param_groups, variables, strict=True):
+                group["lr"] = rate(v.lr, config.schedule, step, iteration)
+            losses, images = evaluate()
+            best.keep(losses)
+            for v, gradient in zip(variables, torch.autograd.grad(losses.sum(), values), strict=True):
+                v.value.grad = gradient * v.moves
             optimiser.step()
-            result.steps = step + 1
-            if step % config.check_every == 0 or step == config.iteration - 1:
-                result.history.append((step, losses.detach().cpu()))
+            result.steps = first + step + 1
+            if show and config.show_every and (first + step) % config.show_every == 0:
+                show(first + step, images.detach())
+            if step % config.check_every == 0 or step == iteration - 1:
+                result.history.append((first + step, losses.detach().cpu()))
                 if callback:
-                    callback(step, losses.detach())
+                    callback(first + step, losses.detach())
                 if not torch.isfinite(losses).any():
                     result.stopped = "the loss is no longer finite"
                     break
             if config.early_stop and step and step % 100 == 0:
-                now = best_loss.sum().item()
+                now = best.loss.sum().item()
                 if now > marker * (1 - config.early_stop):
                     result.stopped = "the loss no longer falls"
                     break
@@ -181,8 +333,59 @@ def project(G, distance, targets, config, callback=None):
     except KeyboardInterrupt:
         result.stopped = "Ctrl-C"
     with torch.no_grad():
-        last = losses_of(to_ws(G, variable, config.space))
-        keep(last)
-        result.diverged = [bool(x) for x in ~torch.isfinite(last)]
-        result.ws, result.loss = to_ws(G, best, config.space).contiguous().clone(), best_loss
+        last, _ = evaluate()
+    best.keep(last)
+    best.restore()
+    result.diverged = [bool(x) for x in ~torch.isfinite(last).cpu() | torch.tensor(result.diverged or [False] * len(last))]
+    return best.loss
+
+
+def project(G, distance, targets, config, callback=None, show=None):
+    """Find latents for images, then, if asked, noise maps.
+
+    Args:
+        G: a frozen generator.
+        distance: a perceptual_model distance, or None for the mean squared error alone.
+        targets: [N, 3, R, R] in [-1, 1], or a `Goal`.
+        config: a `Config`.
+        callback: called with (step, losses [N]) every `check_every` steps; the noise stage counts on.
+        show: called with (step, images [N, 3, R, R]) every `show_every` steps.
+
+    Returns:
+        Projection. Ctrl-C ends it early with the best so far (`stopped` says so); so does a loss that is not finite.
+
+    Raises:
+        ValueError: targets of another size, or a setting that is not known.
+    """
+    goal = targets if isinstance(targets, Goal) else Goal(targets)
+    check(G, goal, config)
+    n, device = len(goal.image), goal.image.device
+    noise = NoiseMaps(G, config, n, device) if config.joint or config.noise_iteration else None
+    value = start(G, config, n, device)
+    latent = Variable(value, config.lr, movable(G, config, device) if config.space == "w+" else torch.ones((), device=device))
+    w0, prior = value.detach().clone(), Prior(G, device) if config.lambda_prior else None
+    losses_of, result = objective(G, distance, goal, config), Projection(ws=None, loss=None)
+
+    def latent_losses():
+        ws = to_ws(G, latent.value, config.space)
+        losses, images = losses_of(ws, noise.maps() if config.joint else config.noise)
+        if config.lambda_start:
+            losses = losses + config.lambda_start * (latent.value - w0).square().flatten(1).mean(1)
+        if prior:
+            losses = losses + config.lambda_prior * prior(ws)
+        return losses + config.lambda_noise * noise.drift() if config.joint else losses, images
+
+    variables = [latent, *(noise.variables if config.joint else [])]
+    result.loss = descend(variables, latent_losses, config.iteration, config, result, callback, show)
+    result.ws = to_ws(G, latent.value.detach(), config.space).contiguous().clone()
+    if config.noise_iteration and result.stopped != "Ctrl-C":
+        pixels = objective(G, None, noise_goal(G, goal, result.ws, noise.maps(), config), replace(config, lambda_mse=1.0))
+
+        def noise_losses():
+            losses, images = pixels(result.ws, noise.maps())
+            return losses + config.lambda_noise * noise.drift(), images
+
+        result.noise_loss = descend(noise.variables, noise_losses, config.noise_iteration, config, result, callback, show)
+    if noise is not None:
+        result.noise = [m.detach().expand(n, -1, -1, -1).clone() for m in noise.maps()]
     return result

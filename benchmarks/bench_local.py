@@ -1,0 +1,193 @@
+"""Measure Image2StyleGAN++'s applications on held-out faces; prints the lines of a Markdown table.
+
+    python -m benchmarks.bench_local --faces FACES.zip --only noise,inpaint
+
+FACES.zip: aligned face images; those whose place in the list, by name, ends in 9 were never trained on, and are taken.
+"""
+
+import io
+import zipfile
+
+import numpy as np
+import torch
+from PIL import Image
+
+import cli
+import encode_image
+import faces
+import local_edit
+import masks
+import media
+import model_zoo
+import projection
+
+
+def read(path, G, count, skip=5):
+    """`count` held-out faces, spread over the file: [N, 3, R, R] in [-1, 1]."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(n for n in archive.namelist() if n.lower().endswith(media.SUFFIXES))[9::10]
+        images = [
+            Image.open(io.BytesIO(archive.read(n))).convert("RGB") for n in names[skip :: max(1, (len(names) - skip) // count)][:count]
+        ]
+    arrays = [np.array(i.resize((G.resolution, G.resolution), Image.Resampling.LANCZOS)) for i in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def render(G, found):
+    return G.synthesis(found.ws, noise="const" if found.noise is None else found.noise).clamp(-1, 1)
+
+
+def rms(a, b, mask):
+    """[N]: root mean square difference in grey levels where the mask is 1."""
+    return (((a - b) * 127.5).square() * mask).sum((1, 2, 3)).div(mask.expand(len(a), -1, -1, -1).sum((1, 2, 3)) * 3).sqrt()
+
+
+def psnr(a, b, mask=1.0):
+    """[N], in dB."""
+    return 20 * (255 / rms(a, b, torch.ones_like(a[:, :1]) * mask)).log10()
+
+
+def line(*cells):
+    print("|", " | ".join(f"{c:.1f}" if isinstance(c, float) else str(c) for c in cells), "|", flush=True)
+
+
+def noise(G, distance, x, n):
+    """W+ alone, joint, and W+ then noise, at equal steps in all."""
+    settings = {
+        "W+": {"iteration": 2 * n},
+        "joint": {"iteration": 2 * n, "joint": True},
+        "W+ then noise": {"iteration": n, "noise_iteration": n},
+    }
+    for name, setting in settings.items():
+        db = psnr(render(G, projection.project(G, distance, x, projection.Config(**setting))), x)
+        line(f"noise: {name}, {2 * n} steps, PSNR dB", db.mean().item(), db.min().item())
+
+
+def inpaint(G, distance, x, n):
+    """A hole of a quarter of the area: error inside, against W+ over all layers and OpenCV's Telea."""
+    hole = masks.read("box:0.25,0.25,0.75,0.75", G.resolution)
+    known = (1 - hole)[0, 0].numpy()
+    shown = media.to_uint8(x)
+    try:
+        import cv2
+
+        filled = [cv2.inpaint(s, np.uint8(hole[0, 0].numpy() * 255), 3, cv2.INPAINT_TELEA) for s in shown]
+        line("inpainting: Telea, rms in the hole", rms(as_images(filled), x, hole).mean().item(), "")
+    except ImportError:
+        line("inpainting: Telea, rms in the hole", "OpenCV is not installed", "")
+    for name, layers in (("W+, all layers", None), ("chosen layers", projection.inpainting_layers(G))):
+        found = projection.project(G, distance, projection.Goal(x, 1 - hole), projection.Config(iteration=n, layers=layers))
+        picture = render(G, found)
+        finished = as_images([encode_image.composite(p, s, known) for p, s in zip(media.to_uint8(picture), shown, strict=True)])
+        line(f"inpainting: {name}, rms in the hole; composited", rms(picture, x, hole).mean().item(), rms(finished, x, hole).mean().item())
+        line(f"inpainting: {name}, largest error of known pixels", ((finished - x).abs() * 127.5 * (1 - hole)).max().item(), "")
+
+
+def as_images(arrays):
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def crossover(G, distance, x, n):
+    """Two photographs, left and right half: PSNR of each half to its source, and the gradient across the edge to that inside."""
+    half = masks.read("box:0,0,0.5,1", G.resolution)
+    soft = masks.blurred(half, 0.02 * G.resolution)
+    a, b = x[0::2], x[1::2]
+    found = projection.project(G, distance, torch.lerp(b, a, soft), projection.Config(iteration=n, noise_iteration=n))
+    y, middle, away = render(G, found), G.resolution // 2, max(1, round(0.06 * G.resolution))
+    columns = torch.arange(G.resolution).view(1, 1, 1, -1)
+    for source, side in ((a, columns < middle - away), (b, columns >= middle + away)):
+        line(
+            "crossover: PSNR dB of a half, away from the edge",
+            psnr(y, source, side.float()).mean().item(),
+            psnr(y, source, side.float()).min().item(),
+        )
+    steps = (y[..., 1:] - y[..., :-1]).abs().mean((0, 1, 2)) * 127.5
+    inside = torch.cat([((s[..., 1:] - s[..., :-1]).abs().mean((0, 1, 2)) * 127.5) for s in (a, b)])
+    line("crossover: gradient at the edge; mean inside the sources", steps[middle - 2 : middle + 1].mean().item(), inside.mean().item())
+
+
+def transfer(G, distance, x, n):
+    """The mouth of the next face: distance of the landmarks to the source's and to the target's, in hundredths of the side."""
+    found = projection.project(G, distance, x, projection.Config(iteration=n))
+    images, mouth, rest = render(G, found), [], []
+    for i in range(len(x)):
+        j = (i + 1) % len(x)
+        pair = images[[i, j]]
+        mask = masks.blurred(masks.read("part:mouth", G.resolution, pair).amax(0, keepdim=True), 0.02 * G.resolution)
+        mixed = local_edit.blend_activations(
+            G, (found.ws[i : i + 1], "const"), (found.ws[j : j + 1], "const"), mask, local_edit.resolution_range(None, G)
+        )
+        target, source, result = (
+            faces.landmarks_of_crop(media.to_pil(p)) / G.resolution * 100 for p in (images[i], images[j], mixed[0].clamp(-1, 1))
+        )
+        apart = lambda a, b, part: np.hypot(*(a - b)[part].T).mean()  # noqa: E731
+        mouth.append([apart(result, source, slice(48, 68)), apart(target, source, slice(48, 68))])
+        rest.append([apart(result, target, slice(17, 48)), apart(source, target, slice(17, 48))])
+    line("transfer: mouth landmarks to the source's, % of the side; before", *(float(v) for v in np.mean(mouth, 0)))
+    line("transfer: brows, eyes, nose to the target's; the source's to it", *(float(v) for v in np.mean(rest, 0)))
+
+
+def scribble(G, distance, x, n):
+    """A dark bar over the brows: error to the stroke before and after, and PSNR of the rest to the rendering before."""
+    found = projection.project(G, distance, x, projection.Config(iteration=n))
+    before, bar = render(G, found), masks.read("box:0.2,0.22,0.45,0.27+box:0.55,0.22,0.8,0.27", G.resolution)
+    drawn = torch.lerp(before, torch.full_like(before, -0.7), bar)
+    far = 1 - torch.cat([local_edit.strokes(d[None], b[None]) for d, b in zip(drawn, before, strict=True)])
+    config = projection.Config(iteration=n, noise_iteration=n, lr=0.02, init=found.ws, lambda_start=0.1)
+    after = render(G, projection.project(G, distance, projection.Goal(drawn, noise_mask=far), config))
+    line("scribble: rms to the stroke, before; after", rms(before, drawn, bar).mean().item(), rms(after, drawn, bar).mean().item())
+    line(
+        "scribble: PSNR dB of the rest to the rendering before",
+        psnr(after, before, far).mean().item(),
+        psnr(after, before, far).min().item(),
+    )
+
+
+def style(G, distance, x, n):
+    """The texture of the next face's forehead... of a drawn pattern, in the upper third: Gram distance inside, PSNR outside."""
+    found = projection.project(G, distance, x, projection.Config(iteration=n))
+    before, inside = render(G, found), masks.read("box:0,0,1,0.3", G.resolution)
+    at = torch.arange(G.resolution) * 64 / G.resolution
+    wave = torch.stack([(at[:, None] / 3.5 + at / 2.25).sin(), (at[:, None] / 2.25).sin() + 0 * at, (at / 2.25 - at[:, None] / 3.5).sin()])
+    texture = (0.8 * wave)[None]
+    soft = masks.blurred(inside, 0.02 * G.resolution)
+    config = projection.Config(iteration=n, noise_iteration=n, lr=0.02, init=found.ws, lambda_style=0.05, joint=True)
+    goal = projection.Goal(before, mask=1 - inside, noise_mask=1 - inside, style=texture, style_mask=soft)
+    after = render(G, projection.project(G, distance, goal, config))
+    with torch.no_grad():
+        wanted, *grams = (distance.grams(i * soft) for i in (texture, before, after))
+    gap = [sum((a - b).square().sum((1, 2)) / b.square().sum((1, 2)) for a, b in zip(g, wanted, strict=True)) for g in grams]
+    line("style: Gram distance inside falls by a factor of (mean; least)", (gap[0] / gap[1]).mean().item(), (gap[0] / gap[1]).min().item())
+    line(
+        "style: PSNR dB outside to the rendering before",
+        psnr(after, before, 1 - inside).mean().item(),
+        psnr(after, before, 1 - inside).min().item(),
+    )
+
+
+PARTS = {"noise": noise, "inpaint": inpaint, "crossover": crossover, "scribble": scribble, "style": style, "transfer": transfer}
+
+
+def main(argv):
+    p = cli.Parser(__doc__)
+    p.add_argument("--faces", required=True, metavar="ZIP")
+    p.add_argument("--count", type=int, default=6, help="faces (default: 6)")
+    p.add_argument("--iteration", type=int, default=150, help="steps of each stage (default: 150)")
+    p.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    cli.add_model_flags(p)
+    args = p.parse_args(argv)
+    unknown = set(args.only.split(",")) - set(PARTS)
+    if unknown:
+        raise ValueError(f"--only {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
+    G = model_zoo.load_generator(args.weight_file)
+    distance = model_zoo.load_distance(G.meta["perceptual"])
+    x = read(args.faces, G, args.count)
+    line("what", "mean", "least")
+    line("---", "---", "---")
+    for name in args.only.split(","):
+        PARTS[name](G, distance, x, args.iteration)
+
+
+if __name__ == "__main__":
+    cli.run(main)
