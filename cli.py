@@ -68,8 +68,7 @@ def noise_of(path, G, args):
     """
     import latents
 
-    load = getattr(latents, "load_noise", None)
-    maps = load(path, G) if load and not args.no_saved_noise else None
+    maps = None if args.no_saved_noise else latents.load_noise(path, G)
     if maps is not None and not args.quiet:
         print(f"{path}: rendered with the noise saved beside it", file=sys.stderr, flush=True)
     return maps

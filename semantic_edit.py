@@ -63,9 +63,7 @@ def flags():
     p.add_argument("--frames", type=int, default=40, help="of the animation, one way (default: %(default)s)")
     p.add_argument("--fps", type=float, default=20, help="of the animation (default: %(default)s)")
     p.add_argument("--save_latents", action="store_true", help="write NAME.npy, the moved latents [steps, L, 512]")
-    p.add_argument(
-        "--no_saved_noise", action="store_true", help="render with the generator's noise, even where a .noise.npz lies beside the latent"
-    )
+    cli.add_noise_flag(p)
     p.add_argument("--force", action="store_true", help="take latents and boundaries of another generator of the same shape")
     cli.add_model_flags(p)
     return p
@@ -165,25 +163,13 @@ def read_boundaries(names, folder, G, force):
     return found
 
 
-def noise_of(path, G):
-    """The noise maps that lie beside a latent (NAME.noise.npz), or None."""
-    load_noise = getattr(latents, "load_noise", None)
-    return load_noise(path, G) if load_noise else None
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Pictures
 
 
 def render(G, ws, noise, dtype):
-    """ws [N, L, 512] -> uint8 [N, H, W, 3], a few at a time."""
-    import torch
-
-    with torch.inference_mode():
-        parts = [
-            media.to_uint8(G.synthesis(part.float(), noise="const" if noise is None else noise, dtype=dtype)) for part in ws.split(BATCH)
-        ]
-    return np.concatenate(parts)
+    """ws [N, L, 512] -> uint8 [N, H, W, 3]"""
+    return np.stack(list(media.render(G, ws.float(), "const" if noise is None else noise, dtype=dtype)))
 
 
 def follow(faces, boundary, direction, distances, args, layers):
@@ -247,10 +233,8 @@ def read_faces(args, G, device, failures):
     for path in map(Path, args.latent_file):
         with failures.catch(path):
             ws = latents.load(path, G, args.force)
-            noise = None if args.no_saved_noise else noise_of(path, G)
-            if noise is not None:
-                noise = [m.to(device) for m in noise]
-                print(f"{path}: rendered with its own noise ({path.stem}.noise.npz; --no_saved_noise turns it off)", file=sys.stderr)
+            noise = cli.noise_of(path, G, args)
+            noise = None if noise is None else [m.to(device) for m in noise]
             names = [path.stem] if len(ws) == 1 else [f"{path.stem}_{i}" for i in range(len(ws))]
             faces += [Face(name, path, w[None].to(device), noise) for name, w in zip(names, ws, strict=True)]
     return faces

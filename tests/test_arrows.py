@@ -48,7 +48,9 @@ MODULES = {  # what each may import of ours
     "media": ["files"],
     "projection": ["files"],
     "model_zoo": ["stylegan_layers", "perceptual_model", "files"],
-    "cli": ["model_zoo"],
+    "cli": ["model_zoo", "latents"],  # noise_of reads what lies beside a latent
+    "faces": [],
+    "masks": ["faces", "media"],
 }
 
 

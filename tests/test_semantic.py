@@ -134,8 +134,8 @@ def place(tmp_path, monkeypatch, G):
     return tmp_path
 
 
-def call(*words):
-    return semantic_edit.main([*map(str, words), "--boundary_dir", "bounds", "--device", "cpu", "--quiet"])
+def call(*words, quiet=True):
+    return semantic_edit.main([*map(str, words), "--boundary_dir", "bounds", "--device", "cpu", *["--quiet"] * quiet])
 
 
 def test_all_that_fit_are_followed(place, G):
@@ -173,13 +173,11 @@ def test_several_latents_share_a_strip_and_a_bad_one_is_named(place, G, capsys):
 
 
 def test_saved_noise_is_used_and_said(place, G, capsys):
-    if not hasattr(latents, "load_noise"):
-        pytest.skip("latents.load_noise is not there yet")
     rng = torch.Generator().manual_seed(0)
     maps = [torch.randn(1, 1, layer.resolution, layer.resolution, generator=rng) for layer in G.synthesis.layers()]
     np.savez("face.noise.npz", **{str(i): m.numpy() for i, m in enumerate(maps)})
     words = ["--latent_file", "face.npy", "--boundary", "one", "--steps", 1, "--start_distance", 0, "--save_latents", "--out_dir", "out"]
-    assert call(*words) == 0 and "noise" in capsys.readouterr().err
+    assert call(*words, quiet=False) == 0 and "noise saved beside it" in capsys.readouterr().err
     with torch.no_grad():
         expected = media.to_uint8(G.synthesis(latents.load("face.npy", G), noise=maps))[0]
     assert np.array_equal(np.asarray(Image.open("out/one.png")), expected)

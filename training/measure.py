@@ -135,7 +135,7 @@ def inversion(G, distance, targets, steps, callback=None, **options):
             images = G.synthesis(found.ws)
             apart = distance(images, chunk)
         for i, (mine, wanted) in enumerate(zip(media.to_uint8(images), media.to_uint8(chunk), strict=True)):
-            psnr, ssim = encode_image.measures(mine, wanted)
+            psnr, ssim = encode_image.measures(mine, wanted, np.ones(mine.shape[:2], bool))
             rows.append((psnr, ssim, float(apart[i]), float(np.linalg.norm(descriptors(mine, wanted) - descriptors(wanted)))))
             pictures.append((wanted, mine))
         if callback:
@@ -165,7 +165,7 @@ def main(argv):
         table |= distribution(G, train, held[: args.count], args.count)
         print(json.dumps(table, indent=1))
     if args.inversion:
-        distance = encode_image.distance_of(G.meta["perceptual"] or "vgg16")
+        distance = model_zoo.load_distance(G.meta["perceptual"] or "vgg16")
         targets = held[torch.linspace(0, len(held) - 1, args.inversion).long()].float() / 127.5 - 1
         table["inversion"] = {}
         for start in args.starts:
