@@ -96,11 +96,14 @@ def device(name):
 
 
 def dtype(name, device):
-    """`--precision` -> the torch.dtype of the convolutions; "auto" takes bfloat16 on CUDA cards that have it, else float32."""
+    """`--precision` -> the torch.dtype of the convolutions; "auto" takes bfloat16 where the hardware multiplies it (CUDA cards
+    from Ampere on, CPUs with AMX), else float32: without AMX bfloat16 convolutions are slower.
+    """
     import torch
 
     if name == "auto":
-        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        name = "bf16" if amx or (device.type == "cuda" and torch.cuda.is_bf16_supported()) else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 
 

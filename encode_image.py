@@ -39,7 +39,8 @@ def flags():
     p.add_argument("--latent_dir", default="latent_W/", help="where latents go")
     p.add_argument("--save_dir", default="save_image/encode/", help="where reconstructions go")
     p.add_argument("--iteration", type=int, default=config.iteration, help="steps of the optimiser (default: %(default)s)")
-    p.add_argument("--batch_size", type=int, default=1, help="images optimised together (default: 1)")
+    p.add_argument("--batch_size", default="1", metavar="N|auto", help="images optimised together; auto: as many as pay (default: 1)")
+    p.add_argument("--low_memory", action="store_true", help="keep less for the backward pass: half the memory at 1024, a third more time")
     p.add_argument("--resolution", type=int, help="checked against the generator")
     p.add_argument("--space", default=config.space, choices=projection.SPACES)
     p.add_argument("--init", default=config.init, help=f"{', '.join(projection.INITS)}, or a latent file (default: mean)")
@@ -188,6 +189,32 @@ def encode(G, distance, batch, config, args, bar):
     return rows, found.stopped == "Ctrl-C"
 
 
+def auto_batch(count, resolution, device):
+    """How many images of `count` to optimise together: until the hardware is busy (benchmarks/README.md); memory is seen to by halving."""
+    busy = (32 if device.type == "cuda" else 4) * 256**2 // resolution**2
+    return max(1, min(count, busy, 64))
+
+
+def encode_what_fits(G, distance, batch, config, args, bar):
+    """`encode`, in halves where the batch does not fit into memory; later batches are then smaller too."""
+    try:
+        return encode(G, distance, batch, config, args, bar)
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
+        if not any(sign in str(error) for sign in ("out of memory", "not enough memory", "can't allocate memory")):
+            raise
+    if len(batch) == 1:
+        advice = "a smaller generator, or another device" if args.low_memory else "--low_memory"
+        raise ValueError(f"{batch[0][0]}: out of memory with a single image; try {advice}")
+    half = (len(batch) + 1) // 2
+    cli.warn(f"out of memory with {len(batch)} images at once; going on with {half}")
+    args.batch_size, rows, stopped = half, [], False
+    for part in (batch[:half], batch[half:]):
+        if not stopped:
+            done, stopped = encode_what_fits(G, distance, part, config, args, bar)
+            rows += done
+    return rows, stopped
+
+
 def write_table(rows, folder):
     with files.atomic(Path(folder) / "metrics.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
         table = csv.DictWriter(f, rows[0].keys())
@@ -197,8 +224,8 @@ def write_table(rows, folder):
 
 def check(args):
     """Raise ValueError for flags that do not go together."""
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size {args.batch_size}: 1 or more")
+    if args.batch_size != "auto" and not (args.batch_size.isdecimal() and int(args.batch_size) > 0):
+        raise ValueError(f"--batch_size {args.batch_size}: 1 or more, or auto")
     if args.save_every < 0:
         raise ValueError(f"--save_every {args.save_every}: 0 or more steps")
     for name in ("composite", "invert_mask"):
@@ -221,7 +248,7 @@ def configure(args, G, device):
         noise_lr=args.noise_lr, noise_layers=latents.layer_range(args.noise_layers, G.num_ws) if args.noise_layers else None,
         lambda_noise=args.lambda_noise, joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed,
         show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), dtype=cli.dtype(args.precision, device),
-        compile=args.compile == "on" or (args.compile == "auto" and device.type == "cuda"),
+        compile=args.compile == "on" or (args.compile == "auto" and device.type == "cuda"), low_memory=args.low_memory,
     )  # fmt: skip
 
 
@@ -245,6 +272,10 @@ def main(argv):
     if args.resume:
         paths = [p for p in paths if not (Path(args.latent_dir) / f"{p.stem}.npy").is_file()]
     args.single = len(paths) == 1
+    args.batch_size = auto_batch(len(paths), G.resolution, device) if args.batch_size == "auto" else int(args.batch_size)
+    if not args.quiet:
+        chosen = f"{str(config.dtype).removeprefix('torch.')}, compile {'on' if config.compile else 'off'}, batches of {args.batch_size}"
+        print(f"{device.type}: {chosen}", file=sys.stderr)
     if args.mask and not masks.needs_picture(args.mask):
         masks.read(args.mask, G.resolution)  # a mask that cannot be read ends the run now, not once for each image
     failures, rows, batch, stopped = cli.Failures(single=args.single), [], [], False
@@ -257,7 +288,7 @@ def main(argv):
             if mask is not None and mask.max() <= 0.5:
                 raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
             batch.append((path, image, mask))
-        if batch and (len(batch) == args.batch_size or position == len(paths) - 1):
+        if batch and (len(batch) >= args.batch_size or position == len(paths) - 1):
             base, count = progress.n, len(batch)
 
             def bar(step, loss, base=base, count=count):
@@ -265,7 +296,7 @@ def main(argv):
                 progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 progress.update(0)
 
-            done, stopped = encode(G, distance, batch, config, args, bar)
+            done, stopped = encode_what_fits(G, distance, batch, config, args, bar)
             rows, batch = rows + done, []
             if stopped:
                 break

@@ -21,8 +21,7 @@ import torch
 SPACES = {"w+": "one w per layer", "w": "one w for all layers", "z": "the input of the mapping network"}
 INITS = {"mean": "the mean latent", "zeros": "zeros (LatentEditor)", "uniform": "uniform in [-1, 1]", "z": "the mapping of a random z"}
 SCHEDULES = {"cosine": "short warm-up, constant, then a cosine to 0 over the last quarter", "constant": "the same all along"}
-
-
+LOW_MEMORY_FROM = 128
 NO_STRENGTH = 1e-6  # a layer that multiplies its map by less cannot show it; training leaves 1e-5 and more
 
 
@@ -53,6 +52,7 @@ class Config:
     seed: int = 0
     dtype: torch.dtype = torch.float32  # of the generator's convolutions; latents, losses and RGB stay float32
     compile: bool = False  # torch.compile of rendering and losses
+    low_memory: bool = False  # render layers of 128x128 and more a second time in the backward pass instead of keeping them
 
 
 @dataclass
@@ -248,8 +248,10 @@ def objective(G, distance, goal, config):
     wanted = distance.features(targets) if distance is not None and config.lambda_percep else None
     style = styled(goal.style) if goal.style is not None else None
 
+    recompute_from = LOW_MEMORY_FROM if config.low_memory else math.inf
+
     def losses_of(ws, maps):
-        images = G.synthesis(ws, noise=maps, dtype=config.dtype)
+        images = G.synthesis(ws, noise=maps, dtype=config.dtype, recompute_from=recompute_from)
         total = config.lambda_mse * (seen(images) - targets).square().flatten(1).mean(1)
         if wanted is not None:
             total = total + config.lambda_percep * distance.compare(distance.features(seen(images)), wanted)
@@ -259,7 +261,10 @@ def objective(G, distance, goal, config):
             )
         return total, images
 
-    return torch.compile(losses_of) if config.compile else losses_of
+    if not config.compile:
+        return losses_of
+    graphs = "reduce-overhead" if goal.image.is_cuda else None  # CUDA graphs: one launch for the whole step
+    return torch.compile(losses_of, mode=graphs)
 
 
 class Best:
@@ -303,7 +308,7 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
         [N]: the lowest losses. Ctrl-C, and losses that are not finite, end the descent early.
     """
     values = [v.value.requires_grad_(True) for v in variables]
-    optimiser = torch.optim.Adam([{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999))
+    optimiser = torch.optim.Adam([{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999), fused=values[0].device.type != "mps")
     best, first, marker = Best(variables), result.steps, math.inf
     try:
         for step in range(iteration):

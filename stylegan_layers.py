@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 SQRT2 = math.sqrt(2)
 MIRRORED_FROM = 128  # StyleGAN1's up-sampling layers: kernels of checkpoints are stored mirrored from this resolution on
@@ -146,6 +147,13 @@ def upsample(x):
 def fast(layer, x):
     """Whether a layer may take its hand-written backward pass: frozen, float32, and not being compiled (which fuses by itself)."""
     return layer.frozen is not None and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+def kept(layer, again, *inputs):
+    """layer(*inputs); with `again` its inner tensors are not kept for the backward pass but computed a second time there."""
+    if again and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)
 
 
 def filtered(x, taps, padding, stride=1, gain=1.0, bias=None):
@@ -292,7 +300,10 @@ class Block1(nn.Module):
 
 
 class Synthesis1(nn.Module):
-    """StyleGAN1's synthesis network: ws [N, L, 512] -> image [N, 3, R, R], about [-1, 1]."""
+    """StyleGAN1's synthesis network: ws [N, L, 512] -> image [N, 3, R, R], about [-1, 1].
+
+    Layers of `recompute_from` pixels and more keep only their input for the backward pass (less memory, more time).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -305,12 +316,12 @@ class Synthesis1(nn.Module):
         """The layers that take noise, in order."""
         return [layer for r in self.config.resolutions for layer in (getattr(self, f"b{r}").conv0, getattr(self, f"b{r}").conv1)]
 
-    def forward(self, ws, noise="const", dtype=torch.float32):
+    def forward(self, ws, noise="const", dtype=torch.float32, recompute_from=math.inf):
         check_ws(ws, self.config)
         x = self.b4.const.to(dtype).expand(len(ws), -1, -1, -1)
         maps = noise_maps(self.layers(), noise, ws)
         for i, layer in enumerate(self.layers()):
-            x = layer(x, ws[:, i], maps[i])
+            x = kept(layer, layer.resolution >= recompute_from, x, ws[:, i], maps[i])
         return self.torgb(x.float())
 
 
@@ -486,7 +497,8 @@ class Block2(nn.Module):
 class Synthesis2(nn.Module):
     """StyleGAN2's synthesis network: ws [N, L, 512] -> image [N, 3, R, R], about [-1, 1].
 
-    A block's ToRGB shares its w with the first layer of the next block.
+    A block's ToRGB shares its w with the first layer of the next block. Layers of `recompute_from` pixels and more keep
+    only their input for the backward pass (less memory, more time).
     """
 
     def __init__(self, config):
@@ -500,16 +512,16 @@ class Synthesis2(nn.Module):
         blocks = [getattr(self, f"b{r}") for r in self.config.resolutions]
         return [layer for b in blocks for layer in ([b.conv0, b.conv1] if hasattr(b, "conv0") else [b.conv1])]
 
-    def forward(self, ws, noise="const", dtype=torch.float32):
+    def forward(self, ws, noise="const", dtype=torch.float32, recompute_from=math.inf):
         check_ws(ws, self.config)
         x, image, i = self.b4.const.to(dtype).expand(len(ws), -1, -1, -1), None, 0
         maps = noise_maps(self.layers(), noise, ws)
         for r in self.config.resolutions:
-            block = getattr(self, f"b{r}")
+            block, again = getattr(self, f"b{r}"), r >= recompute_from
             for layer in [block.conv0, block.conv1] if r > 4 else [block.conv1]:
-                x = layer(x, ws[:, i], maps[i])
+                x = kept(layer, again, x, ws[:, i], maps[i])
                 i += 1
-            rgb = block.torgb(x, ws[:, i])
+            rgb = kept(block.torgb, again, x, ws[:, i])
             image = rgb if image is None else upsample(image) + rgb
         return image
 

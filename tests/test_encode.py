@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+import encode_image
 import media
 import model_zoo
 import perceptual_model
@@ -37,15 +38,18 @@ def test_made_images_are_recovered_and_a_batch_equals_singles(G, made):
     config = projection.Config(iteration=150, lr=0.05)
     distance = perceptual_model.load_features(model_zoo.BUNDLED["features"])
     both = projection.project(G, distance, made, config)
-    one = projection.project(G, distance, made[1:], config)
 
     def psnr(ws, target):
         with torch.no_grad():
             return -10 * ((G.synthesis(ws).clamp(-1, 1) - target.clamp(-1, 1)) / 2).square().mean().log10().item()
 
     assert psnr(both.ws[1:], made[1:]) > 27
-    assert abs(psnr(both.ws[1:], made[1:]) - psnr(one.ws, made[1:])) < 0.3
     assert both.history[0][1].mean() > 5 * both.loss.mean()
+    # what no latent can show ends the descent where photographs end it, not where rounding decides
+    grain = 0.2 * torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
+    grainy = made + grain
+    both, one = (projection.project(G, distance, part, config) for part in (grainy, grainy[1:]))
+    assert abs(psnr(both.ws[1:], grainy[1:]) - psnr(one.ws, grainy[1:])) < 0.1
 
 
 @pytest.mark.parametrize("space, init", [("w", "mean"), ("z", "z"), ("w+", "zeros"), ("w+", "uniform"), ("w+", "z")])
@@ -144,3 +148,23 @@ def test_bad_calls_say_so_in_one_line(words, said):
     done = run(*words, "--quiet")
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, capsys):
+    import projection
+
+    for name in "abc":
+        media.save(tmp_path / f"{name}.png", np.full((64, 64, 3), 90, np.uint8))
+    project, sizes = projection.project, []
+
+    def small_memory(G, distance, goal, config, *rest):
+        sizes.append(len(goal.image))
+        if len(goal.image) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return project(G, distance, goal, config, *rest)
+
+    monkeypatch.setattr(projection, "project", small_memory)
+    words = ["--src_dir", str(tmp_path), "--iteration", "1", "--latent_dir", str(tmp_path / "w"), "--save_dir", str(tmp_path / "s")]
+    assert encode_image.main([*words, "--batch_size", "auto", "--quiet"]) == 0
+    assert sizes == [3, 2, 1, 1, 1] and "going on with 1" in capsys.readouterr().err
+    assert len(list((tmp_path / "w").glob("*.npy"))) == 3
