@@ -36,8 +36,8 @@ def flags():
     s.add_argument("--latent_file", required=True, help="of the face that was drawn on")
     s.add_argument("--scribble", required=True, metavar="IMAGE", help="the picture with strokes")
     s.add_argument("--base", metavar="IMAGE", help="the picture without them (default: the latent's rendering)")
-    s.add_argument("--lambda_start", type=float, default=0.1, help="holds the latent near the one it starts from (default: %(default)s)")
-    _common(s, "where the strokes are (default: where the two pictures differ)", iteration=300, noise_iteration=300, lr=0.02)
+    s.add_argument("--lambda_start", type=float, default=0.02, help="holds the latent near the one it starts from (default: %(default)s)")
+    _common(s, "where the strokes are (default: where the two pictures differ)", iteration=300, noise_iteration=300, lr=0.01)
 
     s = commands.add_parser("style", doc="A part takes the texture of another picture.", help="the texture of another picture")
     s.add_argument("--latent_file", required=True, help="of the face")

@@ -76,8 +76,8 @@ def inpaint(G, distance, x, n):
         line("inpainting: Telea, rms in the hole", rms(as_images(filled), x, hole).mean().item(), "")
     except ImportError:
         line("inpainting: Telea, rms in the hole", "OpenCV is not installed", "")
-    for name, layers in (("W+, all layers", None), ("chosen layers", projection.inpainting_layers(G))):
-        found = projection.project(G, distance, projection.Goal(x, 1 - hole), projection.Config(iteration=n, layers=layers))
+    for name, setting in (("W+, all layers", {"iteration": n}), ("--mask", projection.inpainting(G, n))):
+        found = projection.project(G, distance, projection.Goal(x, 1 - hole), projection.Config(**setting))
         picture = render(G, found)
         finished = as_images([encode_image.composite(p, s, known) for p, s in zip(media.to_uint8(picture), shown, strict=True)])
         line(f"inpainting: {name}, rms in the hole; composited", rms(picture, x, hole).mean().item(), rms(finished, x, hole).mean().item())
@@ -91,7 +91,7 @@ def as_images(arrays):
 def crossover(G, distance, x, n):
     """Two photographs, left and right half: PSNR of each half to its source, and the gradient across the edge to that inside."""
     half = masks.read("box:0,0,0.5,1", G.resolution)
-    soft = masks.blurred(half, 0.02 * G.resolution)
+    soft = masks.blurred(half, 0.06 * G.resolution)
     a, b = x[0::2], x[1::2]
     found = projection.project(G, distance, torch.lerp(b, a, soft), projection.Config(iteration=n, noise_iteration=n))
     y, middle, away = render(G, found), G.resolution // 2, max(1, round(0.06 * G.resolution))
@@ -134,7 +134,7 @@ def scribble(G, distance, x, n):
     before, bar = render(G, found), masks.read("box:0.2,0.22,0.45,0.27+box:0.55,0.22,0.8,0.27", G.resolution)
     drawn = torch.lerp(before, torch.full_like(before, -0.7), bar)
     far = 1 - torch.cat([local_edit.strokes(d[None], b[None]) for d, b in zip(drawn, before, strict=True)])
-    config = projection.Config(iteration=n, noise_iteration=n, lr=0.02, init=found.ws, lambda_start=0.1)
+    config = projection.Config(iteration=n, noise_iteration=n, lr=0.01, init=found.ws, lambda_start=0.02)
     after = render(G, projection.project(G, distance, projection.Goal(drawn, noise_mask=far), config))
     line("scribble: rms to the stroke, before; after", rms(before, drawn, bar).mean().item(), rms(after, drawn, bar).mean().item())
     line(
