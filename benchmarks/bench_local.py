@@ -21,6 +21,8 @@ import media
 import model_zoo
 import projection
 
+EYES_NOSE, MOUTH = slice(17, 48), slice(48, 68)  # of dlib's 68 landmarks
+
 
 def read(path, G, count, skip=5):
     """`count` held-out faces, spread over the file: [N, 3, R, R] in [-1, 1]."""
@@ -107,23 +109,26 @@ def crossover(G, distance, x, n):
     line("crossover: gradient at the edge; mean inside the sources", steps[middle - 2 : middle + 1].mean().item(), inside.mean().item())
 
 
+def apart(a, b, part):
+    """Mean distance of landmarks [68, 2]."""
+    return np.hypot(*(a - b)[part].T).mean()
+
+
 def transfer(G, distance, x, n):
-    """The mouth of the next face: distance of the landmarks to the source's and to the target's, in hundredths of the side."""
+    """The mouth of the face that is turned most alike: how far landmarks lie from the source's and the target's, in % of the side."""
     found = projection.project(G, distance, x, projection.Config(iteration=n))
     images, mouth, rest = render(G, found), [], []
+    marks = [faces.landmarks_of_crop(media.to_pil(image)) / G.resolution * 100 for image in images]
     for i in range(len(x)):
-        j = (i + 1) % len(x)
+        j = min((j for j in range(len(x)) if j != i), key=lambda j: apart(marks[i], marks[j], EYES_NOSE))
         pair = images[[i, j]]
         mask = masks.blurred(masks.read("part:mouth", G.resolution, pair).amax(0, keepdim=True), 0.02 * G.resolution)
         mixed = local_edit.blend_activations(
             G, (found.ws[i : i + 1], "const"), (found.ws[j : j + 1], "const"), mask, local_edit.resolution_range(None, G)
         )
-        target, source, result = (
-            faces.landmarks_of_crop(media.to_pil(p)) / G.resolution * 100 for p in (images[i], images[j], mixed[0].clamp(-1, 1))
-        )
-        apart = lambda a, b, part: np.hypot(*(a - b)[part].T).mean()  # noqa: E731
-        mouth.append([apart(result, source, slice(48, 68)), apart(target, source, slice(48, 68))])
-        rest.append([apart(result, target, slice(17, 48)), apart(source, target, slice(17, 48))])
+        result = faces.landmarks_of_crop(media.to_pil(mixed[0].clamp(-1, 1))) / G.resolution * 100
+        mouth.append([apart(result, marks[j], MOUTH), apart(marks[i], marks[j], MOUTH)])
+        rest.append([apart(result, marks[i], EYES_NOSE), apart(marks[j], marks[i], EYES_NOSE)])
     line("transfer: mouth landmarks to the source's, % of the side; before", *(float(v) for v in np.mean(mouth, 0)))
     line("transfer: brows, eyes, nose to the target's; the source's to it", *(float(v) for v in np.mean(rest, 0)))
 
@@ -145,7 +150,7 @@ def scribble(G, distance, x, n):
 
 
 def style(G, distance, x, n):
-    """The texture of the next face's forehead... of a drawn pattern, in the upper third: Gram distance inside, PSNR outside."""
+    """The texture of a drawn pattern in the upper third: Gram distance inside, PSNR outside."""
     found = projection.project(G, distance, x, projection.Config(iteration=n))
     before, inside = render(G, found), masks.read("box:0,0,1,0.3", G.resolution)
     at = torch.arange(G.resolution) * 64 / G.resolution
