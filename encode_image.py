@@ -49,13 +49,14 @@ def flags():
     p.add_argument("--lambda_mse", type=float, default=config.lambda_mse)
     p.add_argument("--lambda_percep", type=float, default=config.lambda_percep)
     p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance (default: what the generator's checkpoint names)")
-    p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the coarse half and the last two)")
+    p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the first and last two)")
     p.add_argument("--noise_iteration", type=int, default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)")
     p.add_argument("--noise_lr", type=float, default=config.noise_lr, help="their learning rate (default: %(default)s)")
     p.add_argument("--noise_layers", help="noise maps that may move, such as 4-8 (default: all that act)")
     p.add_argument("--lambda_noise", type=float, default=config.lambda_noise, help="holds the maps near the generator's own (default: 0)")
     p.add_argument("--joint", action="store_true", help="move the noise maps with the latent from the first step on")
-    p.add_argument("--lambda_start", type=float, default=config.lambda_start, help="holds the latent near --init (default: 0)")
+    p.add_argument("--lambda_start", type=float, help="holds the latent near --init (default: 0; with --mask 1, near one w for all)")
+    p.add_argument("--lambda_prior", type=float, default=config.lambda_prior, help="holds it where the mapping network puts w (default: 0)")
     p.add_argument("--mask", help="where the rendering must match, white: a picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1 or part:NAME")
     p.add_argument("--invert_mask", action="store_true", help="black must match instead")
     p.add_argument("--composite", action="store_true", help="save the photograph with only the masked-out part taken from the rendering")
@@ -231,25 +232,27 @@ def check(args):
     for name in ("composite", "invert_mask"):
         if getattr(args, name) and not args.mask:
             raise ValueError(f"--{name} needs --mask")
-    if args.mask and args.layers is None and args.space != "w+":
-        args.layers = ""  # one w for all layers: all of it moves
 
 
 def configure(args, G, device):
     """The flags as a `projection.Config`."""
     init = args.init if args.init in projection.INITS else latents.load(args.init, G, args.force)
     total = args.iteration + args.noise_iteration
-    layers = latents.layer_range(args.layers, G.num_ws) if args.layers else None
-    if args.mask and args.layers is None:
-        layers = projection.inpainting_layers(G)
-    return projection.Config(
+    config = projection.Config(
         iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
-        lambda_percep=args.lambda_percep, lambda_start=args.lambda_start, layers=layers, noise_iteration=args.noise_iteration,
+        lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, noise_iteration=args.noise_iteration,
         noise_lr=args.noise_lr, noise_layers=latents.layer_range(args.noise_layers, G.num_ws) if args.noise_layers else None,
         lambda_noise=args.lambda_noise, joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed,
         show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), dtype=cli.dtype(args.precision, device),
         compile=args.compile == "on" or (args.compile == "auto" and device.type == "cuda"), low_memory=args.low_memory,
     )  # fmt: skip
+    if args.mask and args.space == "w+":
+        config = dataclasses.replace(config, **projection.inpainting(G, args.iteration))
+    if args.layers:
+        config.layers = latents.layer_range(args.layers, G.num_ws)
+    if args.lambda_start is not None:
+        config.lambda_start = args.lambda_start
+    return config
 
 
 def main(argv):

@@ -45,7 +45,7 @@ def load(path, G=None, force=False):
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
         raise ValueError(
-            f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so it is another generator's latent"
+            f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so another generator made it"
         )
     made_by = info(path).get("generator_hash")
     own = getattr(G, "meta", {}).get("hash")
@@ -179,9 +179,7 @@ def load_noise(path, G):
     maps = [layer.noise_const[None, None] for layer in layers]
     for key, array in arrays.items():
         if not key.isdecimal() or int(key) >= len(layers):
-            raise ValueError(
-                f"{target}: holds {key!r}; this generator has maps 0 to {len(layers) - 1}"
-            )
+            raise ValueError(f"{target}: holds {key!r}; this generator has maps 0 to {len(layers) - 1}")
         want = maps[int(key)].shape
         if array.dtype.kind != "f" or array.shape != want:
             raise ValueError(f"{target}: map {key} is {array.dtype} {list(array.shape)}; this generator takes float32 {list(want)}")

@@ -36,8 +36,8 @@ def flags():
     s.add_argument("--latent_file", required=True, help="of the face that was drawn on")
     s.add_argument("--scribble", required=True, metavar="IMAGE", help="the picture with strokes")
     s.add_argument("--base", metavar="IMAGE", help="the picture without them (default: the latent's rendering)")
-    s.add_argument("--lambda_start", type=float, default=0.1, help="holds the latent near the one it starts from (default: %(default)s)")
-    _common(s, "where the strokes are (default: where the two pictures differ)", iteration=300, noise_iteration=300, lr=0.02)
+    s.add_argument("--lambda_start", type=float, default=0.02, help="holds the latent near the one it starts from (default: %(default)s)")
+    _common(s, "where the strokes are (default: where the two pictures differ)", iteration=300, noise_iteration=300, lr=0.01)
 
     s = commands.add_parser("style", doc="A part takes the texture of another picture.", help="the texture of another picture")
     s.add_argument("--latent_file", required=True, help="of the face")
@@ -168,7 +168,7 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
     """Render `target` with the masked part of its activations mixed with `source`'s.
 
     What leaves the last layer of each chosen resolution is a + m (b - a) of target's a and source's b, with m the mask, averaged
-    down to that resolution, times `amount`.
+    down to that resolution, times `amount`. Noise maps are mixed alike: one that was optimised for a face fits only that face.
 
     Args:
         target, source: (ws [1, L, 512], noise).
@@ -180,6 +180,9 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
     import torch
     import torch.nn.functional as F
 
+    own = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
+    pairs = zip(*(own if noise == "const" else noise for _, noise in (target, source)), strict=True)
+    target = target[0], [torch.lerp(a, b, F.adaptive_avg_pool2d(mask, a.shape[-1]) * amount) for a, b in pairs]
     layers = {r: getattr(G.synthesis, f"b{r}").conv1 for r in resolutions}
     seen = {}
 

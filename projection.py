@@ -30,6 +30,7 @@ class Config:
     """Settings of `project`. Defaults suit faces; LatentEditor: init zeros, lr 0.01, schedule constant."""
 
     iteration: int = 1000
+    w_iteration: int = 0  # before them, steps with one w for all layers (space w+ only): a start that stays a plausible face
     space: str = "w+"
     init: object = "mean"  # a key of INITS, or latents [N or 1, L, 512]
     lr: float = 0.05
@@ -155,13 +156,15 @@ def movable(G, config, device):
     return moves
 
 
-def inpainting_layers(G):
-    """The W+ layers that move where a part of the image is to be filled in: the coarse half and the last two.
+def inpainting(G, iteration):
+    """Settings for a `Config` where a part of the image is to be filled in: half the steps with one w, then few layers near it.
 
-    Image2StyleGAN++ moves 1-9 and 17-18 of 18: what moves is held by the known pixels, and the rest, at the mean latent,
-    keeps the hole plausible.
+    What moves is held by the known pixels only, so the less may move, the more plausible the hole. Image2StyleGAN++ moves
+    layers 1-9 and 17-18 of 18 from the mean latent; here first one w for all layers, then the first and last two: the least
+    error in holes of held-out faces (benchmarks/README-local.md).
     """
-    return sorted({*range(G.num_ws // 2), G.num_ws - 2, G.num_ws - 1})
+    layers = sorted({0, 1, G.num_ws - 2, G.num_ws - 1})
+    return {"w_iteration": iteration // 2, "iteration": iteration - iteration // 2, "layers": layers, "lambda_start": 1.0}
 
 
 def to_ws(G, variable, space):
@@ -364,12 +367,20 @@ def project(G, distance, targets, config, callback=None, show=None):
     """
     goal = targets if isinstance(targets, Goal) else Goal(targets)
     check(G, goal, config)
-    n, device = len(goal.image), goal.image.device
+    n, device, result = len(goal.image), goal.image.device, Projection(ws=None, loss=None)
+    if config.w_iteration and config.space == "w+":
+        first = replace(
+            config, space="w", iteration=config.w_iteration, w_iteration=0, noise_iteration=0, joint=False, layers=None, lambda_start=0
+        )
+        result = project(G, distance, goal, first, callback, show)
+        if result.stopped == "Ctrl-C":
+            return result
+        config = replace(config, init=result.ws)
     noise = NoiseMaps(G, config, n, device) if config.joint or config.noise_iteration else None
     value = start(G, config, n, device)
     latent = Variable(value, config.lr, movable(G, config, device) if config.space == "w+" else torch.ones((), device=device))
     w0, prior = value.detach().clone(), Prior(G, device) if config.lambda_prior else None
-    losses_of, result = objective(G, distance, goal, config), Projection(ws=None, loss=None)
+    losses_of = objective(G, distance, goal, config)
 
     def latent_losses():
         ws = to_ws(G, latent.value, config.space)

@@ -21,6 +21,8 @@ import media
 import model_zoo
 import projection
 
+EYES_NOSE, MOUTH = slice(17, 48), slice(48, 68)  # of dlib's 68 landmarks
+
 
 def read(path, G, count, skip=5):
     """`count` held-out faces, spread over the file: [N, 3, R, R] in [-1, 1]."""
@@ -76,8 +78,8 @@ def inpaint(G, distance, x, n):
         line("inpainting: Telea, rms in the hole", rms(as_images(filled), x, hole).mean().item(), "")
     except ImportError:
         line("inpainting: Telea, rms in the hole", "OpenCV is not installed", "")
-    for name, layers in (("W+, all layers", None), ("chosen layers", projection.inpainting_layers(G))):
-        found = projection.project(G, distance, projection.Goal(x, 1 - hole), projection.Config(iteration=n, layers=layers))
+    for name, setting in (("W+, all layers", {"iteration": n}), ("--mask", projection.inpainting(G, n))):
+        found = projection.project(G, distance, projection.Goal(x, 1 - hole), projection.Config(**setting))
         picture = render(G, found)
         finished = as_images([encode_image.composite(p, s, known) for p, s in zip(media.to_uint8(picture), shown, strict=True)])
         line(f"inpainting: {name}, rms in the hole; composited", rms(picture, x, hole).mean().item(), rms(finished, x, hole).mean().item())
@@ -91,7 +93,7 @@ def as_images(arrays):
 def crossover(G, distance, x, n):
     """Two photographs, left and right half: PSNR of each half to its source, and the gradient across the edge to that inside."""
     half = masks.read("box:0,0,0.5,1", G.resolution)
-    soft = masks.blurred(half, 0.02 * G.resolution)
+    soft = masks.blurred(half, 0.06 * G.resolution)
     a, b = x[0::2], x[1::2]
     found = projection.project(G, distance, torch.lerp(b, a, soft), projection.Config(iteration=n, noise_iteration=n))
     y, middle, away = render(G, found), G.resolution // 2, max(1, round(0.06 * G.resolution))
@@ -107,23 +109,26 @@ def crossover(G, distance, x, n):
     line("crossover: gradient at the edge; mean inside the sources", steps[middle - 2 : middle + 1].mean().item(), inside.mean().item())
 
 
+def apart(a, b, part):
+    """Mean distance of landmarks [68, 2]."""
+    return np.hypot(*(a - b)[part].T).mean()
+
+
 def transfer(G, distance, x, n):
-    """The mouth of the next face: distance of the landmarks to the source's and to the target's, in hundredths of the side."""
+    """The mouth of the face that is turned most alike: how far landmarks lie from the source's and the target's, in % of the side."""
     found = projection.project(G, distance, x, projection.Config(iteration=n))
     images, mouth, rest = render(G, found), [], []
+    marks = [faces.landmarks_of_crop(media.to_pil(image)) / G.resolution * 100 for image in images]
     for i in range(len(x)):
-        j = (i + 1) % len(x)
+        j = min((j for j in range(len(x)) if j != i), key=lambda j: apart(marks[i], marks[j], EYES_NOSE))
         pair = images[[i, j]]
         mask = masks.blurred(masks.read("part:mouth", G.resolution, pair).amax(0, keepdim=True), 0.02 * G.resolution)
         mixed = local_edit.blend_activations(
             G, (found.ws[i : i + 1], "const"), (found.ws[j : j + 1], "const"), mask, local_edit.resolution_range(None, G)
         )
-        target, source, result = (
-            faces.landmarks_of_crop(media.to_pil(p)) / G.resolution * 100 for p in (images[i], images[j], mixed[0].clamp(-1, 1))
-        )
-        apart = lambda a, b, part: np.hypot(*(a - b)[part].T).mean()  # noqa: E731
-        mouth.append([apart(result, source, slice(48, 68)), apart(target, source, slice(48, 68))])
-        rest.append([apart(result, target, slice(17, 48)), apart(source, target, slice(17, 48))])
+        result = faces.landmarks_of_crop(media.to_pil(mixed[0].clamp(-1, 1))) / G.resolution * 100
+        mouth.append([apart(result, marks[j], MOUTH), apart(marks[i], marks[j], MOUTH)])
+        rest.append([apart(result, marks[i], EYES_NOSE), apart(marks[j], marks[i], EYES_NOSE)])
     line("transfer: mouth landmarks to the source's, % of the side; before", *(float(v) for v in np.mean(mouth, 0)))
     line("transfer: brows, eyes, nose to the target's; the source's to it", *(float(v) for v in np.mean(rest, 0)))
 
@@ -134,7 +139,7 @@ def scribble(G, distance, x, n):
     before, bar = render(G, found), masks.read("box:0.2,0.22,0.45,0.27+box:0.55,0.22,0.8,0.27", G.resolution)
     drawn = torch.lerp(before, torch.full_like(before, -0.7), bar)
     far = 1 - torch.cat([local_edit.strokes(d[None], b[None]) for d, b in zip(drawn, before, strict=True)])
-    config = projection.Config(iteration=n, noise_iteration=n, lr=0.02, init=found.ws, lambda_start=0.1)
+    config = projection.Config(iteration=n, noise_iteration=n, lr=0.01, init=found.ws, lambda_start=0.02)
     after = render(G, projection.project(G, distance, projection.Goal(drawn, noise_mask=far), config))
     line("scribble: rms to the stroke, before; after", rms(before, drawn, bar).mean().item(), rms(after, drawn, bar).mean().item())
     line(
@@ -145,7 +150,7 @@ def scribble(G, distance, x, n):
 
 
 def style(G, distance, x, n):
-    """The texture of the next face's forehead... of a drawn pattern, in the upper third: Gram distance inside, PSNR outside."""
+    """The texture of a drawn pattern in the upper third: Gram distance inside, PSNR outside."""
     found = projection.project(G, distance, x, projection.Config(iteration=n))
     before, inside = render(G, found), masks.read("box:0,0,1,0.3", G.resolution)
     at = torch.arange(G.resolution) * 64 / G.resolution
