@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 some inputs of a batch failed (each was named); 2 the comm
 import argparse
 import os
 import sys
+from contextlib import contextmanager
 
 __version__ = "0.1.0"
 
@@ -115,6 +116,20 @@ def one_line(error):
 def warn(message):
     """Print one line on stderr, after `warning:`."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(steps, quiet=False):
+    """A progress bar on stderr for an optimiser; yields what to call with (step, losses [N])."""
+    from tqdm import tqdm
+
+    with tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr) as bar:
+
+        def show(step, losses):
+            bar.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)
+            bar.update(step + 1 - bar.n)
+
+        yield show
 
 
 class Failures:
