@@ -14,7 +14,6 @@ Arithmetic (Image2StyleGAN): add what a smile changed in one person to another, 
 Results go to --out_dir: exchange1.png and .npy, exchange2.png and .npy (arithmetic: exchange1).
 """
 
-import sys
 import time
 from pathlib import Path
 
