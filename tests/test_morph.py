@@ -172,5 +172,8 @@ def test_bad_calls_say_so_in_one_line(tmp_path, place):
             image_morphing.main([str(word) for word in [*words, "--out_dir", tmp_path / "frames", "--quiet"]])
         assert said in str(caught.value)
     done = run("--latent_file1", a, "--latent_file2", b, "--frames", 1)
-    assert done.returncode == 2 and done.stderr == "image_morphing.py: --frames 1 --batch_size 8: at least 2 frames, in batches of at least 1\n"
+    assert (
+        done.returncode == 2
+        and done.stderr == "image_morphing.py: --frames 1 --batch_size 8: at least 2 frames, in batches of at least 1\n"
+    )
     assert not (tmp_path / "frames").exists()
