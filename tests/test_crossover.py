@@ -126,10 +126,8 @@ def test_noise_of_a_mix_follows_the_layers():
 
 
 def test_one_content_in_one_style(tmp_path, G, place):
-    done = subprocess.run(
-        [sys.executable, "image_crossover.py", "--latent-file1", place / "one.npy", "--latent_file2", place / "two.npy", "--out", tmp_path / "mix"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    words = ["--latent-file1", place / "one.npy", "--latent_file2", place / "two.npy", "--out", tmp_path / "mix"]
+    done = subprocess.run([sys.executable, "image_crossover.py", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "" and "mix.png" in done.stdout, done.stderr
     ws, half = np.load(tmp_path / "mix.npy"), G.num_ws // 2
     one, two = np.load(place / "one.npy"), np.load(place / "two.npy")

@@ -120,6 +120,11 @@ def test_arithmetic(tmp_path, G, place):
     call(*words, "--strength", 0.5)
     assert np.allclose(np.load(tmp_path / "exchange1.npy"), t + 0.5 * (e - n), atol=1e-5)
     assert not (tmp_path / "exchange2.npy").exists()
+    people = ["--target", place / "a.npy", "--neutral", place / "b.npy", place / "d.npy", "--expression", place / "c.npy", place / "b.npy"]
+    call(*people, "--out_dir", tmp_path, "--quiet")  # the mean over two people
+    assert np.allclose(np.load(tmp_path / "exchange1.npy"), t + 0.5 * (e - np.load(place / "d.npy")), atol=1e-5)
+    call(*words, "--change", "mean", "--strength", 2)
+    assert np.allclose(np.load(tmp_path / "exchange1.npy"), t + 2 * (e - n).mean(1, keepdims=True), atol=1e-5)
     call(*words, "--layers", "2-3", "--threshold", 0.5)
     changed = np.load(tmp_path / "exchange1.npy") - t
     assert (np.abs(changed).max((0, 2)) > 0).nonzero()[0].tolist() == [2, 3]
@@ -188,12 +193,15 @@ def test_bad_calls_say_so(tmp_path, G, place):
         ([*pair, "--target", a], "give one of"),
         (["--latent_file2", b], "needs --latent_file1"),
         (["--target", a, "--neutral", b], "needs --expression"),
+        (["--target", a, "--neutral", b, b, "--expression", b], "--neutral has 2 latents, --expression 1"),
         (["--src_im1", place / "a.png"], "needs --src_im2"),
         (["--src_im1", place / "a.png", "--src_im2", "no.png"], "no.png"),
         (["--src_im1", place / "a.png", "--src_im2", a], "a.npy"),
         (["--src_im1", place / "a.png", "--src_im2", place / "b.png", "--perceptual", "none"], "Gram"),
         ([*pair, "--layers", f"3-{G.num_ws}"], f"0-{G.num_ws - 1}"),
-        ([*pair, "--threshold", 1], "--threshold 1"),
+        ([*pair, "--threshold", 1], "--threshold and --change go with"),
+        ([*pair, "--change", "mean"], "--threshold and --change go with"),
+        (["--target", a, "--neutral", b, "--expression", b, "--threshold", -1], "--threshold -1"),
         (["--latent_file1", a, "--latent_file2", place / "b.png"], "b.png"),
     ):
         with pytest.raises((ValueError, OSError)) as caught:
