@@ -5,9 +5,9 @@
 gives the second's colours and finish to the first's face: the style's --layers (default: the finer half) replace the content's.
 Several files for each flag make a sheet of all contents in all styles. It writes --out .png and .npy.
 
-    python image_crossover.py --src_im1 a_01.png --src_im2 b_01.png --mask mask.png
+    python image_crossover.py --src_im1 a_01.png --src_im2 b_01.png --mask box:0,0,0.5,1 --noise_iteration 500
 
-finds one latent that looks like the first image where the mask is white and like the second where it is black.
+finds one latent, and noise maps, that look like the first image where the mask is white and like the second where it is black.
 """
 
 import sys
@@ -29,9 +29,11 @@ def flags():
     p.add_argument("--src_im1", metavar="IMAGE", help="aligned image shown where the mask is white: a name in --src_dir, or a path")
     p.add_argument("--src_im2", metavar="IMAGE", help="aligned image shown where it is black")
     p.add_argument("--src_dir", default="source_image/", help="folder of aligned images (default: %(default)s)")
-    p.add_argument("--mask", metavar="IMAGE", help="white: from image 1; black: from image 2")
-    p.add_argument("--blur", type=float, default=0.02, help="softening of the mask's edge, a share of the side (default: %(default)s)")
+    p.add_argument("--mask", help="white: from image 1; black: from image 2. A picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1, or part:NAME")
+    p.add_argument("--invert_mask", action="store_true", help="black: from image 1")
+    p.add_argument("--blur", type=float, default=0.06, help="softening of the mask's edge, a share of the side (default: %(default)s)")
     p.add_argument("--iteration", type=int, default=1500, help="steps of the optimiser, for images (default: %(default)s)")
+    p.add_argument("--noise_iteration", type=int, default=0, help="then steps of the noise maps alone, for images (default: 0)")
     p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance, for images (default: what the checkpoint names)")
     p.add_argument("--out", default=DEFAULT_OUT, help="name of the results, without ending (default: %(default)s)")
     p.add_argument("--force", action="store_true", help="take latents that another generator of this shape made")
@@ -103,14 +105,6 @@ def made_with(G):
     return {"made_by": "image_crossover.py", "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"], "toolkit": cli.__version__}
 
 
-def blurred(mask, share):
-    """A mask [1, 1, R, R] in 0..1, softened by a Gaussian of standard deviation share * R."""
-    import torch
-    from scipy.ndimage import gaussian_filter
-
-    return torch.from_numpy(gaussian_filter(mask.numpy(), (0, 0, share * mask.shape[-2], share * mask.shape[-1]), mode="nearest"))
-
-
 def cross_images(args, G, dtype, device):
     """Two photographs, one latent.
 
@@ -118,6 +112,7 @@ def cross_images(args, G, dtype, device):
     with a soft edge its minimum is nearly the blend, m x + (1 - m) y, which is what stands as the target here.
     """
     import latents
+    import masks
     import projection
 
     missing = [f"--{name}" for name in ("src_im1", "src_im2", "mask") if not getattr(args, name)]
@@ -126,24 +121,24 @@ def cross_images(args, G, dtype, device):
     if not 0 <= args.blur <= 0.5:
         raise ValueError(f"--blur {args.blur}: a share of the side, from 0 to 0.5")
     x, y = (media.load(media.find(name, args.src_dir), G.resolution) for name in (args.src_im1, args.src_im2))  # [1, 3, R, R]
-    soft = blurred(media.load_mask(args.mask, G.resolution), args.blur)
+    soft = masks.read(args.mask, G.resolution, x, args.invert_mask, args.blur)
     if float(soft.min()) == float(soft.max()):
         raise ValueError(
             f"{args.mask}: the mask is of one shade, {float(soft.max()):.2f}; white parts come from image 1, black from image 2"
         )
     target = soft * x + (1 - soft) * y
     perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    config = projection.Config(iteration=args.iteration, seed=args.seed, dtype=dtype)
+    config = projection.Config(iteration=args.iteration, noise_iteration=args.noise_iteration, seed=args.seed, dtype=dtype)
     began = time.time()
-    with cli.progress(args.iteration, args.quiet) as show:
+    with cli.progress(args.iteration + args.noise_iteration, args.quiet) as show:
         found = projection.project(G, model_zoo.load_distance(perceptual, device), target.to(device), config, show)
     image, latent = named(args.out)
-    media.save(image, next(media.render(G, found.ws)))
+    media.save(image, next(media.render(G, found.ws, found.noise or "const")))
     media.save(image.with_name(image.stem + "_target.png"), target)
     said = {"image1": args.src_im1, "image2": args.src_im2, "mask": args.mask, "blur": args.blur, "perceptual": perceptual,
-            "iteration": args.iteration, "steps": found.steps, "seed": args.seed, "loss": round(float(found.loss[0]), 5),
+            "iteration": args.iteration, "noise_iteration": args.noise_iteration, "steps": found.steps, "seed": args.seed, "loss": round(float(found.loss[0]), 5),
             "seconds": round(time.time() - began, 1), "stopped": found.stopped}  # fmt: skip
-    latents.save(latent, found.ws, said | made_with(G))
+    latents.save(latent, found.ws, said | made_with(G), latents.changed(found.noise, G))
     if found.stopped == "Ctrl-C":
         print(f"stopped with Ctrl-C: the best so far is in {latent}", file=sys.stderr)
         return None
