@@ -39,14 +39,18 @@ def _snake(argument):
 
 def add_model_flags(parser):
     """Add --weight_file, --device, --precision, --seed and --quiet."""
-    parser.add_argument("--weight_file", metavar="FILE|NAME", help="generator: a checkpoint, or a name that model_zoo knows (default: the bundled one)")
+    parser.add_argument(
+        "--weight_file", metavar="FILE|NAME", help="generator: a checkpoint, or a name that model_zoo knows (default: the bundled one)"
+    )
     add_run_flags(parser)
 
 
 def add_run_flags(parser):
     """Add --device, --precision, --seed and --quiet."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="number format of the convolutions (default: auto)")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="number format of the convolutions (default: auto)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
 

@@ -43,7 +43,10 @@ def flags():
     p.add_argument("--low_memory", action="store_true", help="keep less for the backward pass: half the memory at 1024, a third more time")
     p.add_argument("--resolution", type=int, help="checked against the generator")
     p.add_argument("--space", default=config.space, choices=projection.SPACES)
-    p.add_argument("--init", default=config.init, help=f"{', '.join(projection.INITS)}, or a latent file (default: mean)")
+    p.add_argument(
+        "--init",
+        help=f"{', '.join([*projection.INITS, 'encoder'])}, or a latent or encoder file (default: encoder where there is one, else mean)",
+    )
     p.add_argument("--lr", type=float, default=config.lr, help="Adam's learning rate (default: %(default)s)")
     p.add_argument("--schedule", default=config.schedule, choices=projection.SCHEDULES)
     p.add_argument("--lambda_mse", type=float, default=config.lambda_mse)
@@ -150,7 +153,7 @@ def composite(picture, target, mask):
 
 def settings_of(config):
     """A `projection.Config` as JSON holds it."""
-    plain = dataclasses.asdict(config) | {"dtype": str(config.dtype)}
+    plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | {"dtype": str(config.dtype)}
     return {k: v if isinstance(v, (int, float, str, list, type(None))) else "file" for k, v in plain.items()}
 
 
@@ -162,12 +165,15 @@ def encode(G, distance, batch, config, args, bar):
     names, targets = [path for path, _, _ in batch], torch.cat([image for _, image, _ in batch]).to(device)
     mask = torch.cat([m for _, _, m in batch]).to(device) if args.mask else None
     began = time.time()
+    if args.encoder:
+        with torch.no_grad():
+            config = dataclasses.replace(config, init=args.encoder(targets))
     with contextlib.ExitStack() as stack:
         steps = Steps(args, names, targets, stack)
         goal = projection.Goal(targets, mask)
         found = projection.project(G, distance, goal, config, lambda step, losses: bar(step, losses.mean().item()), steps.show)
     seconds = (time.time() - began) / len(names)
-    settings = settings_of(config) | {"mask": args.mask, "invert_mask": args.invert_mask}
+    settings = settings_of(config) | {"init": args.init, "mask": args.mask, "invert_mask": args.invert_mask}
     rows = []
     for i, path in enumerate(names):
         noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
@@ -234,9 +240,19 @@ def check(args):
             raise ValueError(f"--{name} needs --mask")
 
 
-def configure(args, G, device):
+def start(args, G, device):
+    """`--init` -> (what `projection.Config` takes, encoder or None)."""
+    if args.init is None:  # an encoder's guess needs the whole face
+        args.init = "encoder" if model_zoo.has_encoder(G) and not args.mask and args.space != "z" else "mean"
+        args.init = "z" if args.space == "z" else args.init
+    if args.init == "encoder" or args.init.endswith(".safetensors"):
+        path = model_zoo.BUNDLED["encoder"] if args.init == "encoder" else args.init
+        return "mean", model_zoo.load_encoder(path, G, device)
+    return args.init if args.init in projection.INITS else latents.load(args.init, G, args.force), None
+
+
+def configure(args, G, device, init):
     """The flags as a `projection.Config`."""
-    init = args.init if args.init in projection.INITS else latents.load(args.init, G, args.force)
     total = args.iteration + args.noise_iteration
     config = projection.Config(
         iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
@@ -271,7 +287,8 @@ def main(argv):
         raise ValueError(f"--resolution {args.resolution}: this generator makes {G.resolution}x{G.resolution}")
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
     distance = model_zoo.load_distance(args.perceptual, device)
-    config = configure(args, G, device)
+    init, args.encoder = start(args, G, device)
+    config = configure(args, G, device, init)
     if args.resume:
         paths = [p for p in paths if not (Path(args.latent_dir) / f"{p.stem}.npy").is_file()]
     args.single = len(paths) == 1

@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 BUNDLED = {
     "generator": HERE / "weight_files" / "faces64.safetensors",
     "features": HERE / "weight_files" / "features.safetensors",
+    "encoder": HERE / "weight_files" / "encoder.safetensors",
 }
 DISTANCES = {  # what --perceptual may say
     "bundled": "first stages of EfficientNet-lite0, comes with the project",
@@ -162,6 +163,30 @@ def load_discriminator(path, device="cpu"):
     from stylegan_layers import SYNTHESIS, Discriminator
 
     return _load(path, [f"{kind}_discriminator" for kind in SYNTHESIS], Discriminator, "discriminator").to(device)
+
+
+def load_encoder(path, G, device="cpu"):
+    """An encoder, frozen: images -> ws of the generator G that it was trained for.
+
+    Raises:
+        ValueError, OSError: no encoder, or another generator's.
+    """
+    from perceptual_model import Encoder, EncoderConfig
+
+    info = read_metadata(path)
+    if info["kind"] != "encoder":
+        raise ValueError(f"{path}: holds a {info['kind']}, not an encoder (training/train_encoder.py makes one)")
+    if info.get("generator_hash") != G.meta["hash"]:
+        raise ValueError(f"{path}: an encoder of another generator ({str(info.get('generator_hash'))[:12]}, not {G.meta['hash'][:12]})")
+    network = Encoder(EncoderConfig(**info["config"]))
+    load_strictly(network, info["path"])
+    return network.eval().requires_grad_(False).to(device)
+
+
+def has_encoder(G):
+    """Whether the project comes with an encoder for this generator."""
+    path = BUNDLED["encoder"]
+    return path.is_file() and read_metadata(path).get("generator_hash") == G.meta["hash"]
 
 
 def _load(path, kinds, network_class, role):

@@ -311,7 +311,9 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
         [N]: the lowest losses. Ctrl-C, and losses that are not finite, end the descent early.
     """
     values = [v.value.requires_grad_(True) for v in variables]
-    optimiser = torch.optim.Adam([{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999), fused=values[0].device.type != "mps")
+    optimiser = torch.optim.Adam(
+        [{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999), fused=values[0].device.type != "mps"
+    )
     best, first, marker = Best(variables), result.steps, math.inf
     try:
         for step in range(iteration):

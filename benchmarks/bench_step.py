@@ -146,7 +146,11 @@ def measure(kind, resolution, batch, variant, count, device):
     targets = torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
 
     def peak():
-        return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return (
+            torch.cuda.max_memory_allocated() / 2**20
+            if device.type == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        )
 
     steps = plain_steps(G, distance, targets, count) if variant == "plain" else our_steps(G, distance, targets, count, OPTIONS[variant])
     steps = list(steps)
@@ -175,9 +179,17 @@ def plot(rows, path):
 
 def machine():
     """What the figures were taken on."""
-    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if sys.platform == "linux" else []
+    names = (
+        [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if sys.platform == "linux" else []
+    )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": names[0] if names else "", "threads": torch.get_num_threads(), "gpu": gpu, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    return {
+        "cpu": names[0] if names else "",
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def main(argv):
@@ -211,7 +223,10 @@ def main(argv):
         for v, row in found.items():
             rows.append({"kind": kind, "resolution": resolution, "batch": batch, "variant": v} | row)
             if "plain" in found:
-                rows[-1] |= {"times faster": round(found["plain"]["seconds"] / row["seconds"], 2), "memory": round(row["peak MiB"] / found["plain"]["peak MiB"], 2)}
+                rows[-1] |= {
+                    "times faster": round(found["plain"]["seconds"] / row["seconds"], 2),
+                    "memory": round(row["peak MiB"] / found["plain"]["peak MiB"], 2),
+                }
             print(json.dumps(rows[-1]), flush=True)
     with files.atomic(args.out) as temporary:
         temporary.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1), encoding="utf-8")

@@ -25,7 +25,9 @@ def _members(path):
                 yield name, archive.read(name)
     elif path.is_file() and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
-            for member in sorted((m for m in archive.getmembers() if m.isfile() and m.name.lower().endswith(ENDINGS)), key=lambda m: m.name):
+            for member in sorted(
+                (m for m in archive.getmembers() if m.isfile() and m.name.lower().endswith(ENDINGS)), key=lambda m: m.name
+            ):
                 yield member.name, archive.extractfile(member).read()
     else:
         raise ValueError(f"{path}: no folder, .zip or .tar of images")
@@ -49,7 +51,9 @@ def load(path, resolution):
         side = min(image.size)
         if image.size != (resolution, resolution):
             left, top = (image.width - side) // 2, (image.height - side) // 2
-            image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side), reducing_gap=2.0)
+            image = image.resize(
+                (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side), reducing_gap=2.0
+            )
         names.append(name)
         pixels.append(np.asarray(image).transpose(2, 0, 1))
     if not names:

@@ -89,7 +89,9 @@ def main(argv):
     ws = G.mapping(torch.randn(4, G.config.z_dim))[:, None]
     with torch.no_grad():
         small, large = G.synthesis(ws.repeat(1, G.num_ws, 1), noise="none"), new_g.synthesis(ws.repeat(1, new_g.num_ws, 1), noise="none")
-    print(f"largest change of a pixel at the old size: {(F.avg_pool2d(large, 2) - F.avg_pool2d(F.interpolate(small, scale_factor=2, mode='bilinear'), 2)).abs().max():.3f}")
+    print(
+        f"largest change of a pixel at the old size: {(F.avg_pool2d(large, 2) - F.avg_pool2d(F.interpolate(small, scale_factor=2, mode='bilinear'), 2)).abs().max():.3f}"
+    )
     print(f"unexplained variance of the discriminator's first layer: {left:.4f}")
     keep = {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license")}
     for name, network in (("generator", new_g), ("discriminator", new_d)):

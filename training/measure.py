@@ -122,7 +122,9 @@ def distribution(G, train, held, count):
     d = [np.stack([descriptors(p) for p in media.to_uint8(x[:few])]) for x in (real, fake, known)]
     table["dlib"] = {"samples": distances(d[0], d[1]), "real": distances(d[0], d[2])}
     nearest = [np.linalg.norm(x[:, None] - d[2][None], axis=2).min(1) for x in (d[0], d[1])]
-    table["nearest training face, dlib"] = {name: {"median": float(np.median(x)), "smallest": float(x.min())} for name, x in zip(("held out", "samples"), nearest, strict=True)}
+    table["nearest training face, dlib"] = {
+        name: {"median": float(np.median(x)), "smallest": float(x.min())} for name, x in zip(("held out", "samples"), nearest, strict=True)
+    }
     return table
 
 
@@ -143,7 +145,10 @@ def inversion(G, distance, targets, steps, callback=None, **options):
     values = np.array(rows)
     keys = ("psnr", "ssim", "distance", "identity")
     row = dict(zip(keys, np.median(values, axis=0).round(4).tolist(), strict=True))
-    return row | {"identity p95": round(float(np.quantile(values[:, 3], 0.95)), 4), "same person (< 0.6)": float((values[:, 3] < 0.6).mean())}, pictures
+    return row | {
+        "identity p95": round(float(np.quantile(values[:, 3], 0.95)), 4),
+        "same person (< 0.6)": float((values[:, 3] < 0.6).mean()),
+    }, pictures
 
 
 def main(argv):
@@ -174,7 +179,10 @@ def main(argv):
                 row, pictures = inversion(G, distance, targets, steps, space=space, init=init)
                 table["inversion"][f"{start}, {steps} steps"] = row
                 print(start, steps, json.dumps(row), flush=True)
-        media.save(Path(args.out).with_suffix(".png"), media.sheet([[p for pair in pictures[i : i + 4] for p in pair] for i in range(0, min(32, len(pictures)), 4)], gap=0))
+        media.save(
+            Path(args.out).with_suffix(".png"),
+            media.sheet([[p for pair in pictures[i : i + 4] for p in pair] for i in range(0, min(32, len(pictures)), 4)], gap=0),
+        )
     with files.atomic(args.out) as temporary:
         temporary.write_text(json.dumps(table | {"seconds": round(time.time() - began)}, indent=1), encoding="utf-8")
 

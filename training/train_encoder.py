@@ -89,7 +89,10 @@ def train(G, encoder, real, args, state_path):
         total, count = sums.get(name, (0.0, 0))
         sums[name] = (total + float(loss), count + 1)
         if (step + 1) % 100 == 0:
-            print(json.dumps({"step": step + 1, "seconds": round(time.time() - began)} | {k: round(a / n, 4) for k, (a, n) in sums.items()}), flush=True)
+            print(
+                json.dumps({"step": step + 1, "seconds": round(time.time() - began)} | {k: round(a / n, 4) for k, (a, n) in sums.items()}),
+                flush=True,
+            )
             sums = {}
             with files.atomic(state_path) as temporary:
                 torch.save({"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, temporary)
@@ -118,7 +121,9 @@ def main(argv):
         made = torch.cat([G.synthesis(encoder(x)) for x in targets.split(16)])
     mean = G.synthesis(G.w_avg.expand(1, G.num_ws, -1))
     print(json.dumps({"held-out PSNR": psnr(made, targets).median().item(), "of the mean latent": psnr(mean, targets).median().item()}))
-    rows = [[p for pair in zip(*(media.to_uint8(x[i : i + 4]) for x in (targets, made)), strict=True) for p in pair] for i in range(0, 32, 4)]
+    rows = [
+        [p for pair in zip(*(media.to_uint8(x[i : i + 4]) for x in (targets, made)), strict=True) for p in pair] for i in range(0, 32, 4)
+    ]
     media.save(Path(args.state).with_suffix(".png"), media.sheet(rows, gap=0))
     license = G.meta["license"] or ""
     source = f"trained by training/train_encoder.py for {Path(G.meta['path']).name}"

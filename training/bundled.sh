@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Remake all that is bundled: generator -> attribute network -> encoder -> boundaries -> measures -> README pictures.
+# Usage: BIN=.venv/bin DATA=faces.zip LABELS=labels.csv [IMAGES=200000] training/bundled.sh
+# Each stage keeps its state in runs/ and goes on where it was stopped; a stage that is done is quick or skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python="${BIN:-.venv/bin}/python"
+export OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=500000000
+source='trained by training/train_generator.py on FairFace (Karkkainen & Joo, WACV 2021), aligned crops 128x128'
+license='CC BY 4.0 (trained on FairFace, Karkkainen & Joo, WACV 2021, CC BY 4.0)'
+files=weight_files
+
+# The generator: on from the bundled pair; for a start from nothing leave --init and --init_d out (a GPU's 25 minutes are enough).
+"$python" -m training.train_generator --data "$DATA" --hold_out --init $files/faces128.safetensors \
+    --init_d $files/faces128_discriminator.safetensors --out runs/bundled --heads 0.4 --fall 0.4 --images "${IMAGES:-200000}" \
+    --alignment '{"scale": 0.68, "em_scale": 0.45}' --source "$source" --license "$license"
+cp runs/bundled/generator.safetensors $files/faces128.safetensors
+cp runs/bundled/discriminator.safetensors $files/faces128_discriminator.safetensors
+"$python" -m training.make_features --faces "$DATA" --out $files/features.safetensors
+"$python" -m training.train_attributes --data "$DATA" --labels "$LABELS" --out $files/attributes.safetensors
+"$python" -m training.train_encoder --data "$DATA" --state runs/bundled/encoder.pt
+"$python" -m training.make_boundaries
+"$python" -m training.measure --data "$DATA" --inversion 100 --starts "w mean" "w+ mean" "w+ encoder" --out $files/measures.json
+"$python" -m training.demo --docs docs
