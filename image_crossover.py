@@ -136,7 +136,8 @@ def cross_images(args, G, dtype, device):
     media.save(image, next(media.render(G, found.ws, found.noise or "const")))
     media.save(image.with_name(image.stem + "_target.png"), target)
     said = {"image1": args.src_im1, "image2": args.src_im2, "mask": args.mask, "blur": args.blur, "perceptual": perceptual,
-            "iteration": args.iteration, "noise_iteration": args.noise_iteration, "steps": found.steps, "seed": args.seed, "loss": round(float(found.loss[0]), 5),
+            "iteration": args.iteration, "noise_iteration": args.noise_iteration, "steps": found.steps, "seed": args.seed,
+            "loss": round(float(found.loss[0]), 5),
             "seconds": round(time.time() - began, 1), "stopped": found.stopped}  # fmt: skip
     latents.save(latent, found.ws, said | made_with(G), latents.changed(found.noise, G))
     if found.stopped == "Ctrl-C":

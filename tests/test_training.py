@@ -118,7 +118,8 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     out = tmp_path / "run"
     extra = ["--heads", "1", "--augment", "ada"] if kind == "sg2" else ["--path_length", "2", "--augment", "diff"]
     train_generator.main(["--data", str(pictures), "--init", str(start), "--init_d", str(critic), "--out", str(out), "--freeze_d", "2",
-                          "--images", "80", "--batch", "4", "--tick", "40", "--r1_every", "4", "--warm", "0", "--quiet", *extra])  # fmt: skip
+                          "--images", "80", "--batch", "4", "--tick", "40", "--r1_every", "4",
+                          "--warm", "0", "--quiet", *extra])  # fmt: skip
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [40, 80]
     assert all(np.isfinite(v) for line in lines for v in line.values() if isinstance(v, float))
@@ -128,14 +129,16 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     G = model_zoo.load_generator(out / "generator.safetensors")
     assert G.meta["alignment"] == model_zoo.load_generator(start).meta["alignment"] and G.w_avg.abs().sum() > 0
     code = encode_image.main(["--src_im", str(pictures / "00.png"), "--weight_file", str(out / "generator.safetensors"), "--iteration", "3",
-                              "--perceptual", "bundled", "--latent_dir", str(tmp_path / "w"), "--save_dir", str(tmp_path / "s"), "--quiet"])  # fmt: skip
+                              "--perceptual", "bundled", "--latent_dir", str(tmp_path / "w"), "--save_dir",
+                              str(tmp_path / "s"), "--quiet"])  # fmt: skip
     assert not code and (tmp_path / "w" / "00.npy").is_file()
 
 
 def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "training.train_generator", "--data", str(pictures), "--resolution", "16", "--channel_base", "128",
-               "--channel_max", "16", "--mapping_layers", "2", "--batch", "8", "--tick", "16", "--out", str(out), "--device", "cpu", "--quiet"]  # fmt: skip
+               "--channel_max", "16", "--mapping_layers", "2", "--batch", "8", "--tick", "16", "--out", str(out),
+               "--device", "cpu", "--quiet"]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     until = time.time() + 120
     while not ((out / "log.jsonl").is_file() and len((out / "log.jsonl").read_text().splitlines()) >= 3):

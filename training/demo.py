@@ -21,6 +21,7 @@ import latents
 import media
 import model_zoo
 
+NOISE, FILL, JOIN, UPPER = "save_image/noise", "save_image/fill", "save_image/crossover/join", "box:0,0,1,0.5"
 ME, YOU = "latent_W/astronaut_01.npy", "latent_W/second.npy"
 PHOTO = "aligned_images/astronaut_01.png"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
@@ -31,9 +32,9 @@ image_morphing.py --latent_file1 {ME} --latent_file2 {YOU} --frames 24 --easing 
 image_crossover.py --latent_file1 {ME} --latent_file2 {YOU}
 facial_exchange.py --latent_file1 {YOU} --latent_file2 {ME}
 semantic_edit.py --latent_file {ME} --steps 5
-encode_image.py --src_im {PHOTO} --latent_dir save_image/noise --save_dir save_image/noise --iteration 300 --noise_iteration 300
-encode_image.py --src_im {PHOTO} --mask part:mouth --invert_mask --composite --latent_dir save_image/fill --save_dir save_image/fill --iteration 300
-image_crossover.py --src_im1 {PHOTO} --src_im2 save_image/second.png --mask box:0,0,1,0.5 --iteration 300 --noise_iteration 200 --out save_image/crossover/join
+encode_image.py --src_im {PHOTO} --iteration 300 --noise_iteration 300 --latent_dir {NOISE} --save_dir {NOISE}
+encode_image.py --src_im {PHOTO} --mask part:mouth --invert_mask --composite --iteration 300 --latent_dir {FILL} --save_dir {FILL}
+image_crossover.py --src_im1 {PHOTO} --src_im2 save_image/second.png --mask {UPPER} --iteration 300 --noise_iteration 200 --out {JOIN}
 local_edit.py scribble --latent_file {ME} --scribble save_image/scribble.png --out scribble
 local_edit.py style --latent_file {ME} --style_im save_image/texture.png --mask box:0,0,1,0.25 --out style
 local_edit.py transfer --latent_file1 {ME} --latent_file2 {YOU} --mask part:mouth --out transfer

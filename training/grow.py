@@ -1,6 +1,6 @@
 """Make a trained generator and discriminator wider, and one block larger, without changing what they do.
 
-    python -m training.grow --generator G64.safetensors --discriminator D64.safetensors --data faces.zip --channel_base 2048 --channel_max 256 --out runs/start
+    python -m training.grow --generator G64.safetensors --discriminator D64.safetensors --data faces.zip
 
 New channels see the old ones but are not looked at yet (zero outgoing weights); a new block adds nothing yet to the
 picture (zero ToRGB). The discriminator's new first block is fitted to say what its old 1x1 convolution said of the
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import cli
 import model_zoo
-from stylegan_layers import Discriminator, Generator
+from stylegan_layers import Discriminator, Generator, upsample
 from training import data
 
 
@@ -89,9 +89,7 @@ def main(argv):
     ws = G.mapping(torch.randn(4, G.config.z_dim))[:, None]
     with torch.no_grad():
         small, large = G.synthesis(ws.repeat(1, G.num_ws, 1), noise="none"), new_g.synthesis(ws.repeat(1, new_g.num_ws, 1), noise="none")
-    print(
-        f"largest change of a pixel at the old size: {(F.avg_pool2d(large, 2) - F.avg_pool2d(F.interpolate(small, scale_factor=2, mode='bilinear'), 2)).abs().max():.3f}"
-    )
+    print(f"largest difference from the old picture, up-sampled: {(large - upsample(small)).abs().max():.1e}")
     print(f"unexplained variance of the discriminator's first layer: {left:.4f}")
     keep = {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license")}
     for name, network in (("generator", new_g), ("discriminator", new_d)):

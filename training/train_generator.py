@@ -255,9 +255,7 @@ def networks(args):
         meta = {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license") if G.meta.get(k)}
         D = model_zoo.load_discriminator(args.init_d) if args.init_d else Discriminator(G.config)
         if D.config.resolution != G.resolution:
-            raise ValueError(
-                f"--init_d {args.init_d}: looks at {D.config.resolution}x{D.config.resolution}; the generator makes {G.resolution}x{G.resolution}"
-            )
+            raise ValueError(f"--init_d {args.init_d}: looks at pictures of side {D.config.resolution}; the generator's is {G.resolution}")
         return G, D, meta
     size = NetworkConfig(args.kind, args.resolution, args.channel_base, args.channel_max, args.mapping_layers)
     return Generator(size), Discriminator(dataclasses.replace(size, channel_base=args.channel_base_d or args.channel_base)), {}
