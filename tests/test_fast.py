@@ -8,7 +8,7 @@ from stylegan_layers import Config, Generator, noise_maps
 
 
 @pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
-@pytest.mark.parametrize("noise", ["const", "given", "none"])
+@pytest.mark.parametrize("noise", ["const", "given", "each", "none"])
 def test_gradients_of_frozen_layers_equal_autograds(kind, noise, monkeypatch):
     torch.manual_seed(0)
     G = Generator(Config(kind, 32, 512, 24, 2))
@@ -18,8 +18,10 @@ def test_gradients_of_frozen_layers_equal_autograds(kind, noise, monkeypatch):
     G.synthesis.b4.const.data.normal_()
     G.freeze()
     ws, weights = torch.randn(3, G.num_ws, 512, requires_grad=True), torch.randn(3, 3, 32, 32)
-    maps = [m.clone().requires_grad_() for m in noise_maps(G.synthesis.layers(), "const", ws)] if noise == "given" else noise
-    inputs = [ws, *maps] if noise == "given" else [ws]
+    maps, inputs = noise, [ws]
+    if noise in ("given", "each"):  # one map for all images, or one for each
+        maps = [torch.randn(3 if noise == "each" else 1, *m.shape[1:]) for m in noise_maps(G.synthesis.layers(), "const", ws)]
+        inputs = [ws, *(m.requires_grad_() for m in maps)]
 
     def outcome():
         image = G.synthesis(ws, noise=maps)
