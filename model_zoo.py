@@ -18,7 +18,7 @@ import files
 FORMAT = "1"
 HERE = Path(__file__).resolve().parent
 BUNDLED = {
-    "generator": HERE / "weight_files" / "faces64.safetensors",
+    "generator": HERE / "weight_files" / "faces128.safetensors",
     "features": HERE / "weight_files" / "features.safetensors",
     "encoder": HERE / "weight_files" / "encoder.safetensors",
 }

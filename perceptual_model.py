@@ -345,6 +345,7 @@ class Encoder(nn.Module):
         self.conv3 = nn.Conv2d(b + widths[3], c, 3, padding=1)
         self.conv4 = nn.Conv2d(c, c, 3, stride=2, padding=1)
         self.fc1 = nn.Linear(c * (self.features.config.size // 32) ** 2, config.hidden)
+        self.norm = nn.LayerNorm(config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.num_ws * config.w_dim)
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
@@ -354,5 +355,5 @@ class Encoder(nn.Module):
         x = F.leaky_relu(self.conv2(torch.cat([x, middle], 1)), 0.2)
         x = F.leaky_relu(self.conv3(torch.cat([x, coarse], 1)), 0.2)
         x = F.leaky_relu(self.conv4(x), 0.2).flatten(1)
-        offset = self.fc2(F.leaky_relu(self.fc1(x), 0.2))
+        offset = 0.1 * self.fc2(self.norm(F.leaky_relu(self.fc1(x), 0.2)))  # 0.1: a step of Adam moves w by a tenth of its spread
         return self.w_avg + offset.view(len(images), self.config.num_ws, self.config.w_dim)

@@ -104,7 +104,7 @@ def test_a_batch_equals_singles_and_start_is_kept():
     aim = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 0.5
     config = projection.Config(iteration=3, noise_iteration=4)
     both, one = projection.project(G, None, aim, config), projection.project(G, None, aim[1:], config)
-    assert torch.allclose(both.loss[1:], one.loss, rtol=1e-3) and torch.allclose(both.noise_loss[1:], one.noise_loss, rtol=1e-2)
+    assert torch.allclose(both.loss[1:], one.loss, rtol=1e-2) and torch.allclose(both.noise_loss[1:], one.noise_loss, rtol=1e-2)
     again = projection.project(G, None, aim[1:], projection.Config(iteration=0, init=one.ws, noise=one.noise, noise_iteration=1))
     assert torch.allclose(again.history[0][1], one.noise_loss)
 

@@ -22,7 +22,7 @@ import perceptual_model
 from training import data
 from training.train_generator import sample_ws
 
-KNOWN_SHARE = 0.4  # of the steps: samples only, loss in w
+KNOWN_SHARE = 0.2  # of the steps: samples only, loss in w
 
 
 def psnr(images, targets):
@@ -87,7 +87,7 @@ def train(G, encoder, real, args, state_path):
             p.grad = g * min(1.0, 1.0 / float(norm))
         optimiser.step()
         total, count = sums.get(name, (0.0, 0))
-        sums[name] = (total + float(loss), count + 1)
+        sums[name] = (total + loss.item(), count + 1)
         if (step + 1) % 100 == 0:
             print(
                 json.dumps({"step": step + 1, "seconds": round(time.time() - began)} | {k: round(a / n, 4) for k, (a, n) in sums.items()}),
