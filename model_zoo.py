@@ -21,6 +21,7 @@ BUNDLED = {
     "generator": HERE / "weight_files" / "faces128.safetensors",
     "features": HERE / "weight_files" / "features.safetensors",
     "encoder": HERE / "weight_files" / "encoder.safetensors",
+    "attributes": HERE / "weight_files" / "attributes.safetensors",
 }
 DISTANCES = {  # what --perceptual may say
     "bundled": "first stages of EfficientNet-lite0, comes with the project",
@@ -181,6 +182,18 @@ def load_encoder(path, G, device="cpu"):
     network = Encoder(EncoderConfig(**info["config"]))
     load_strictly(network, info["path"])
     return network.eval().requires_grad_(False).to(device)
+
+
+def load_attributes(path=None):
+    """The attribute network (default: the bundled one), frozen: images [N, 3, 128, 128] in [-1, 1] -> scores of faces."""
+    from perceptual_model import AttributeConfig, AttributeNet
+
+    info = read_metadata(path or BUNDLED["attributes"])
+    if info["kind"] != "attributes":
+        raise ValueError(f"{info['path']}: holds a {info['kind']}, not an attribute network (training/train_attributes.py makes one)")
+    network = AttributeNet(AttributeConfig(**info["config"]))
+    load_strictly(network, info["path"])
+    return network.eval().requires_grad_(False)
 
 
 def has_encoder(G):

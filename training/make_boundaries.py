@@ -22,7 +22,7 @@ import latents
 import media
 import model_zoo
 import train_boundary
-from perceptual_model import AttributeConfig, AttributeNet, resized
+from perceptual_model import resized
 
 ATTRIBUTES = {"gender": "gender", "age": "age", "pose": "yaw", "eyeglasses": "glasses", "smile": "smile"}  # boundary -> score
 KINDS = ("plain", "conditioned")
@@ -40,9 +40,7 @@ RENDER, SCORE = 50, 8  # images at a time; found by timing on one core
 
 def load_scorer(path):
     """The attribute network, frozen; twice as fast with channels last."""
-    net = AttributeNet(AttributeConfig(kind="attributes", **model_zoo.read_metadata(path)["config"]))
-    model_zoo.load_strictly(net, path)
-    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return model_zoo.load_attributes(path).to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()

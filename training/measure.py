@@ -23,18 +23,7 @@ import files
 import media
 import model_zoo
 import projection
-from perceptual_model import AttributeConfig, AttributeNet
 from training import data
-
-ATTRIBUTES = model_zoo.HERE / "weight_files" / "attributes.safetensors"
-
-
-def load_attributes(path=ATTRIBUTES):
-    """The attribute network, frozen."""
-    info = model_zoo.read_metadata(path)
-    network = AttributeNet(AttributeConfig(**info["config"]))
-    model_zoo.load_strictly(network, info["path"])
-    return network.eval().requires_grad_(False)
 
 
 def brought_to(images, size):
@@ -113,7 +102,7 @@ def distances(a, b, b_train=None):
 @torch.no_grad()
 def distribution(G, train, held, count):
     """Distances of samples to held-out faces, in two feature spaces, and nearest training neighbours."""
-    network, descriptors = load_attributes(), Descriptors()
+    network, descriptors = model_zoo.load_attributes(), Descriptors()
     real, known = brought_to(held.float() / 127.5 - 1, 64), brought_to(train[: max(count, 2000)].float() / 127.5 - 1, 64)
     fake = samples(G, count)
     f_real, f_fake, f_known = embed(network, real), embed(network, fake), embed(network, known)
