@@ -324,6 +324,7 @@ class EncoderConfig:
     w_dim: int = 512
     channels: tuple = (64, 128, 256)  # at an eighth, a sixteenth and a thirty-second of the features' input
     hidden: int = 320
+    ranks: tuple = (192, 160)  # of the two dense layers, each a product of two narrow ones: half the file
     kind: str = "encoder"
 
 
@@ -344,9 +345,11 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv2d(a + widths[2], b, 3, stride=2, padding=1)
         self.conv3 = nn.Conv2d(b + widths[3], c, 3, padding=1)
         self.conv4 = nn.Conv2d(c, c, 3, stride=2, padding=1)
-        self.fc1 = nn.Linear(c * (self.features.config.size // 32) ** 2, config.hidden)
+        self.narrow1 = nn.Linear(c * (self.features.config.size // 32) ** 2, config.ranks[0], bias=False)
+        self.fc1 = nn.Linear(config.ranks[0], config.hidden)
         self.norm = nn.LayerNorm(config.hidden)
-        self.fc2 = nn.Linear(config.hidden, config.num_ws * config.w_dim)
+        self.narrow2 = nn.Linear(config.hidden, config.ranks[1], bias=False)
+        self.fc2 = nn.Linear(config.ranks[1], config.num_ws * config.w_dim)
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def forward(self, images):
@@ -355,5 +358,6 @@ class Encoder(nn.Module):
         x = F.leaky_relu(self.conv2(torch.cat([x, middle], 1)), 0.2)
         x = F.leaky_relu(self.conv3(torch.cat([x, coarse], 1)), 0.2)
         x = F.leaky_relu(self.conv4(x), 0.2).flatten(1)
-        offset = 0.1 * self.fc2(self.norm(F.leaky_relu(self.fc1(x), 0.2)))  # 0.1: a step of Adam moves w by a tenth of its spread
+        x = self.norm(F.leaky_relu(self.fc1(self.narrow1(x)), 0.2))
+        offset = 0.1 * self.fc2(self.narrow2(x))  # 0.1: a step of Adam moves w by a tenth of its spread
         return self.w_avg + offset.view(len(images), self.config.num_ws, self.config.w_dim)

@@ -39,7 +39,8 @@ def ours(weights, folder, frames):
     for count in (2, frames + 2):
         began = time.perf_counter()
         subprocess.run([sys.executable, "image_morphing.py", "--weight_file", weights, "--latent_file1", folder / "a.npy",
-                        "--latent_file2", folder / "b.npy", "--frames", str(count), "--out_dir", folder / "ours", "--quiet"], check=True, cwd=model_zoo.HERE)  # fmt: skip
+                        "--latent_file2", folder / "b.npy", "--frames", str(count), "--out_dir", folder / "ours", "--quiet"],
+                       check=True, cwd=model_zoo.HERE)  # fmt: skip
         seconds.append(time.perf_counter() - began)
     return seconds[1] - seconds[0]
 

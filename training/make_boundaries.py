@@ -75,7 +75,7 @@ def scored_faces(G, net, count, psi, seed, cache, bar):
             scores = score(G, net, w[:, None].expand(-1, G.num_ws, -1))
             with files.atomic(path) as temporary:
                 np.savez(temporary, w=w.numpy(), scores=scores)
-        with np.load(path) as kept:
+        with np.load(path, allow_pickle=False) as kept:
             parts.append((kept["w"], kept["scores"]))
         bar.update(CHUNK)
     w, scores = (np.concatenate(p)[:count] for p in zip(*parts, strict=True))
