@@ -33,7 +33,7 @@ class Config:
     w_iteration: int = 0  # before them, steps with one w for all layers (space w+ only): a start that stays a plausible face
     space: str = "w+"
     init: object = "mean"  # a key of INITS, or latents [N or 1, L, 512]
-    lr: float = 0.05
+    lr: float = 0.1
     schedule: str = "cosine"
     lambda_mse: float = 1.0
     lambda_percep: float = 1.0

@@ -35,7 +35,7 @@ def run(*words):
 
 
 def test_made_images_are_recovered_and_a_batch_equals_singles(G, made):
-    config = projection.Config(iteration=150, lr=0.05)
+    config = projection.Config(iteration=100, lr=0.05)
     distance = perceptual_model.load_features(model_zoo.BUNDLED["features"])
     both = projection.project(G, distance, made, config)
 

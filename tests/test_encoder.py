@@ -1,0 +1,83 @@
+"""The learned start: the bundled encoder, its checkpoint, and training one for another generator."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import encode_image
+import media
+import model_zoo
+import projection
+from stylegan_layers import Config, Generator
+from training import train_encoder
+
+
+@pytest.fixture(scope="module")
+def G():
+    return model_zoo.load_generator()
+
+
+@pytest.fixture(scope="module")
+def made(G):
+    z = torch.randn(2, G.config.z_dim, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        return G(z, truncation_psi=1.0).clamp(-1, 1)
+
+
+def test_the_bundled_encoder_beats_the_mean_latent(G, made):
+    encoder = model_zoo.load_encoder(model_zoo.BUNDLED["encoder"], G)
+    with torch.no_grad():
+        guess, mean = G.synthesis(encoder(made)), G.synthesis(G.w_avg.expand(2, G.num_ws, -1))
+    assert (train_encoder.psnr(guess, made) > train_encoder.psnr(mean, made) + 2).all()
+
+
+def test_it_is_the_default_start(G, made, tmp_path):
+    media.save(tmp_path / "a.png", made[:1])
+    losses = {}
+    for init in ("encoder", "mean"):
+        flag = [] if init == "encoder" else ["--init", "mean"]
+        words = [
+            "--src_im",
+            str(tmp_path / "a.png"),
+            "--iteration",
+            "10",
+            "--latent_dir",
+            str(tmp_path),
+            "--save_dir",
+            str(tmp_path / init),
+        ]
+        assert not encode_image.main([*words, *flag, "--quiet"])
+        said = json.loads((tmp_path / "a.json").read_text())
+        assert said["settings"]["init"] == init
+        losses[init] = said["loss"]
+    assert losses["encoder"] < losses["mean"]  # before the first step
+
+
+def test_another_generators_encoder_is_refused(G, tmp_path):
+    other = Generator(Config("stylegan2", 16, 128, 16, 2, 512, 512)).freeze()
+    model_zoo.save(tmp_path / "g.safetensors", other)
+    with pytest.raises(ValueError, match="another generator"):
+        model_zoo.load_encoder(model_zoo.BUNDLED["encoder"], model_zoo.load_generator(tmp_path / "g.safetensors"))
+    with pytest.raises(ValueError, match="not an encoder"):
+        model_zoo.load_encoder(tmp_path / "g.safetensors", G)
+
+
+def test_one_is_trained_for_any_generator_and_goes_on_where_it_stopped(tmp_path, capsys):
+    torch.manual_seed(0)
+    model_zoo.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 16, 128, 16, 2)))
+    (tmp_path / "faces").mkdir()
+    for i, value in enumerate(np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)):
+        media.save(tmp_path / "faces" / f"{i}.png", value)
+    words = ["--data", str(tmp_path / "faces"), "--generator", str(tmp_path / "g.safetensors"), "--out", str(tmp_path / "e.safetensors"),
+             "--state", str(tmp_path / "state.pt"), "--batch", "2"]  # fmt: skip
+    train_encoder.main([*words, "--steps", "100"])
+    capsys.readouterr()
+    train_encoder.main([*words, "--steps", "101"])
+    assert '"step": 100' not in capsys.readouterr().out  # went on from 100
+    G = model_zoo.load_generator(tmp_path / "g.safetensors")
+    ws = model_zoo.load_encoder(tmp_path / "e.safetensors", G)(torch.zeros(3, 3, 16, 16))
+    assert ws.shape == (3, G.num_ws, 512) and ws.isfinite().all()
+    found = projection.project(G, None, torch.zeros(3, 3, 16, 16), projection.Config(iteration=2, init=ws))
+    assert found.loss.isfinite().all()
