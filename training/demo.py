@@ -21,22 +21,23 @@ import latents
 import media
 import model_zoo
 
-NOISE, FILL, JOIN, UPPER = "save_image/noise", "save_image/fill", "save_image/crossover/join", "box:0,0,1,0.5"
+NOISE, FILL, JOIN = "save_image/noise", "save_image/fill", "save_image/crossover/join"
+UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
 ME, YOU = "latent_W/astronaut_01.npy", "latent_W/second.npy"
 PHOTO = "aligned_images/astronaut_01.png"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
 COMMANDS = f"""
 align_images.py raw_images aligned_images
-encode_image.py --src_im {PHOTO}
+encode_image.py --src_im {PHOTO} --iteration 400
 image_morphing.py --latent_file1 {ME} --latent_file2 {YOU} --frames 24 --easing smooth --loop --animation save_result/morph.gif
 image_crossover.py --latent_file1 {ME} --latent_file2 {YOU}
 facial_exchange.py --latent_file1 {YOU} --latent_file2 {ME}
 semantic_edit.py --latent_file {ME} --steps 5
-encode_image.py --src_im {PHOTO} --iteration 300 --noise_iteration 300 --latent_dir {NOISE} --save_dir {NOISE}
-encode_image.py --src_im {PHOTO} --mask part:mouth --invert_mask --composite --iteration 300 --latent_dir {FILL} --save_dir {FILL}
-image_crossover.py --src_im1 {PHOTO} --src_im2 save_image/second.png --mask {UPPER} --iteration 300 --noise_iteration 200 --out {JOIN}
-local_edit.py scribble --latent_file {ME} --scribble save_image/scribble.png --out scribble
-local_edit.py style --latent_file {ME} --style_im save_image/texture.png --mask box:0,0,1,0.25 --out style
+encode_image.py --src_im {PHOTO} --iteration 150 --noise_iteration 150 --latent_dir {NOISE} --save_dir {NOISE}
+encode_image.py --src_im {PHOTO} --mask part:mouth --invert_mask --composite --iteration 150 --latent_dir {FILL} --save_dir {FILL}
+image_crossover.py --src_im1 {PHOTO} --src_im2 save_image/second.png --mask {UPPER} --iteration 100 --noise_iteration 100 --out {JOIN}
+local_edit.py scribble --latent_file {ME} --scribble save_image/scribble.png --iteration 100 --noise_iteration 50 --out scribble
+local_edit.py style --latent_file {ME} --style_im save_image/texture.png --mask {TOP} --iteration 100 --noise_iteration 100 --out style
 local_edit.py transfer --latent_file1 {ME} --latent_file2 {YOU} --mask part:mouth --out transfer
 """  # fmt: skip
 
@@ -141,7 +142,7 @@ def write_docs(folder):
 
 def main(argv):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--seed", type=int, default=3, help="of the second face (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=17, help="of the second face (default: %(default)s)")
     parser.add_argument("--docs", metavar="FOLDER", help="write the README's pictures there")
     args = parser.parse_args(argv)
     import skimage.data
