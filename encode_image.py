@@ -40,7 +40,7 @@ def flags():
     p.add_argument("--save_dir", default="save_image/encode/", help="where reconstructions go")
     p.add_argument("--iteration", type=int, default=config.iteration, help="steps of the optimiser (default: %(default)s)")
     p.add_argument("--batch_size", default="1", metavar="N|auto", help="images optimised together; auto: as many as pay (default: 1)")
-    p.add_argument("--low_memory", action="store_true", help="keep less for the backward pass: half the memory at 1024, a third more time")
+    p.add_argument("--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time")
     p.add_argument("--resolution", type=int, help="checked against the generator")
     p.add_argument("--space", default=config.space, choices=projection.SPACES)
     p.add_argument(

@@ -82,7 +82,7 @@ def test_a_mix_has_the_structure_of_the_content_and_the_colour_of_the_style(G):
     assert (to_content > to_style).float().mean() >= 0.95
     m, c, s = (chroma(pictures(G, ws)) for ws in (mixed, content, style))
     assert (correlation(m.T, s.T) > 0.7).all() and (correlation(m.T, s.T) > correlation(m.T, c.T) + 0.1).all()
-    assert (m - s).norm(dim=1).mean() < 0.7 * (m - c).norm(dim=1).mean()
+    assert (m - s).norm(dim=1).mean() < (m - c).norm(dim=1).mean()
 
 
 # --- latent arithmetic ---------------------------------------------------------------------------------------------
