@@ -11,8 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import fast_conv
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
+VGG_LAYERS = (
+    *("conv1_1", "conv1_2", "pool", "conv2_1", "conv2_2", "pool", "conv3_1", "conv3_2", "conv3_3", "pool"),
+    *("conv4_1", "conv4_2", "conv4_3", "pool", "conv5_1", "conv5_2", "conv5_3"),
+)
 IMAGE2STYLEGAN_LAYERS = ("conv1_1", "conv1_2", "conv3_2", "conv4_2")
 LPIPS_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 
@@ -60,18 +66,15 @@ class VGG16(Distance):
     def __init__(self, layers=IMAGE2STYLEGAN_LAYERS, after_relu=True, normalise=True, size=256):
         super().__init__()
         self.layers, self.after_relu, self.size = tuple(layers), after_relu, size
-        self.order, block, number, fan_in = [], 1, 1, 3
-        for entry in VGG_CHANNELS:
-            if entry == "pool":
-                self.order.append("pool")
-                block, number = block + 1, 1
-                continue
-            self.add_module(f"conv{block}_{number}", nn.Conv2d(fan_in, entry, 3, padding=1))
-            self.order.append(f"conv{block}_{number}")
-            fan_in, number = entry, number + 1
-        unknown = set(self.layers) - set(self.order)
+        unknown = set(self.layers) - set(VGG_LAYERS)
         if unknown or not self.layers:
-            raise ValueError(f"VGG16 layers {sorted(unknown)}; known are {', '.join(n for n in self.order if n != 'pool')}")
+            raise ValueError(f"VGG16 layers {sorted(unknown)}; known are {', '.join(n for n in VGG_LAYERS if n != 'pool')}")
+        self.order = VGG_LAYERS[: 1 + max(VGG_LAYERS.index(layer) for layer in self.layers)]  # nothing deeper is asked for
+        fan_in = 3
+        for name, channels in zip(self.order, VGG_CHANNELS, strict=False):
+            if name != "pool":
+                self.add_module(name, fast_conv.Conv3(fan_in, channels))
+                fan_in = channels
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalise else ((0, 0, 0), (1, 1, 1))
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -104,8 +107,6 @@ class VGG16(Distance):
             x = F.relu(x)
             if self.after_relu:
                 found[name] = x
-            if all(layer in found for layer in self.layers):
-                break  # nothing deeper is asked for
         return [found[name] for name in self.layers]
 
 

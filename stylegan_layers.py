@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import fast_conv
+
 SQRT2 = math.sqrt(2)
 MIRRORED_FROM = 128  # StyleGAN1's up-sampling layers: kernels of checkpoints are stored mirrored from this resolution on
 
@@ -67,10 +69,14 @@ class Config:
 class Layer(nn.Module):
     """A layer that derives its working tensors from its parameters, anew in training, once when frozen.
 
-    `derive()` returns them; `tensors()` is what forward uses. `freeze()` keeps them until `train()` or new weights.
+    `derive()` returns them; `tensors()` is what forward uses. `freeze()` keeps them until `train()` or new weights, and
+    with them `kernels`, the same weights in the form that a fast convolution takes (fast_conv.py), or None.
     """
 
-    frozen = None
+    frozen = kernels = None
+
+    def extra(self):
+        return None
 
     def derive(self):
         raise NotImplementedError
@@ -80,21 +86,22 @@ class Layer(nn.Module):
 
     def freeze(self):
         with torch.no_grad():
-            self.frozen = self.derive()
+            self.frozen, self.kernels = self.derive(), self.extra()
 
     def train(self, mode=True):
         if mode:
-            self.frozen = None
+            self.frozen = self.kernels = None
         return super().train(mode)
 
     def _load_from_state_dict(self, *args):
-        self.frozen = None
+        self.frozen = self.kernels = None
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn, recurse=True):  # .to(device) moves the derived tensors along
         super()._apply(fn, recurse)
         if self.frozen is not None:
             self.frozen = tuple(None if t is None else fn(t) for t in self.frozen)
+            self.kernels = self.extra()
         return self
 
 
@@ -156,10 +163,12 @@ def kept(layer, again, *inputs):
     return layer(*inputs)
 
 
-def filtered(x, taps, padding, stride=1, gain=1.0, bias=None):
-    """Each channel of x [N, C, H, W] filtered with the normalised outer product of `taps`."""
+def filtered(x, taps, padding, stride=1, gain=1.0, bias=None, fixed=False):
+    """Each channel of x [N, C, H, W] filtered with the normalised outer product of `taps`. `fixed`: the bias has no gradient."""
     k = torch.tensor(taps, dtype=x.dtype, device=x.device)
     k = k.outer(k) * (gain / k.sum() ** 2)
+    if fixed and stride == 1:
+        return fast_conv.Blur.apply(x, k, bias, padding)
     channels = x.shape[1]
     return F.conv2d(x, k.expand(channels, 1, *k.shape), bias, stride=stride, padding=padding, groups=channels)
 
@@ -249,20 +258,25 @@ class StyledConv1(Layer):
             weight = sum_of_shifts(weight).transpose(0, 1).contiguous()
         return weight, self.bias, self.noise_strength.view(-1, 1, 1)
 
+    def extra(self):
+        weight = self.derive()[0]
+        return None if weight is None else fast_conv.phases_of(weight) if self.up else fast_conv.transformed(weight)
+
     def forward(self, x, w, noise):
         weight, bias, strength = self.tensors()
         if weight is not None:
             weight = weight.to(x.dtype)
-        bias, strength = bias.to(x.dtype), strength.to(x.dtype)
+        bias, strength, fixed = bias.to(x.dtype), strength.to(x.dtype), fast(self, x)
         if self.up:
-            x = filtered(F.conv_transpose2d(x, weight, stride=2, padding=1), [1, 2, 1], 1, bias=bias)
+            x = fast_conv.UpConv.apply(x, weight, self.kernels, 1) if fixed else F.conv_transpose2d(x, weight, stride=2, padding=1)
+            x = filtered(x, [1, 2, 1], 1, bias=bias, fixed=fixed)
         elif weight is not None:
-            x = F.conv2d(x, weight, bias, padding=1)
+            x = fast_conv.conv(x, weight, bias, self.kernels) if fixed else F.conv2d(x, weight, bias, padding=1)
         else:
             x = x + bias.view(-1, 1, 1)
         scale, shift = self.affine(w).to(x.dtype).view(len(w), 2, -1, 1, 1).unbind(1)
         noise = None if noise is None else noise.to(x.dtype)
-        if fast(self, x):
+        if fixed:
             return Epilogue1.apply(x, noise, strength, scale, shift)
         x = x if noise is None else torch.addcmul(x, noise, strength)
         x = F.instance_norm(F.leaky_relu(x, 0.2), eps=1e-8)
@@ -283,7 +297,7 @@ class Pointwise1(Layer):
 
     def forward(self, x):
         weight, bias = self.tensors()
-        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype))
+        return (fast_conv.conv if fast(self, x) else F.conv2d)(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
 class Block1(nn.Module):
@@ -440,17 +454,21 @@ class StyledConv2(Layer):
             weight = weight.transpose(0, 1)  # the layout of a transposed convolution, which flips the kernel as asked
         return weight.contiguous(), squares, SQRT2 * self.bias.view(-1, 1, 1), SQRT2 * self.noise_strength
 
+    def extra(self):
+        return None if self.up else fast_conv.transformed(self.derive()[0])
+
     def forward(self, x, w, noise):
-        weight, squares, bias, strength = self.tensors()
+        (weight, squares, bias, strength), fixed = self.tensors(), fast(self, x)
         style = self.affine(w)  # [N, I]
         demodulation = SQRT2 * (style.square() @ squares + 1e-8).rsqrt()[:, :, None, None]  # [N, O, 1, 1]
         style = style.to(x.dtype)[:, :, None, None]
-        x = Scale.apply(x, style) if fast(self, x) else x * style
+        x = Scale.apply(x, style) if fixed else x * style
         if self.up:
-            x = filtered(F.conv_transpose2d(x, weight.to(x.dtype), stride=2), [1, 3, 3, 1], padding=1, gain=4)
+            x = fast_conv.UpConv.apply(x, weight, None, 0) if fixed else F.conv_transpose2d(x, weight.to(x.dtype), stride=2)
+            x = filtered(x, [1, 3, 3, 1], padding=1, gain=4, fixed=fixed)
         else:
-            x = F.conv2d(x, weight.to(x.dtype), padding=1)
-        if fast(self, x):
+            x = fast_conv.conv(x, weight, None, self.kernels) if fixed else F.conv2d(x, weight.to(x.dtype), padding=1)
+        if fixed:
             x = Epilogue2.apply(x, demodulation, noise, strength, bias)
         else:
             offset = bias if noise is None else bias + strength * noise

@@ -44,6 +44,8 @@ def networks(kind, resolution, device):
     """The official sizes: 512 channels up to 32x32 (StyleGAN1) or 64x64 (StyleGAN2), then halved."""
     torch.manual_seed(0)
     G = Generator(Config(kind, resolution, 16384 if kind == "stylegan1" else 32768, 512, 8)).to(device)
+    for layer in G.synthesis.layers():  # without noise StyleGAN1 normalises maps that are flat, and its gradients are not finite
+        layer.noise_strength.data.fill_(0.1)
     return G, VGG16().eval().requires_grad_(False).to(device)
 
 

@@ -42,8 +42,9 @@ def imports(tree):
 SCRIPTS = [name for name, tree in TREES.items() if is_script(tree)]
 MODULES = {  # what each may import of ours
     "files": [],
-    "stylegan_layers": [],
-    "perceptual_model": [],
+    "fast_conv": [],
+    "stylegan_layers": ["fast_conv"],
+    "perceptual_model": ["fast_conv"],
     "latents": ["files"],
     "media": ["files"],
     "projection": ["files"],

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fast_conv
 import stylegan_layers
 from stylegan_layers import Config, Generator, noise_maps
 
@@ -48,3 +49,47 @@ def test_low_memory_gives_the_same_gradients(kind):
 
     (a, much), (b, little) = outcome(float("inf")), outcome(16)
     assert torch.allclose(a, b, rtol=1e-4, atol=1e-6) and little < 0.8 * much
+
+
+@pytest.mark.parametrize("side, channels", [(16, 128), (32, 160), (20, 128), (8, 128), (16, 24)])
+def test_convolutions_of_frozen_weights_equal_pytorchs(side, channels):
+    torch.manual_seed(0)
+    x, g = torch.randn(2, channels, side, side, requires_grad=True), torch.randn(2, 144, side, side)
+    weight, bias = torch.randn(144, channels, 3, 3), torch.randn(144)
+    kernels = fast_conv.transformed(weight)
+    assert (kernels is None) == (channels < 128)
+    wanted = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+    (wanted_gradient,) = torch.autograd.grad(wanted, x, g)
+    found = fast_conv.conv(x, weight, bias, kernels)
+    (gradient,) = torch.autograd.grad(found, x, g)
+    assert (found - wanted).abs().max() < 1e-4 * wanted.std() and (gradient - wanted_gradient).abs().max() < 1e-4 * wanted_gradient.std()
+    with torch.no_grad():  # pictures come from PyTorch's convolution, to the bit
+        assert torch.equal(fast_conv.conv(x, weight, bias, kernels), wanted)
+
+
+def test_up_convolution_and_blur_equal_pytorchs():
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 12, 10, 14, dtype=torch.double, requires_grad=True), torch.randn(12, 6, 4, 4, dtype=torch.double)
+    kernel = torch.randn(3, 3, dtype=torch.double)
+    kernel = kernel + kernel.flip(0, 1)
+    pairs = [
+        (
+            fast_conv.UpConv.apply(x, weight, fast_conv.phases_of(weight), 1),
+            torch.nn.functional.conv_transpose2d(x, weight, stride=2, padding=1),
+        ),
+        (fast_conv.UpConv.apply(x, weight[..., 1:, 1:], None, 0), torch.nn.functional.conv_transpose2d(x, weight[..., 1:, 1:], stride=2)),
+        (fast_conv.Blur.apply(x, kernel, None, 1), stylegan_layers.F.conv2d(x, kernel.expand(12, 1, 3, 3), padding=1, groups=12)),
+    ]
+    for found, wanted in pairs:
+        g = torch.randn_like(wanted)
+        assert torch.allclose(found, wanted) and torch.allclose(torch.autograd.grad(found, x, g)[0], torch.autograd.grad(wanted, x, g)[0])
+
+
+def test_a_frozen_convolution_follows_its_weights():
+    torch.manual_seed(0)
+    layer, x = fast_conv.Conv3(128, 128).requires_grad_(False), torch.randn(1, 128, 16, 16, requires_grad=True)
+    before = layer(x)
+    layer.load_state_dict({k: 2 * v for k, v in layer.state_dict().items()})
+    assert torch.allclose(layer(x), 2 * before, atol=1e-5)
+    layer.double()
+    assert torch.allclose(layer(x.double()).float(), 2 * before, atol=1e-3)

@@ -7,7 +7,6 @@ reconstruction: mean squared error and perceptual distance of the rendering, on 
 run goes on from --state. One JSON line every 100 steps; PSNR of held-out images at the end.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -18,8 +17,7 @@ import cli
 import files
 import media
 import model_zoo
-import perceptual_model
-from training import data
+from training import data, reconstruct
 from training.train_generator import sample_ws
 
 KNOWN_SHARE = 0.2  # of the steps: samples only, loss in w
@@ -28,17 +26,6 @@ KNOWN_SHARE = 0.2  # of the steps: samples only, loss in w
 def psnr(images, targets):
     """[N] in dB, of images in [-1, 1]."""
     return 10 * torch.log10(4 / (images.clamp(-1, 1) - targets).square().flatten(1).mean(1))
-
-
-def build(G, features_path):
-    """A new encoder for a generator; its last layer starts at 0, so its first guess is the mean latent."""
-    features = perceptual_model.load_features(features_path)
-    encoder = perceptual_model.Encoder(perceptual_model.EncoderConfig(dataclasses.asdict(features.config), G.num_ws, G.config.w_dim))
-    encoder.features.load_state_dict(features.state_dict())
-    encoder.w_avg.copy_(G.w_avg)
-    torch.nn.init.zeros_(encoder.fc2.weight)
-    torch.nn.init.zeros_(encoder.fc2.bias)
-    return encoder
 
 
 def known_batch(G, count):
@@ -113,7 +100,7 @@ def main(argv):
     G = model_zoo.load_generator(args.generator)
     _, images = data.load(args.data, G.resolution)
     train_on, held = data.split(len(images))
-    encoder = build(G, model_zoo.BUNDLED["features"])
+    encoder = reconstruct.new_encoder(G, model_zoo.BUNDLED["features"])
     real = data.batches(images, train_on, args.batch, torch.Generator().manual_seed(args.seed))
     train(G, encoder, real, args, args.state)
     targets = images[held[:64]].float() / 127.5 - 1

@@ -3,11 +3,13 @@
     python -m training.train_generator --data my_faces/ --init faces.safetensors --init_d faces_discriminator.safetensors --out runs/mine
 
 Non-saturating loss, lazy R1 (StyleGAN2, Karras et al. 2020), EMA, style mixing; adaptive augmentation for small sets;
-optionally path-length regularisation and projected heads beside the discriminator (training/projected.py). After each
-tick it writes to --out: state.pt (everything; a stopped or killed run goes on from there), sheet.png (64 samples, psi
-0.7), a line of log.jsonl, and generator.safetensors / discriminator.safetensors. Several GPUs: start it by torchrun.
+optionally path-length regularisation, projected heads beside the discriminator (training/projected.py), and an encoder
+whose reconstructions of real images train the generator, too (training/reconstruct.py). After each tick it writes to
+--out: state.pt (everything; a stopped or killed run goes on from there), sheet.png (64 samples, psi 0.7), a line of
+log.jsonl, and generator.safetensors / discriminator.safetensors / encoder.safetensors. Several GPUs: start it by torchrun.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -22,9 +24,10 @@ import cli
 import files
 import media
 import model_zoo
+import perceptual_model
 from stylegan_layers import Config as NetworkConfig
 from stylegan_layers import Discriminator, Generator
-from training import augment, data, projected
+from training import augment, data, projected, reconstruct
 
 
 @dataclasses.dataclass
@@ -47,6 +50,9 @@ class Config:
     warm: int = 1000  # images over which the learning rate rises from 0
     heads_share: float = 0.5  # of the batch that the heads see
     heads_lr: float = 0.002
+    reconstruct: float = 0.0  # weight of the reconstructions by an encoder; half of each batch
+    encoder_lr: float = 0.0005
+    critic: float = 0.1  # weight of the critic in W that draws the encoder's latents and the mapping network's together
     freeze_d: int = 0  # blocks of the discriminator, from the image on, that stay as they are
     tick: int = 2000
     seed: int = 0
@@ -68,7 +74,7 @@ def sample_ws(G, count, mixing, device):
 class Trainer:
     """The networks, their optimisers and the step. `state()` holds all that a resumed run needs."""
 
-    def __init__(self, G, D, config, device="cpu", dtype=torch.float32, ranks=1):
+    def __init__(self, G, D, config, device="cpu", dtype=torch.float32, ranks=1, encoder=None):
         self.G, self.D, self.config, self.device, self.dtype, self.ranks = G.to(device), D.to(device), config, device, dtype, ranks
         self.ema = Generator(G.config).to(device).eval().requires_grad_(False)
         self.ema.load_state_dict(G.state_dict())
@@ -77,22 +83,33 @@ class Trainer:
         for r in list(reversed(D.config.resolutions))[: config.freeze_d]:
             getattr(D, f"b{r}").requires_grad_(False)
         self.d_weights = [p for p in D.parameters() if p.requires_grad]
-        self.heads = self.vision = None
+        self.heads = self.vision = self.encoder = self.encoder_ema = self.critic = self.opt_h = self.opt_c = None
+        if config.heads or config.reconstruct:
+            self.vision = perceptual_model.load_features(model_zoo.BUNDLED["features"])
         if config.heads:
-            import perceptual_model
-
-            self.vision = perceptual_model.load_features(model_zoo.BUNDLED["features"]).to(device)
-            self.heads = projected.build(self.vision.cpu(), G.resolution).to(device)
+            self.heads = projected.build(self.vision, G.resolution).to(device)
+            self.opt_h = torch.optim.Adam(self.heads.parameters(), lr=config.heads_lr, betas=(0.0, 0.99))
+        if self.vision:
             self.vision.to(device)
         # lazy regularisation: fewer steps count R1, so Adam's memory is shortened by the same share (StyleGAN2, appendix B)
         share = config.r1_every / (config.r1_every + 1)
         self.opt_g = torch.optim.Adam(G.parameters(), lr=config.lr, betas=(0.0, 0.99), eps=1e-8)
+        if config.reconstruct:
+            self._add_encoder(encoder or reconstruct.new_encoder(G, model_zoo.BUNDLED["features"]))
         self.opt_d = torch.optim.Adam(self.d_weights, lr=config.lr * share, betas=(0.0, 0.99**share), eps=1e-8)
-        self.opt_h = torch.optim.Adam(self.heads.parameters(), lr=config.heads_lr, betas=(0.0, 0.99)) if self.heads else None
         self.step_count, self.p, self.path_mean = 0, 0.0 if config.augment != "diff" else 1.0, 0.0
         self.sums = {}
 
-    PARTS = ("G", "D", "ema", "heads", "opt_g", "opt_d", "opt_h")
+    PARTS = ("G", "D", "ema", "heads", "encoder", "encoder_ema", "critic", "opt_g", "opt_d", "opt_h", "opt_c")
+
+    def _add_encoder(self, encoder):
+        c = self.config
+        self.encoder, self.encoder_ema = encoder.to(self.device), copy.deepcopy(encoder).to(self.device).requires_grad_(False)
+        self.encoder.requires_grad_(True).features.requires_grad_(False)
+        weights = [p for p in self.encoder.parameters() if p.requires_grad]
+        self.opt_g.add_param_group({"params": weights, "lr": c.encoder_lr, "scale": c.encoder_lr / c.lr})
+        self.critic = reconstruct.Critic(self.G.config.w_dim).to(self.device).measure(self.G)
+        self.opt_c = torch.optim.Adam(self.critic.parameters(), lr=0.001, betas=(0.0, 0.99))
 
     def state(self):
         state = {name: getattr(self, name).state_dict() for name in self.PARTS if getattr(self, name) is not None}
@@ -124,7 +141,7 @@ class Trainer:
                 torch.distributed.all_reduce(p.grad)
                 p.grad /= self.ranks
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         optimiser.step()
 
     def judge(self, images):
@@ -144,10 +161,19 @@ class Trainer:
         t = min(1.0, self.shown / c.images)
         rate = c.lr * (max(0.1, min(1.0, (1 - t) / c.fall)) if c.fall else 1.0) * min(1.0, (self.shown + n) / max(1, c.warm))
         self.D.requires_grad_(False)
-        ws, w_mean = sample_ws(self.G, n, c.mixing, self.device)
+        half = n // 2 if self.encoder else 0
+        ws, w_mean = sample_ws(self.G, n - half, c.mixing, self.device)
+        if half:
+            known, encoded = ws[:, 0], self.encoder(real[:half])
+            ws = torch.cat([ws, encoded])
         fake = self.G.synthesis(ws, noise="random", dtype=self.dtype)
         loss = log_sigmoid_loss(self.judge(fake), real=True)
         self.note(loss_g=loss)
+        if half:
+            alike, guessed = reconstruct.loss_of(fake[-half:], real[:half], encoded, self.vision), reconstruct.one_layer(encoded)
+            self.critic.requires_grad_(False)
+            loss = loss + c.reconstruct * alike + c.critic * reconstruct.fooled(self.critic, known, guessed)
+            self.note(loss_alike=alike, mse=(fake[-half:] - real[:half]).square().mean())
         features = None
         if self.heads:
             self.heads.requires_grad_(False)
@@ -155,7 +181,12 @@ class Trainer:
             loss_h = log_sigmoid_loss(self.heads(features), real=True)
             self.note(loss_g_heads=loss_h)
             loss = loss + c.heads * min(1.0, self.shown / max(1, c.ramp)) * loss_h
-        self._step(self.opt_g, loss, self.G.parameters(), rate)
+        self._step(self.opt_g, loss, [p for group in self.opt_g.param_groups for p in group["params"]], rate)
+        if half:
+            self.critic.requires_grad_(True)
+            loss_c = reconstruct.told_apart(self.critic, known.detach(), guessed.detach())
+            self.note(loss_critic=loss_c)
+            self._step(self.opt_c, loss_c, self.critic.parameters(), 0.001)
         if c.path_length and self.step_count % 8 == 0:
             self._path_length(n, rate)
         self._discriminator_step(fake.detach(), real, rate)
@@ -213,8 +244,10 @@ class Trainer:
     def _average(self, w_mean, n):
         self.G.mapping.w_avg.lerp_(w_mean, 0.005)
         keep = 0.5 ** (n * self.ranks / min(self.config.ema, max(1.0, 0.05 * self.shown) + n))
-        for mine, its in zip(self.ema.state_dict().values(), self.G.state_dict().values(), strict=True):
-            mine.lerp_(its, 1 - keep)
+        for average, now in ((self.ema, self.G), (self.encoder_ema, self.encoder)):
+            if now is not None:
+                for mine, its in zip(average.state_dict().values(), now.state_dict().values(), strict=True):
+                    mine.lerp_(its, 1 - keep)
 
     def tick(self):
         """Means since the last tick."""
@@ -240,7 +273,9 @@ def report(trainer, out, meta, seconds):
     """What a tick leaves behind."""
     save_state(trainer, out)
     write_sheet(trainer.ema, out / "sheet.png")
-    model_zoo.save(out / "generator.safetensors", trainer.ema, half=True, **meta)
+    generator_hash = model_zoo.save(out / "generator.safetensors", trainer.ema, half=True, **meta)
+    if trainer.encoder:
+        model_zoo.save(out / "encoder.safetensors", trainer.encoder_ema, half=True, generator_hash=generator_hash, **meta)
     model_zoo.save(out / "discriminator.safetensors", trainer.D, half=True, **{k: v for k, v in meta.items() if k in ("source", "license")})
     line = {"images": trainer.shown, "seconds": round(seconds, 1), **trainer.tick(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     with open(out / "log.jsonl", "a", encoding="utf-8") as f:
@@ -267,6 +302,7 @@ def flags():
     p.add_argument("--out", default="runs/generator")
     p.add_argument("--init", metavar="CHECKPOINT", help="generator to go on from (fine-tuning)")
     p.add_argument("--init_d", metavar="CHECKPOINT", help="its discriminator (default: a new one)")
+    p.add_argument("--init_encoder", metavar="CHECKPOINT", help="its encoder, for --reconstruct (default: a new one)")
     p.add_argument("--kind", default="stylegan2", choices=("stylegan1", "stylegan2"), help="of a new generator")
     p.add_argument("--resolution", type=int, default=128)
     p.add_argument("--channel_base", type=int, default=2048)
@@ -307,9 +343,10 @@ def main(argv):
     G, D, meta = networks(args)
     given = {"alignment": json.loads(args.alignment) if args.alignment else None, "source": args.source, "license": args.license}
     meta |= {k: v for k, v in given.items() if v}
+    encoder = model_zoo.load_encoder(args.init_encoder, G) if args.init_encoder else None
     names, images = data.load(args.data, G.resolution)
     indices, _ = data.split(len(images), args.hold_out)
-    trainer = Trainer(G, D, config, device, cli.dtype(args.precision, device), ranks)
+    trainer = Trainer(G, D, config, device, cli.dtype(args.precision, device), ranks, encoder)
     if args.compile:
         G.synthesis.compile()
         D.compile()

@@ -1,0 +1,71 @@
+"""An encoder trained beside the generator: real faces -> W+, and back to the same faces.
+
+A GAN alone leaves most photographs far from W; here half of each batch are renderings of encoded photographs, which must
+look like them (the decoder of a VAE-GAN, Larsen et al. 2016) and fool the discriminator like any sample. A critic in W tells
+encoded latents from those of the mapping network (e4e, Tov et al. 2021); both learn to be mistaken for the other, so that
+random samples and photographs come to live in one place (ALAE, Pidhorskyi et al. 2020).
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+import perceptual_model
+
+
+def new_encoder(G, features_path):
+    """A new encoder for a generator; its last layer starts at 0, so its first guess is the mean latent."""
+    features = perceptual_model.load_features(features_path)
+    encoder = perceptual_model.Encoder(perceptual_model.EncoderConfig(dataclasses.asdict(features.config), G.num_ws, G.config.w_dim))
+    encoder.features.load_state_dict(features.state_dict())
+    encoder.w_avg.copy_(G.w_avg)
+    torch.nn.init.zeros_(encoder.fc2.weight)
+    torch.nn.init.zeros_(encoder.fc2.bias)
+    return encoder
+
+
+class Critic(nn.Module):
+    """w [N, 512] -> [N]; above 0: the mapping network's, below: the encoder's."""
+
+    def __init__(self, w_dim, hidden=256):
+        super().__init__()
+        sizes = (w_dim, hidden, hidden)
+        layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (spectral_norm(nn.Linear(a, b)), nn.LeakyReLU(0.2))]
+        self.layers = nn.Sequential(*layers, spectral_norm(nn.Linear(hidden, 1)))
+        self.register_buffer("mean", torch.zeros(w_dim))
+        self.register_buffer("spread", torch.ones(()))
+
+    def measure(self, G, count=4096):
+        """Take mean and spread of W from a generator, so that the critic sees values of size 1. Returns self."""
+        with torch.no_grad():
+            w = G.mapping(torch.randn(count, G.config.z_dim, device=self.mean.device))
+        self.mean.copy_(w.mean(0))
+        self.spread.copy_(w.std(0).mean())
+        return self
+
+    def forward(self, w):
+        return self.layers((w - self.mean) / self.spread).flatten()
+
+
+def one_layer(ws):
+    """ws [N, L, 512] -> [N, 512]: of each image a layer drawn at random."""
+    return ws[torch.arange(len(ws), device=ws.device), torch.randint(ws.shape[1], (len(ws),), device=ws.device)]
+
+
+def loss_of(made, images, ws, distance):
+    """Image2StyleGAN's loss of renderings of `ws`, and a little pull of all layers towards one w (e4e's delta)."""
+    alike = (made - images).square().flatten(1).mean(1) + distance(made, images)
+    return alike.mean() + 0.02 * (ws - ws.mean(1, keepdim=True)).square().mean()
+
+
+def fooled(critic, known, guessed):
+    """What mapping network and encoder want of the critic: that it takes the one's w [N, 512] for the other's."""
+    return F.softplus(critic(known)).mean() + F.softplus(-critic(guessed)).mean()
+
+
+def told_apart(critic, known, guessed):
+    """The critic's own loss."""
+    return F.softplus(-critic(known)).mean() + F.softplus(critic(guessed)).mean()
