@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_quality --data faces.zip --count 10
 
-Held-out images of the data file, one batch, the bundled generator (or --weight_file), the same distance for all. How many of our
+Ours starts from the encoder where the project has one for the generator, as encode_image.py does. Held-out images of the data file, one batch, the bundled generator (or --weight_file), the same distance for all. How many of our
 steps, and what share of its time, reach the loss that LatentEditor's recipe has after 1000? Each of our rows is a run
 of its own, since the schedule depends on its length. Writes benchmarks/quality.json and quality.png.
 """
@@ -26,9 +26,12 @@ RECIPES = {
 } | {f"ours, {n} steps": {"iteration": n} for n in BUDGETS}
 
 
-def run(G, distance, targets, options):
+def run(G, distance, targets, options, encoder=None):
     """[(step, seconds, median loss)], then the losses and PSNRs [N] of the result."""
     curve, began = [], time.perf_counter()
+    if encoder:
+        with torch.no_grad():
+            options = options | {"init": encoder(targets)}
 
     def callback(step, losses):
         curve.append((step, time.perf_counter() - began, losses.median().item()))
@@ -73,11 +76,13 @@ def main(argv):
     targets = (held[torch.linspace(0, len(held) - 1, args.count).long()].float() / 127.5 - 1).to(device)
     distance = model_zoo.load_distance(G.meta["perceptual"] or "vgg16", device)
     settings = {k: type(getattr(projection.Config(), k))(v) for k, v in (s.split("=") for s in args.set)}
+    encoder = model_zoo.load_encoder(model_zoo.BUNDLED["encoder"], G, device) if model_zoo.has_encoder(G) else None
     results, bar = {}, None
     for name, options in RECIPES.items():
         if args.only and name not in args.only:
             continue
-        curve, losses, psnr = run(G, distance, targets, options | (settings if name.startswith("ours") else {}))
+        ours = name.startswith("ours")
+        curve, losses, psnr = run(G, distance, targets, options | (settings if ours else {}), encoder if ours else None)
         results[name] = row = {"steps": options["iteration"], "seconds": round(curve[-1][1], 1), "loss": losses.median().item(),
                                "psnr": psnr.median().item(), "curve": curve}  # fmt: skip
         if name == "LatentEditor":

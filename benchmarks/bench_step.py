@@ -30,6 +30,7 @@ VARIANTS = {
     "ours, bfloat16": "--precision bf16",
     "ours, compiled": "--compile on",
     "ours, low memory": "--low_memory",
+    "ours, noise stage": "--noise_iteration: the maps alone, without the perceptual distance",
 }
 OPTIONS = {
     "ours": {},
@@ -37,6 +38,7 @@ OPTIONS = {
     "ours, bfloat16": {"precision": "bf16"},
     "ours, compiled": {"precision": "fp32", "compile": True},
     "ours, low memory": {"low_memory": True},
+    "ours, noise stage": {"noise": True},
 }
 
 
@@ -128,7 +130,7 @@ def our_steps(G, distance, targets, count, options):
     """The seconds of each step of `project`."""
     import inspect
 
-    known = inspect.signature(projection.Config).parameters
+    known = inspect.signature(projection.Config).parameters.keys() - {"noise"}
     precision = options.get("precision", "auto")
     settings = {"dtype": cli.dtype(precision, targets.device)} | {k: v for k, v in options.items() if k in known}
     times = [time.perf_counter()]
@@ -138,7 +140,8 @@ def our_steps(G, distance, targets, count, options):
         times.append(time.perf_counter())
 
     cli.keep_buffers()  # as every script does
-    projection.project(G.freeze(), distance, targets, projection.Config(iteration=count, check_every=1, **settings), callback)
+    stages = {"iteration": 0, "noise_iteration": count} if options.get("noise") else {"iteration": count}
+    projection.project(G.freeze(), distance, targets, projection.Config(**stages, check_every=1, **settings), callback)
     return [b - a for a, b in zip(times, times[1:], strict=False)]
 
 

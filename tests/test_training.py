@@ -19,7 +19,7 @@ import model_zoo
 import weight_convert
 from stylegan_layers import Config, Discriminator, Generator, upsample
 from tests.test_convert import Network, official_pickle  # noqa: F401 - Network is a fixture
-from training import augment, data, grow, measure, projected, train_generator
+from training import augment, data, grow, measure, projected, reconstruct, train_generator
 
 ROOT = model_zoo.HERE
 
@@ -116,7 +116,7 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     start, critic = tmp_path / "g.safetensors", tmp_path / "d.safetensors"
     weight_convert.main([str(tmp_path / "official.pkl"), "--out", str(start), "--discriminator", str(critic)])
     out = tmp_path / "run"
-    extra = ["--heads", "1", "--augment", "ada"] if kind == "sg2" else ["--path_length", "2", "--augment", "diff"]
+    extra = ["--heads", "1", "--augment", "ada", "--reconstruct", "20"] if kind == "sg2" else ["--path_length", "2", "--augment", "diff"]
     train_generator.main(["--data", str(pictures), "--init", str(start), "--init_d", str(critic), "--out", str(out), "--freeze_d", "2",
                           "--images", "80", "--batch", "4", "--tick", "40", "--r1_every", "4",
                           "--warm", "0", "--quiet", *extra])  # fmt: skip
@@ -127,6 +127,8 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     assert torch.allclose(before.b128.conv0.weight, after.b128.conv0.weight, rtol=1e-3, atol=1e-4)  # frozen; stored as float16
     assert not torch.allclose(before.b4.conv.weight, after.b4.conv.weight, rtol=5e-3, atol=5e-3)
     G = model_zoo.load_generator(out / "generator.safetensors")
+    if kind == "sg2":
+        assert model_zoo.load_encoder(out / "encoder.safetensors", G)(torch.zeros(1, 3, 128, 128)).shape == (1, 12, 512)
     assert G.meta["alignment"] == model_zoo.load_generator(start).meta["alignment"] and G.w_avg.abs().sum() > 0
     Image.open(pictures / "00.png").resize((64, 64)).save(tmp_path / "square.png")
     code = encode_image.main(["--src_im", str(tmp_path / "square.png"), "--weight_file", str(out / "generator.safetensors"), "--iteration",
@@ -154,6 +156,38 @@ def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
     train_generator.main([*command[3:-1], "--images", str(step * 8 + 32), "--quiet"])
     shown = [json.loads(line)["images"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert shown[-1] == step * 8 + 32 and shown == sorted(shown)
+
+
+def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
+    torch.manual_seed(0)
+    G = Generator(Config("stylegan2", 8, 64, 8, 2))
+    critic = reconstruct.Critic(512).measure(G)
+    known, guessed = G.mapping(torch.randn(64, 512)).detach(), (G.w_avg + torch.ones(64, 512)).requires_grad_(True)
+    optimiser = torch.optim.Adam(critic.parameters(), lr=0.01)
+    first = reconstruct.told_apart(critic, known, guessed).item()
+    for _ in range(100):
+        optimiser.zero_grad()
+        reconstruct.told_apart(critic, known, guessed.detach()).backward()
+        optimiser.step()
+    assert reconstruct.told_apart(critic, known, guessed).item() < first
+    (gradient,) = torch.autograd.grad(reconstruct.fooled(critic, known, guessed), guessed)
+    assert reconstruct.fooled(critic, known, guessed - gradient * 100) < reconstruct.fooled(critic, known, guessed)
+
+
+def test_inception_is_asked_for_by_name_and_says_when_it_cannot_come(monkeypatch):
+    import torchvision
+
+    torch.manual_seed(0)
+    state = torchvision.models.inception_v3(weights=None, init_weights=False).state_dict()
+    monkeypatch.setattr(torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.__class__, "get_state_dict", lambda *_, **__: state)
+    assert measure.Inception()(torch.zeros(2, 3, 64, 64)).shape == (2, 2048)
+
+    def off_line(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.__class__, "get_state_dict", off_line)
+    with pytest.raises(OSError, match="leave --fid out"):
+        measure.Inception()
 
 
 def test_frechet_and_kernel_distances_of_known_sets():

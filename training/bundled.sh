@@ -12,13 +12,14 @@ files=weight_files
 
 # The generator: on from the bundled pair; for a start from nothing leave --init and --init_d out (a GPU's 25 minutes are enough).
 "$python" -m training.train_generator --data "$DATA" --hold_out --init $files/faces128.safetensors \
-    --init_d $files/faces128_discriminator.safetensors --out runs/bundled --heads 0.4 --fall 0.4 --images "${IMAGES:-200000}" \
+    --init_d $files/faces128_discriminator.safetensors --init_encoder $files/encoder.safetensors --out runs/bundled \
+    --heads 0.3 --reconstruct 20 --batch 16 --ema 3000 --fall 0.3 --images "${IMAGES:-200000}" \
     --alignment '{"scale": 0.68, "em_scale": 0.45}' --source "$source" --license "$license"
 cp runs/bundled/generator.safetensors $files/faces128.safetensors
 cp runs/bundled/discriminator.safetensors $files/faces128_discriminator.safetensors
 "$python" -m training.make_features --faces "$DATA" --out $files/features.safetensors
 "$python" -m training.train_attributes --data "$DATA" --labels "$LABELS" --out $files/attributes.safetensors
-"$python" -m training.train_encoder --data "$DATA" --state runs/bundled/encoder.pt
+"$python" -m training.train_encoder --data "$DATA" --init runs/bundled/encoder.safetensors --state runs/bundled/encoder.pt
 "$python" -m training.make_boundaries
 "$python" -m training.measure --data "$DATA" --inversion 100 --starts "w mean" "w+ mean" "w+ encoder" --out $files/measures.json
 "$python" -m training.demo --docs docs

@@ -81,6 +81,32 @@ class Descriptors:
         return np.array(self.network.compute_face_descriptor(chip))
 
 
+class Inception:
+    """torchvision's Inception v3 before its last layer: [N, 3, H, W] in [-1, 1] -> [N, 2048], float64.
+
+    Raises:
+        OSError: the weights could not be downloaded.
+    """
+
+    def __init__(self):
+        from torchvision.models import Inception_V3_Weights, inception_v3
+
+        try:
+            state = Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
+        except OSError as error:
+            raise OSError(f"--fid: Inception v3 could not be downloaded ({error}); leave --fid out") from None
+        self.network = inception_v3(weights=None, transform_input=True, init_weights=False)
+        self.network.load_state_dict(state)
+        self.network.fc = torch.nn.Identity()
+        self.network.eval()
+
+    @torch.no_grad()
+    def __call__(self, images):
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        prepared = (((brought_to(x, 299) + 1) / 2 - mean) / std for x in images.split(32))  # transform_input undoes the normalisation
+        return torch.cat([self.network(x) for x in prepared]).double().numpy()
+
+
 def embed(network, images):
     """[N, 3, 64, 64] -> attribute features [N, D], float64."""
     return torch.cat([network.embed(brought_to(x, network.config.resolution)) for x in images.split(64)]).double().numpy()
@@ -100,13 +126,17 @@ def distances(a, b, b_train=None):
 
 
 @torch.no_grad()
-def distribution(G, train, held, count):
-    """Distances of samples to held-out faces, in two feature spaces, and nearest training neighbours."""
+def distribution(G, train, held, count, fid=False):
+    """Distances of samples to held-out faces, in two or three feature spaces, and nearest training neighbours."""
     network, descriptors = model_zoo.load_attributes(), Descriptors()
     real, known = brought_to(held.float() / 127.5 - 1, 64), brought_to(train[: max(count, 2000)].float() / 127.5 - 1, 64)
     fake = samples(G, count)
     f_real, f_fake, f_known = embed(network, real), embed(network, fake), embed(network, known)
     table = {"attributes": {"samples": distances(f_real, f_fake), "real": distances(f_real, f_known[: len(f_fake)])}}
+    if fid:
+        inception = Inception()
+        i_real, i_fake, i_known = (inception(x) for x in (real, fake, known[: len(fake)]))
+        table["inception"] = {"samples": distances(i_real, i_fake), "real": distances(i_real, i_known)}
     few = min(600, count)
     d = [np.stack([descriptors(p) for p in media.to_uint8(x[:few])]) for x in (real, fake, known)]
     table["dlib"] = {"samples": distances(d[0], d[1]), "real": distances(d[0], d[2])}
@@ -117,10 +147,13 @@ def distribution(G, train, held, count):
     return table
 
 
-def inversion(G, distance, targets, steps, callback=None, **options):
-    """Median PSNR, SSIM, distance and identity of embedded faces [N, 3, R, R]; also the reconstructions."""
+def inversion(G, distance, targets, steps, callback=None, encoder=None, **options):
+    """Median PSNR, SSIM, distance and identity of embedded faces [N, 3, R, R], from `encoder`'s guess if given; also the reconstructions."""
     descriptors, rows, pictures = Descriptors(), [], []
     for chunk in targets.split(10):
+        if encoder:
+            with torch.no_grad():
+                options["init"] = encoder(chunk)
         found = projection.project(G, distance, chunk, projection.Config(iteration=steps, **options))
         with torch.no_grad():
             images = G.synthesis(found.ws)
@@ -145,9 +178,11 @@ def main(argv):
     parser.add_argument("--data", required=True, help="the training images, as given to train_generator")
     parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
     parser.add_argument("--count", type=int, default=1300, help="samples (default: %(default)s)")
+    parser.add_argument("--fid", action="store_true", help="Frechet distance in Inception's features, too (downloads it)")
     parser.add_argument("--inversion", type=int, default=0, help="held-out faces to embed (default: none)")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 200, 500])
     parser.add_argument("--starts", nargs="+", default=["w mean", "w+ mean"], help='space and init: "w mean" "w+ mean" "w+ encoder"')
+    parser.add_argument("--encoder", metavar="FILE", default=model_zoo.BUNDLED["encoder"], help="of the generator (default: the bundled one)")
     parser.add_argument("--out", default="runs/measures.json")
     args = parser.parse_args(argv)
     G = model_zoo.load_generator(args.generator)
@@ -156,18 +191,19 @@ def main(argv):
     began = time.time()
     table = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}
     if args.count:
-        table |= distribution(G, train, held[: args.count], args.count)
+        table |= distribution(G, train, held[: args.count], args.count, args.fid)
         print(json.dumps(table, indent=1))
     if args.inversion:
         distance = model_zoo.load_distance(G.meta["perceptual"] or "vgg16")
         targets = held[torch.linspace(0, len(held) - 1, args.inversion).long()].float() / 127.5 - 1
         table["inversion"] = {}
-        for start in args.starts:
-            space, init = start.split()
+        for name in args.starts:
+            space, init = name.split()
             for steps in args.steps:
-                row, pictures = inversion(G, distance, targets, steps, space=space, init=init)
-                table["inversion"][f"{start}, {steps} steps"] = row
-                print(start, steps, json.dumps(row), flush=True)
+                start = {"encoder": model_zoo.load_encoder(args.encoder, G)} if init == "encoder" else {"init": init}
+                row, pictures = inversion(G, distance, targets, steps, space=space, **start)
+                table["inversion"][f"{name}, {steps} steps"] = row
+                print(name, steps, json.dumps(row), flush=True)
         media.save(
             Path(args.out).with_suffix(".png"),
             media.sheet([[p for pair in pictures[i : i + 4] for p in pair] for i in range(0, min(32, len(pictures)), 4)], gap=0),

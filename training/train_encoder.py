@@ -61,7 +61,7 @@ def train(G, encoder, real, args, state_path):
         t = step / args.steps
         for group in optimiser.param_groups:
             group["lr"] = args.lr * min(1.0, (step + 1) / 100) * (1 - t) ** 0.5
-        if t < KNOWN_SHARE or step % 4 == 0:
+        if (t < KNOWN_SHARE and not args.init) or step % 4 == 0:
             images, ws = known_batch(G, args.batch)
             loss = 0.1 * ((encoder(images) - ws) / spread).square().mean()
             name = "known"
@@ -89,6 +89,7 @@ def main(argv):
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", required=True, help="folder, .zip or .tar of images, aligned as the generator's")
     parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
+    parser.add_argument("--init", metavar="FILE", help="an encoder of the generator to go on from, such as train_generator's (default: a new one)")
     parser.add_argument("--out", default="weight_files/encoder.safetensors")
     parser.add_argument("--state", default="runs/encoder.pt")
     parser.add_argument("--steps", type=int, default=2500)
@@ -100,7 +101,8 @@ def main(argv):
     G = model_zoo.load_generator(args.generator)
     _, images = data.load(args.data, G.resolution)
     train_on, held = data.split(len(images))
-    encoder = reconstruct.new_encoder(G, model_zoo.BUNDLED["features"])
+    encoder = model_zoo.load_encoder(args.init, G) if args.init else reconstruct.new_encoder(G, model_zoo.BUNDLED["features"])
+    encoder.requires_grad_(True).features.requires_grad_(False)
     real = data.batches(images, train_on, args.batch, torch.Generator().manual_seed(args.seed))
     train(G, encoder, real, args, args.state)
     targets = images[held[:64]].float() / 127.5 - 1
