@@ -21,7 +21,7 @@ import files
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WRITES = {  # what `save` writes: ending -> Pillow's format and its settings
-    ".png": ("PNG", {}),
+    ".png": ("PNG", {"compress_level": 1}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".webp": ("WEBP", {"lossless": True}),
@@ -313,7 +313,7 @@ def sheet(rows, labels=None, names=None, size=None, gap=6):
 # Frames
 
 
-def render(G, ws, noise="const", batch_size=8, dtype=None, alone=()):
+def render(G, ws, noise="const", batch_size=None, dtype=None, alone=()):
     """Latents -> pictures, a batch at a time, as they are asked for.
 
     Args:
@@ -321,7 +321,7 @@ def render(G, ws, noise="const", batch_size=8, dtype=None, alone=()):
         ws: [N, L, 512].
         noise: "const", "random" or "none"; a list of maps, each [1 or N, 1, r, r]; or a function (first, last) -> such a list
             for the frames first .. last - 1, for maps that would be too many to hold.
-        batch_size: frames rendered together.
+        batch_size: frames rendered together (default: 8, on a CPU fewer from 1024x1024 on, where a batch outgrows its caches).
         dtype: of the generator's convolutions (default float32).
         alone: frames rendered in a batch of their own. The sums of a convolution are ordered otherwise in a batch of eight than
             in a batch of one, so that a value may round to the next grey level; these frames are exactly what `render` makes
@@ -335,6 +335,8 @@ def render(G, ws, noise="const", batch_size=8, dtype=None, alone=()):
     """
     import torch
 
+    if batch_size is None:
+        batch_size = 8 if G.w_avg.device.type != "cpu" else max(1, min(8, 2 * 1024**2 // G.resolution**2))
     if not len(ws) or batch_size < 1:
         raise ValueError(f"{len(ws)} latents in batches of {batch_size}; at least one of each is needed")
     device, first = G.w_avg.device, 0

@@ -272,7 +272,8 @@ def load_strictly(network, path):
 def _refuse_other_formats(path):
     with open(path, "rb") as f:
         start = f.read(16)
-    if path.suffix in (".pkl", ".pt", ".pth", ".bin") or start[:1] == b"\x80" or start[:2] == b"PK":
+    ours = start[8:9] == b"{"  # a safetensors header after its length, whose first byte may be that of a pickle
+    if path.suffix in (".pkl", ".pt", ".pth", ".bin") or (not ours and (start[:1] == b"\x80" or start[:2] == b"PK")):
         raise ValueError(f"{path}: a pickle or PyTorch file; convert it first: python weight_convert.py {path}")
     if not start:
         raise ValueError(f"{path}: an empty file; download or convert it again")
