@@ -112,3 +112,12 @@ def test_files_that_are_no_checkpoint(tmp_path):
         model_zoo.load_generator(tmp_path / "missing.safetensors")
     with pytest.raises(ValueError, match="python weight_convert.py stylegan1-ffhq-1024"):
         model_zoo.load_generator("stylegan1-ffhq-1024")
+
+
+def test_a_checkpoint_whose_first_byte_is_a_pickles_is_still_ours(tmp_path):
+    G, path, seen = Generator(Config("stylegan2", 8, 64, 8, 2)), tmp_path / "g.safetensors", set()
+    for padding in range(0, 264, 8):  # the file begins with its header's length
+        model_zoo.save(path, G, source="x" * padding)
+        seen.add(path.read_bytes()[0])
+        assert model_zoo.read_metadata(path)["source"] == "x" * padding
+    assert 0x80 in seen
