@@ -161,7 +161,7 @@ def inpainting(G, iteration):
 
     What moves is held by the known pixels only, so the less may move, the more plausible the hole. Image2StyleGAN++ moves
     layers 1-9 and 17-18 of 18 from the mean latent; here first one w for all layers, then the first and last two: the least
-    error in holes of held-out faces (benchmarks/README-local.md).
+    error in holes of held-out faces (benchmarks/README.md).
     """
     layers = sorted({0, 1, G.num_ws - 2, G.num_ws - 1})
     return {"w_iteration": iteration // 2, "iteration": iteration - iteration // 2, "layers": layers, "lambda_start": 1.0}

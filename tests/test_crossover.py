@@ -70,20 +70,32 @@ def correlation(a, b):
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
 
 
-def test_a_mix_has_the_structure_of_the_content_and_the_colour_of_the_style(G):
+@pytest.fixture(scope="module")
+def parents_and_mix(G):
+    """Pictures of 30 mixes, of their contents and of their styles, and of 90 faces in all."""
     n = 30
     faces = sample(G, 3 * n, 1)
     content, style = faces[:n], faces[n : 2 * n]
     mixed = latents.mix(content, style, image_crossover.finer_half(G.num_ws))
-    common = structure(pictures(G, faces)).mean(0)  # all faces are alike; what is left tells them apart
-    m, c, s = (structure(pictures(G, ws)) - common for ws in (mixed, content, style))
+    return *(pictures(G, ws) for ws in (mixed, content, style)), pictures(G, faces)
+
+
+def test_a_mix_has_the_structure_of_the_content_and_the_colour_of_the_style(parents_and_mix):
+    *three, faces = parents_and_mix
+    common = structure(faces).mean(0)  # all faces are alike; what is left tells them apart
+    m, c, s = (structure(images) - common for images in three)
     to_content, to_style = correlation(m, c), correlation(m, s)
     assert to_content.mean() > 0.8 and to_style.mean().abs() < 0.3
     assert (to_content > to_style).float().mean() >= 0.95
-    # the bundled generator: red - green 0.83 to style, 0.34 to content; blue - green 0.66 and 0.53 (before: 0.75, 0.84; 0.59, 0.56)
-    m, c, s = (chroma(pictures(G, ws)) for ws in (mixed, content, style))
-    assert correlation(m.T, s.T).mean() > 0.7 and (correlation(m.T, s.T) > correlation(m.T, c.T) + 0.1).all()
+    m, c, s = (chroma(images) for images in three)
+    assert (correlation(m.T, s.T) > correlation(m.T, c.T) + 0.1).all()
     assert (m - s).norm(dim=1).mean() < (m - c).norm(dim=1).mean()
+
+
+@pytest.mark.xfail(strict=True, reason="the bundled generator: red - green 0.83, but blue - green 0.66; the one before 0.75 and 0.84")
+def test_both_colour_axes_of_a_mix_follow_the_style(parents_and_mix):
+    mixed, _, style, _ = parents_and_mix
+    assert (correlation(chroma(mixed).T, chroma(style).T) > 0.7).all()
 
 
 # --- latent arithmetic ---------------------------------------------------------------------------------------------
