@@ -24,7 +24,7 @@ import projection
 FOLDER = Path("save_image/local")
 AMOUNTS = {"replace": 1.0, "average": 0.5, "interpolate": None}  # how much of the source's activations; None: --amount
 STROKE = 24 / 127.5  # a pixel that differs by more grey levels than this from what was drawn on is stroke; JPEG differs by less
-REACH = 0.03  # strokes are widened by this share of the side: the face around a stroke may bend to it
+REACH = 0.03  # strokes and copied parts are widened by this share of the side: the face around them may bend to them
 
 
 def flags():
@@ -52,7 +52,7 @@ def flags():
     s.add_argument("--mode", default="replace", choices=AMOUNTS, help="replace, average, or interpolate by --amount (default: replace)")
     s.add_argument("--amount", type=float, default=0.5, help="of the source, 0 to 1 (default: %(default)s)")
     s.add_argument("--embed", action="store_true", help="find a latent of the result, too")
-    _common(s, "what is copied (required); part: is looked for in both faces", iteration=300, noise_iteration=0, lr=config.lr)
+    _common(s, "what is copied (required), and a little around it; part: is looked for in both faces", iteration=300, noise_iteration=0, lr=config.lr)
     return p
 
 
@@ -92,6 +92,14 @@ def mask_of(args, G, images, blur):
     return masks.blurred(mask, blur * G.resolution).to(G.w_avg.device)
 
 
+def widened(mask):
+    """[N, 1, R, R], its white parts larger by REACH on all sides."""
+    import torch.nn.functional as F
+
+    reach = max(1, round(REACH * mask.shape[-1]))
+    return F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Scribble
 
@@ -102,13 +110,10 @@ def strokes(scribbled, base):
     Raises:
         ValueError: nowhere.
     """
-    import torch.nn.functional as F
-
     differs = ((scribbled - base).abs().amax(1, keepdim=True) > STROKE).float()
     if not differs.any():
         raise ValueError("the scribbled picture does not differ from the one below; draw on the rendering, or name the other with --base")
-    reach = max(1, round(REACH * base.shape[-1]))
-    return F.max_pool2d(differs, 2 * reach + 1, stride=1, padding=reach)
+    return widened(differs)
 
 
 def scribble(args, G, distance, config, progress):
@@ -217,7 +222,7 @@ def transfer(args, G, distance, config, progress):
     if not 0 <= amount <= 1:
         raise ValueError(f"--amount {amount}: from 0 (the target's) to 1 (the source's)")
     target, source = Face(args.latent_file1, G, args), Face(args.latent_file2, G, args)
-    mask = mask_of(args, G, torch.cat([target.image, source.image]), args.blur)
+    mask = masks.blurred(widened(mask_of(args, G, torch.cat([target.image, source.image]), 0.0)), args.blur * G.resolution)
     chosen = resolution_range(args.resolutions, G)
     image = blend_activations(G, (target.ws, target.noise), (source.ws, source.noise), mask, chosen, amount)
     found = None

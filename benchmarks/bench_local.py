@@ -109,28 +109,34 @@ def crossover(G, distance, x, n):
     line("crossover: gradient at the edge; mean inside the sources", steps[middle - 2 : middle + 1].mean().item(), inside.mean().item())
 
 
-def apart(a, b, part):
-    """Mean distance of landmarks [68, 2]."""
-    return np.hypot(*(a - b)[part].T).mean()
+def apart(a, b, part, shape=False):
+    """Mean distance of landmarks [68, 2]; `shape`: after both parts were moved to the same middle."""
+    difference = (a - b)[part]
+    return np.hypot(*(difference - difference.mean(0) * shape).T).mean()
 
 
 def transfer(G, distance, x, n):
     """The mouth of the face that is turned most alike: how far landmarks lie from the source's and the target's, in % of the side."""
     found = projection.project(G, distance, x, projection.Config(iteration=n))
-    images, mouth, rest = render(G, found), [], []
+    images, rows = render(G, found), []
     marks = [faces.landmarks_of_crop(media.to_pil(image)) / G.resolution * 100 for image in images]
     for i in range(len(x)):
         j = min((j for j in range(len(x)) if j != i), key=lambda j: apart(marks[i], marks[j], EYES_NOSE))
         pair = images[[i, j]]
-        mask = masks.blurred(masks.read("part:mouth", G.resolution, pair).amax(0, keepdim=True), 0.02 * G.resolution)
+        mask = local_edit.widened(masks.read("part:mouth", G.resolution, pair).amax(0, keepdim=True))
         mixed = local_edit.blend_activations(
-            G, (found.ws[i : i + 1], "const"), (found.ws[j : j + 1], "const"), mask, local_edit.resolution_range(None, G)
+            G,
+            (found.ws[i : i + 1], "const"),
+            (found.ws[j : j + 1], "const"),
+            masks.blurred(mask, 0.02 * G.resolution),
+            local_edit.resolution_range(None, G),
         )
-        result = faces.landmarks_of_crop(media.to_pil(mixed[0].clamp(-1, 1))) / G.resolution * 100
-        mouth.append([apart(result, marks[j], MOUTH), apart(marks[i], marks[j], MOUTH)])
-        rest.append([apart(result, marks[i], EYES_NOSE), apart(marks[j], marks[i], EYES_NOSE)])
-    line("transfer: mouth landmarks to the source's, % of the side; before", *(float(v) for v in np.mean(mouth, 0)))
-    line("transfer: brows, eyes, nose to the target's; the source's to it", *(float(v) for v in np.mean(rest, 0)))
+        made = faces.landmarks_of_crop(media.to_pil(mixed[0].clamp(-1, 1))) / G.resolution * 100
+        between = (made, marks[j]), (made, marks[i]), (marks[i], marks[j])
+        rows.append([apart(*two, part, shape) for part, shape in ((MOUTH, True), (MOUTH, False), (EYES_NOSE, False)) for two in between])
+    for what, figures in zip(("the mouth's shape", "the mouth in place", "brows, eyes, nose"), np.mean(rows, 0).reshape(3, 3), strict=True):
+        text = " / ".join(f"{f:.2f}" for f in figures)
+        line(f"transfer, landmarks in % of the side, {what}: to the source's / the target's / between the two", text, "")
 
 
 def scribble(G, distance, x, n):

@@ -211,6 +211,13 @@ def test_transfer_changes_the_part_and_hardly_the_rest(files, G):
     assert latents.load(files / "out.npy", G).shape == (1, G.num_ws, 512) and (files / "out_embedded.png").is_file()
 
 
+def test_what_is_copied_reaches_a_little_around_the_mask():
+    mask = torch.zeros(1, 1, 100, 100)
+    mask[..., 50, 50] = 1
+    assert local_edit.widened(mask)[0, 0].nonzero().amin(0).tolist() == [47, 47]
+    assert local_edit.widened(mask).sum() == 49
+
+
 @pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
 def test_blended_activations_at_the_ends(kind):
     torch.manual_seed(0)

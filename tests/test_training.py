@@ -158,6 +158,34 @@ def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
     assert shown[-1] == step * 8 + 32 and shown == sorted(shown)
 
 
+    with pytest.raises(ValueError, match="without --reconstruct"):
+        train_generator.main([*command[3:-1], "--reconstruct", "1", "--images", "999", "--quiet"])
+
+
+def test_two_processes_train_one_network(tmp_path, pictures):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training.train_generator", "--data",
+               str(pictures), "--resolution", "16", "--channel_base", "128", "--channel_max", "16", "--mapping_layers", "2", "--batch", "8",
+               "--images", "64", "--tick", "32", "--out", str(out), "--device", "cpu", "--quiet"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["images"] for line in (out / "log.jsonl").read_text().splitlines()] == [32, 64]  # one process writes
+
+
+def test_the_average_of_a_trained_generator_does_not_forget_it():
+    torch.manual_seed(0)
+    size = Config("stylegan2", 8, 64, 8, 2)
+    moved = []
+    for trained in (True, False):
+        trainer = train_generator.Trainer(Generator(size), Discriminator(size), train_generator.Config(ema=1000, warm=0), trained=trained)
+        before = trainer.ema.synthesis.b8.conv1.weight.clone()
+        for _ in range(3):
+            trainer.step(torch.rand(8, 3, 8, 8) * 2 - 1)
+        now = trainer.G.synthesis.b8.conv1.weight
+        moved.append(((trainer.ema.synthesis.b8.conv1.weight - before).norm() / (now - before).norm()).item())
+    assert moved[0] < 0.05 < 0.5 < moved[1]
+
+
 def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
     torch.manual_seed(0)
     G = Generator(Config("stylegan2", 8, 64, 8, 2))

@@ -27,16 +27,16 @@ PHOTO = "aligned_images/astronaut_01.png"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
 COMMANDS = f"""
 align_images.py raw_images aligned_images
-encode_image.py --src_im {PHOTO} --iteration 400
+encode_image.py --src_im {PHOTO} --iteration 300
 image_morphing.py --latent_file1 {ME} --latent_file2 {YOU} --frames 24 --easing smooth --loop --animation save_result/morph.gif
 image_crossover.py --latent_file1 {ME} --latent_file2 {YOU}
 facial_exchange.py --latent_file1 {YOU} --latent_file2 {ME}
 semantic_edit.py --latent_file {ME} --steps 5
-encode_image.py --src_im {PHOTO} --iteration 150 --noise_iteration 150 --latent_dir {NOISE} --save_dir {NOISE}
-encode_image.py --src_im {PHOTO} --mask part:mouth --invert_mask --composite --iteration 150 --latent_dir {FILL} --save_dir {FILL}
-image_crossover.py --src_im1 {PHOTO} --src_im2 save_image/second.png --mask {UPPER} --iteration 100 --noise_iteration 100 --out {JOIN}
-local_edit.py scribble --latent_file {ME} --scribble save_image/scribble.png --iteration 100 --noise_iteration 50 --out scribble
-local_edit.py style --latent_file {ME} --style_im save_image/texture.png --mask {TOP} --iteration 100 --noise_iteration 100 --out style
+encode_image.py --src_im {PHOTO} --init {ME} --iteration 0 --noise_iteration 120 --latent_dir {NOISE} --save_dir {NOISE}
+encode_image.py --src_im {PHOTO} --mask part:mouth --invert_mask --composite --iteration 120 --latent_dir {FILL} --save_dir {FILL}
+image_crossover.py --src_im1 {PHOTO} --src_im2 save_image/second.png --mask {UPPER} --iteration 80 --noise_iteration 80 --out {JOIN}
+local_edit.py scribble --latent_file {ME} --scribble save_image/scribble.png --iteration 80 --noise_iteration 40 --out scribble
+local_edit.py style --latent_file {ME} --style_im save_image/texture.png --mask {TOP} --iteration 80 --noise_iteration 60 --out style
 local_edit.py transfer --latent_file1 {ME} --latent_file2 {YOU} --mask part:mouth --out transfer
 """  # fmt: skip
 

@@ -74,8 +74,9 @@ def sample_ws(G, count, mixing, device):
 class Trainer:
     """The networks, their optimisers and the step. `state()` holds all that a resumed run needs."""
 
-    def __init__(self, G, D, config, device="cpu", dtype=torch.float32, ranks=1, encoder=None):
+    def __init__(self, G, D, config, device="cpu", dtype=torch.float32, ranks=1, encoder=None, trained=False):
         self.G, self.D, self.config, self.device, self.dtype, self.ranks = G.to(device), D.to(device), config, device, dtype, ranks
+        self.trained = trained  # G is worth averaging from the start on
         self.ema = Generator(G.config).to(device).eval().requires_grad_(False)
         self.ema.load_state_dict(G.state_dict())
         self.G.train().requires_grad_(True)
@@ -116,6 +117,8 @@ class Trainer:
         return state | {"step": self.step_count, "p": self.p, "path_mean": self.path_mean, "random": torch.get_rng_state()}
 
     def load_state(self, state):
+        if bool(self.encoder) != ("encoder" in state):
+            raise ValueError("the run that is gone on with was started with" + ("out" if self.encoder else "") + " --reconstruct: do so again")
         for name in self.PARTS:
             if getattr(self, name) is not None and name in state:
                 getattr(self, name).load_state_dict(state[name])
@@ -243,7 +246,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self, w_mean, n):
         self.G.mapping.w_avg.lerp_(w_mean, 0.005)
-        keep = 0.5 ** (n * self.ranks / min(self.config.ema, max(1.0, 0.05 * self.shown) + n))
+        young = math.inf if self.trained else max(1.0, 0.05 * self.shown) + n  # the average forgets a new network's first images
+        keep = 0.5 ** (n * self.ranks / min(self.config.ema, young))
         for average, now in ((self.ema, self.G), (self.encoder_ema, self.encoder)):
             if now is not None:
                 for mine, its in zip(average.state_dict().values(), now.state_dict().values(), strict=True):
@@ -346,7 +350,7 @@ def main(argv):
     encoder = model_zoo.load_encoder(args.init_encoder, G) if args.init_encoder else None
     names, images = data.load(args.data, G.resolution)
     indices, _ = data.split(len(images), args.hold_out)
-    trainer = Trainer(G, D, config, device, cli.dtype(args.precision, device), ranks, encoder)
+    trainer = Trainer(G, D, config, device, cli.dtype(args.precision, device), ranks, encoder, trained=bool(args.init))
     if args.compile:
         G.synthesis.compile()
         D.compile()
