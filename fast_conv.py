@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 WINOGRAD_FROM = 128  # channels; below, its transforms cost more than it saves (measured, benchmarks/README.md)
+SMALLEST = 16  # side; below, PyTorch's own is as fast
 
 # F(4x4, 3x3) of Lavin & Gray 2016: d -> B^T d B, kernel -> G g G^T, product -> A^T m A, each as one matrix for both sides
 _B = torch.tensor(
@@ -23,10 +24,10 @@ INPUT, OUTPUT = INPUT.float(), OUTPUT.float()
 INPUT_BACK, OUTPUT_BACK = INPUT.t().contiguous(), OUTPUT.t().contiguous()
 
 
-def transformed(weight):
-    """3x3 kernels [O, I, 3, 3] -> [36, O, I] for `conv`, or None where Winograd does not pay."""
+def transformed(weight, side=SMALLEST):
+    """3x3 kernels [O, I, 3, 3] -> [36, O, I] for `conv` on maps of `side` pixels, or None where Winograd does not pay."""
     outputs, inputs = weight.shape[:2]
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or min(outputs, inputs) < WINOGRAD_FROM:
+    if side < SMALLEST or weight.device.type != "cpu" or weight.dtype != torch.float32 or min(outputs, inputs) < WINOGRAD_FROM:
         return None
     flat = weight.detach().double().reshape(outputs * inputs, 9)
     return (KERNEL @ flat.t()).float().view(36, outputs, inputs)
@@ -34,7 +35,7 @@ def transformed(weight):
 
 def suits(x, kernels):
     """Whether Winograd's way is open: kernels transformed, and sides that its 4x4 tiles cover well."""
-    return kernels is not None and x.shape[2] % 4 == x.shape[3] % 4 == 0 and min(x.shape[2:]) >= 16
+    return kernels is not None and x.shape[2] % 4 == x.shape[3] % 4 == 0 and min(x.shape[2:]) >= SMALLEST
 
 
 def winograd(x, kernels):

@@ -260,7 +260,7 @@ class StyledConv1(Layer):
 
     def extra(self):
         weight = self.derive()[0]
-        return None if weight is None else fast_conv.phases_of(weight) if self.up else fast_conv.transformed(weight)
+        return None if weight is None else fast_conv.phases_of(weight) if self.up else fast_conv.transformed(weight, self.resolution)
 
     def forward(self, x, w, noise):
         weight, bias, strength = self.tensors()
@@ -455,7 +455,7 @@ class StyledConv2(Layer):
         return weight.contiguous(), squares, SQRT2 * self.bias.view(-1, 1, 1), SQRT2 * self.noise_strength
 
     def extra(self):
-        return None if self.up else fast_conv.transformed(self.derive()[0])
+        return None if self.up else fast_conv.transformed(self.derive()[0], self.resolution)
 
     def forward(self, x, w, noise):
         (weight, squares, bias, strength), fixed = self.tensors(), fast(self, x)
