@@ -110,6 +110,24 @@ def test_a_grown_discriminator_keeps_its_old_blocks():
     assert torch.equal(new.b4.out.weight, D.b4.out.weight) and left < 0.5
 
 
+def test_a_wider_discriminator_says_the_same_and_can_learn(tmp_path):
+    torch.manual_seed(0)
+    D = Discriminator(Config("stylegan2", 16, 128, 16))
+    for p in D.parameters():
+        p.data.normal_()
+    model_zoo.save(tmp_path / "d.safetensors", D)
+    grow.main(["--discriminator", str(tmp_path / "d.safetensors"), "--channel_base_d", "256", "--out", str(tmp_path)])
+    wide, x = model_zoo.load_discriminator(tmp_path / "discriminator.safetensors"), torch.randn(4, 3, 16, 16)
+    assert wide.config.channels(16) == 16 and D.config.channels(16) == 8
+    assert (wide(x) - D(x)).abs().max() < 1e-4 * D(x).abs().max()
+    wide.requires_grad_(True)(x).sum().backward()
+    assert wide.b16.conv1.weight.grad[:, 8:].abs().max() > 0  # the new channels are not dead
+    with pytest.raises(ValueError, match="widened"):
+        grow.widened_discriminator(D, 64)
+    with pytest.raises(ValueError, match="widened"):
+        grow.widened_discriminator(Discriminator(Config("stylegan2", 16, 32, 16)), 64)
+
+
 @pytest.mark.parametrize("kind", ["sg1", "sg2"])
 def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network, kind):  # noqa: F811
     official_pickle(Network, tmp_path / "official.pkl", kind, 1)

@@ -1,6 +1,7 @@
-"""Make a trained generator and discriminator wider, and one block larger, without changing what they do.
+"""Make a trained generator and discriminator wider, or one block larger, without changing what they do.
 
     python -m training.grow --generator G64.safetensors --discriminator D64.safetensors --data faces.zip
+    python -m training.grow --discriminator D128.safetensors --channel_base_d 2048
 
 New channels see the old ones but are not looked at yet (zero outgoing weights); a new block adds nothing yet to the
 picture (zero ToRGB). The discriminator's new first block is fitted to say what its old 1x1 convolution said of the
@@ -30,21 +31,36 @@ def grown_generator(G, channel_base, channel_max, resolution):
         raise ValueError("only a StyleGAN2 can be grown, and no layer may get narrower")
     torch.manual_seed(0)
     new = Generator(config).requires_grad_(False)
-    old, state = G.state_dict(), new.state_dict()
+    if resolution > G.resolution:
+        getattr(new.synthesis, f"b{resolution}").torgb.weight.zero_()
+    return _widened(G, new)
+
+
+def _widened(old, new):
+    """`new` with the weights of `old`, whose channels do not look at the new ones."""
+    old, state = old.state_dict(), new.state_dict()
     for name, value in state.items():
-        if name not in old:
-            if name.startswith(f"synthesis.b{resolution}.torgb.weight"):
-                value.zero_()
-        elif name.endswith(("conv0.weight", "conv1.weight", "torgb.weight")):
+        if name in old and value.ndim == 4:  # a convolution
             outputs, inputs = old[name].shape[:2]
-            value[:outputs] = 0  # old channels do not look at new ones
+            value[:outputs] = 0
             value[:outputs, :inputs] = old[name] * (value.shape[1] / inputs) ** 0.5  # the gain is 1 / sqrt(inputs)
-        elif value.shape != old[name].shape:
+        elif name in old:
             value[tuple(slice(n) for n in old[name].shape)] = old[name]
-        else:
-            value.copy_(old[name])
     new.load_state_dict(state)
     return new
+
+
+def widened_discriminator(D, channel_base):
+    """A StyleGAN2 discriminator that says what D says, with more channels.
+
+    Raises:
+        ValueError: the last block's channels, of which it takes the deviation over the batch, would change.
+    """
+    config = dataclasses.replace(D.config, channel_base=channel_base)
+    if config.kind != "stylegan2" or config.channels(4) != D.config.channels(4) or channel_base < D.config.channel_base:
+        raise ValueError("only a StyleGAN2's discriminator can be widened, and only where its last block has channel_max channels already")
+    torch.manual_seed(0)
+    return _widened(D, Discriminator(config).requires_grad_(False)).requires_grad_(True)
 
 
 def grown_discriminator(D, images, steps=300, lr=0.01):
@@ -73,15 +89,9 @@ def grown_discriminator(D, images, steps=300, lr=0.01):
     return new, (loss / want.var()).item()
 
 
-def main(argv):
-    parser = cli.Parser(__doc__)
-    for name in ("generator", "discriminator", "data"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--channel_base", type=int, default=2048)
-    parser.add_argument("--channel_max", type=int, default=256)
-    parser.add_argument("--out", default="runs/start", help="folder for generator.safetensors and discriminator.safetensors")
-    args = parser.parse_args(argv)
-    G, D = model_zoo.load_generator(args.generator), model_zoo.load_discriminator(args.discriminator)
+def grow_both(args, D):
+    """(generator, discriminator) one block larger, and their metadata."""
+    G = model_zoo.load_generator(args.generator)
     size = G.resolution * 2
     new_g = grown_generator(G, args.channel_base, args.channel_max, size)
     _, images = data.load(args.data, size)
@@ -91,9 +101,29 @@ def main(argv):
         small, large = G.synthesis(ws.repeat(1, G.num_ws, 1), noise="none"), new_g.synthesis(ws.repeat(1, new_g.num_ws, 1), noise="none")
     print(f"largest difference from the old picture, up-sampled: {(large - upsample(small)).abs().max():.1e}")
     print(f"unexplained variance of the discriminator's first layer: {left:.4f}")
-    keep = {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license")}
-    for name, network in (("generator", new_g), ("discriminator", new_d)):
-        print(model_zoo.save(Path(args.out) / f"{name}.safetensors", network, **keep))
+    return new_g, new_d, {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license")}
+
+
+def main(argv):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--discriminator", required=True)
+    parser.add_argument("--generator", help="grow both by a block; without it, only the discriminator gets wider")
+    parser.add_argument("--data", help="the training images, for the discriminator's new block")
+    parser.add_argument("--channel_base", type=int, default=2048, help="of the grown generator (default: %(default)s)")
+    parser.add_argument("--channel_max", type=int, default=256, help="of the grown generator (default: %(default)s)")
+    parser.add_argument("--channel_base_d", type=int, help="of the discriminator (default: as it is)")
+    parser.add_argument("--out", default="runs/start", help="folder for generator.safetensors and discriminator.safetensors")
+    args = parser.parse_args(argv)
+    if bool(args.generator) != bool(args.data) or not (args.generator or args.channel_base_d):
+        parser.error("give --generator and --data to grow by a block, --channel_base_d to widen the discriminator, or all three")
+    D = model_zoo.load_discriminator(args.discriminator)
+    keep = {k: D.meta[k] for k in ("source", "license")}
+    if args.channel_base_d:
+        D = widened_discriminator(D, args.channel_base_d)
+    if args.generator:
+        G, D, keep = grow_both(args, D)
+        print(model_zoo.save(Path(args.out) / "generator.safetensors", G, **keep))
+    print(model_zoo.save(Path(args.out) / "discriminator.safetensors", D, **keep))
 
 
 if __name__ == "__main__":
