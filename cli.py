@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 some inputs of a batch failed (each was named); 2 the comm
 
 import argparse
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 
@@ -99,16 +100,30 @@ def device(name):
     return chosen
 
 
-def dtype(name, device):
-    """`--precision` -> the torch.dtype of the convolutions; "auto" takes bfloat16 where the hardware multiplies it (CUDA cards
-    from Ampere on, CPUs with AMX), else float32: without AMX bfloat16 convolutions are slower.
+def dtype(name, device, resolution=0):
+    """`--precision` -> the torch.dtype of the convolutions; "auto" takes bfloat16 where the hardware multiplies it and it pays:
+    CUDA cards from Ampere on, CPUs with AMX, and those with AVX-512's bfloat16 from `resolution` 512 on; else float32.
     """
     import torch
 
     if name == "auto":
-        amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-        name = "bf16" if amx or (device.type == "cuda" and torch.cuda.is_bf16_supported()) else "fp32"
+        if device.type == "cpu":
+            pays = torch.cpu._is_amx_tile_supported() or (resolution >= 512 and torch.cpu._is_avx512_bf16_supported())
+        else:
+            pays = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        name = "bf16" if pays else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def compiles(choice, device, dtype, resolution, steps):
+    """`--compile` -> whether to take torch.compile; "auto" takes it on CUDA, and on a CPU where it wins back the minute that it
+    costs (measured with bfloat16 only; benchmarks/README.md), if there is a C++ compiler for it.
+    """
+    import torch
+
+    long = dtype == torch.bfloat16 and resolution >= 512 and steps >= 500
+    compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl")))
+    return choice == "on" or (choice == "auto" and (device.type == "cuda" or (device.type == "cpu" and long and compiler)))
 
 
 def one_line(error):

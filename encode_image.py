@@ -65,7 +65,7 @@ def flags():
     p.add_argument("--composite", action="store_true", help="save the photograph with only the masked-out part taken from the rendering")
     p.add_argument("--save_every", type=int, default=0, metavar="N", help="a picture every N steps, in SAVE_DIR/NAME_steps/")
     p.add_argument("--save_video", metavar="FILE.mp4", help="target and rendering side by side (several images: FILE_NAME.mp4)")
-    p.add_argument("--compile", default="auto", choices=("on", "off", "auto"), help="torch.compile (default: auto, on with CUDA)")
+    p.add_argument("--compile", default="auto", choices=("on", "off", "auto"), help="torch.compile (default: auto, where it pays)")
     p.add_argument("--early_stop", action="store_true", help="stop when the loss no longer falls")
     p.add_argument("--resume", action="store_true", help="skip images whose latent is there already")
     p.add_argument("--force", action="store_true", help="take an --init latent of another generator")
@@ -254,13 +254,14 @@ def start(args, G, device):
 def configure(args, G, device, init):
     """The flags as a `projection.Config`."""
     total = args.iteration + args.noise_iteration
+    dtype = cli.dtype(args.precision, device, G.resolution)
     config = projection.Config(
         iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
         lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, noise_iteration=args.noise_iteration,
         noise_lr=args.noise_lr, noise_layers=latents.layer_range(args.noise_layers, G.num_ws) if args.noise_layers else None,
         lambda_noise=args.lambda_noise, joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed,
-        show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), dtype=cli.dtype(args.precision, device),
-        compile=args.compile == "on" or (args.compile == "auto" and device.type == "cuda"), low_memory=args.low_memory,
+        show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), dtype=dtype,
+        compile=cli.compiles(args.compile, device, dtype, G.resolution, total), low_memory=args.low_memory,
     )  # fmt: skip
     if args.mask and args.space == "w+":
         config = dataclasses.replace(config, **projection.inpainting(G, args.iteration))

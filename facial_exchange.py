@@ -193,7 +193,7 @@ def main(argv):
     G = model_zoo.load_generator(args.weight_file, device)
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
     layers = latents.layer_range(args.layers, G.num_ws) if args.layers else None if mode == "arithmetic" else default_layers(G)
-    dtype = cli.dtype(args.precision, device)
+    dtype = cli.dtype(args.precision, device, G.resolution)
     results, said = exchanged(args, G, mode, layers, device, dtype)
     said |= {
         "made_by": "facial_exchange.py",

@@ -156,7 +156,7 @@ def main(argv):
         raise ValueError("--layers mixes latents; for two images the mask says what comes from where")
     device = cli.device(args.device)
     G = model_zoo.load_generator(args.weight_file, device)
-    dtype = cli.dtype(args.precision, device)
+    dtype = cli.dtype(args.precision, device, G.resolution)
     written = cross_latents(args, G, dtype) if of_latents else cross_images(args, G, dtype, device)
     if written is None:
         return 130

@@ -169,7 +169,7 @@ def main(argv):
     steps = schedule(len(ends), args.frames, args.easing, args.loop)
     ws = between(ends, steps)
     alone = [k for k, (_, _, t) in enumerate(steps) if t == 0]  # the latents themselves: exactly what they render to on their own
-    frames = media.render(G, ws, noise_between(G, noises, steps), args.batch_size, cli.dtype(args.precision, device), alone)
+    frames = media.render(G, ws, noise_between(G, noises, steps), args.batch_size, cli.dtype(args.precision, device, G.resolution), alone)
     with movie or nullcontext(), FrameWriter(args.out_dir, len(ws)) as folder:
         for k, frame in enumerate(tqdm(frames, total=len(ws), disable=args.quiet, unit="frame", file=sys.stderr)):
             folder.add(k, frame)

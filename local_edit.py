@@ -280,7 +280,7 @@ def main(argv):
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
     distance = model_zoo.load_distance(args.perceptual, device) if optimises else None
     config = projection.Config(
-        iteration=args.iteration, lr=args.lr, noise_iteration=args.noise_iteration, seed=args.seed, dtype=cli.dtype(args.precision, device)
+        iteration=args.iteration, lr=args.lr, noise_iteration=args.noise_iteration, seed=args.seed, dtype=cli.dtype(args.precision, device, G.resolution)
     )
     with cli.progress(args.iteration + args.noise_iteration, args.quiet or not optimises) as progress:
         found, image, said = COMMANDS[args.command](args, G, distance, config, progress)

@@ -266,6 +266,7 @@ def objective(G, distance, goal, config):
 
     if not config.compile:
         return losses_of
+    torch._dynamo.config.suppress_errors = True  # where compiling fails (no headers of Python, say), the step runs as it is
     graphs = "reduce-overhead" if goal.image.is_cuda else None  # CUDA graphs: one launch for the whole step
     return torch.compile(losses_of, mode=graphs)
 

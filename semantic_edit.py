@@ -249,7 +249,7 @@ def main(argv):
     device = cli.device(args.device)
     torch.manual_seed(args.seed)
     G = model_zoo.load_generator(args.weight_file, device)
-    dtype = cli.dtype(args.precision, device)
+    dtype = cli.dtype(args.precision, device, G.resolution)
     layers = latents.layer_range(args.layers, G.num_ws) if args.layers else None
     boundaries = read_boundaries(args.boundary, args.boundary_dir, G, args.force)
     conditions = read_boundaries(args.condition, args.boundary_dir, G, args.force) if args.condition else {}

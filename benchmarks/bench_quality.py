@@ -2,9 +2,10 @@
 
     python -m benchmarks.bench_quality --data faces.zip --count 10
 
-Ours starts from the encoder where the project has one for the generator, as encode_image.py does. Held-out images of the data file, one batch, the bundled generator (or --weight_file), the same distance for all. How many of our
-steps, and what share of its time, reach the loss that LatentEditor's recipe has after 1000? Each of our rows is a run
-of its own, since the schedule depends on its length. Writes benchmarks/quality.json and quality.png.
+Ours starts from the encoder where the project has one for the generator, as encode_image.py does. Held-out images of the
+data file, one batch, the bundled generator (or --weight_file), the same distance for all. How many of our steps, and what
+share of its time, reach the loss that LatentEditor's recipe has after 1000? What do bfloat16 and compiling cost? Each of our
+rows is a run of its own, since the schedule depends on its length. Writes benchmarks/quality.json and quality.png.
 """
 
 import json
@@ -23,6 +24,8 @@ BUDGETS = (50, 75, 100, 150, 250, 500, 1000)
 RECIPES = {
     "LatentEditor": {"init": "zeros", "lr": 0.01, "schedule": "constant", "iteration": 1000},
     "NVIDIA projector (W)": {"init": "mean", "space": "w", "lr": 0.1, "schedule": "cosine", "iteration": 1000},
+    "ours, bfloat16, 100 steps": {"dtype": torch.bfloat16, "iteration": 100},
+    "ours, compiled, 100 steps": {"compile": True, "iteration": 100},
 } | {f"ours, {n} steps": {"iteration": n} for n in BUDGETS}
 
 
@@ -84,12 +87,12 @@ def main(argv):
         ours = name.startswith("ours")
         curve, losses, psnr = run(G, distance, targets, options | (settings if ours else {}), encoder if ours else None)
         results[name] = row = {"steps": options["iteration"], "seconds": round(curve[-1][1], 1), "loss": losses.median().item(),
-                               "psnr": psnr.median().item(), "curve": curve}  # fmt: skip
+                               "psnr": psnr.median().item(), "psnrs": psnr.tolist(), "curve": curve}  # fmt: skip
         if name == "LatentEditor":
             bar = losses
         if bar is not None:
             row["as good as LatentEditor"] = (losses <= bar).float().mean().item()
-        print(name, json.dumps({k: v for k, v in row.items() if k != "curve"}), flush=True)
+        print(name, json.dumps({k: v for k, v in row.items() if not isinstance(v, list)}), flush=True)
     with files.atomic(args.out) as temporary:
         temporary.write_text(json.dumps({"machine": machine(), "generator": G.meta["hash"], "rows": results}, indent=1), encoding="utf-8")
     plot(results, args.out.removesuffix(".json") + ".png")

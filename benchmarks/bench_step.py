@@ -29,14 +29,16 @@ VARIANTS = {
     "ours, float32 eager": "the same, --precision fp32 --compile off",
     "ours, bfloat16": "--precision bf16",
     "ours, compiled": "--compile on",
+    "ours, bfloat16 compiled": "--precision bf16 --compile on",
     "ours, low memory": "--low_memory",
     "ours, noise stage": "--noise_iteration: the maps alone, without the perceptual distance",
 }
 OPTIONS = {
-    "ours": {},
+    "ours": {"compile": "auto"},
     "ours, float32 eager": {"precision": "fp32"},
     "ours, bfloat16": {"precision": "bf16"},
     "ours, compiled": {"precision": "fp32", "compile": True},
+    "ours, bfloat16 compiled": {"precision": "bf16", "compile": True},
     "ours, low memory": {"low_memory": True},
     "ours, noise stage": {"noise": True},
 }
@@ -132,7 +134,9 @@ def our_steps(G, distance, targets, count, options):
 
     known = inspect.signature(projection.Config).parameters.keys() - {"noise"}
     precision = options.get("precision", "auto")
-    settings = {"dtype": cli.dtype(precision, targets.device)} | {k: v for k, v in options.items() if k in known}
+    settings = {"dtype": cli.dtype(precision, targets.device, G.resolution)} | {k: v for k, v in options.items() if k in known}
+    if settings.get("compile") == "auto":  # as a run of encode_image.py's usual length chooses
+        settings["compile"] = cli.compiles("auto", targets.device, settings["dtype"], G.resolution, 1000)
     times = [time.perf_counter()]
 
     def callback(step, losses):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+import cli
 import encode_image
 import media
 import model_zoo
@@ -64,6 +65,21 @@ def test_bfloat16_finds_about_the_same(G, made):
     full = projection.project(G, None, made, projection.Config(iteration=10))
     half = projection.project(G, None, made, projection.Config(iteration=10, dtype=torch.bfloat16))
     assert torch.allclose(half.loss, full.loss, rtol=0.05) and not torch.equal(half.ws, full.ws)
+
+
+def test_number_format_and_compiling_are_chosen_by_what_the_machine_has(monkeypatch):
+    cpu = torch.device("cpu")
+    for amx, avx512, side, best in ((0, 0, 1024, "float32"), (1, 0, 128, "bfloat16"), (0, 1, 1024, "bfloat16"), (0, 1, 128, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: bool(amx))
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: bool(avx512))
+        assert cli.dtype("auto", cpu, side) == getattr(torch, best)
+    assert cli.dtype("bf16", cpu) == torch.bfloat16
+    monkeypatch.setattr(cli.shutil, "which", lambda name: "/usr/bin/" + name)
+    assert cli.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
+    assert not cli.compiles("auto", cpu, torch.bfloat16, 1024, 100) and not cli.compiles("auto", cpu, torch.float32, 1024, 1000)
+    assert cli.compiles("on", cpu, torch.float32, 64, 1) and not cli.compiles("off", torch.device("cuda"), torch.bfloat16, 1024, 1000)
+    monkeypatch.setattr(cli.shutil, "which", lambda name: None)
+    assert not cli.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
 
 
 def test_only_chosen_layers_move(G, made):

@@ -204,6 +204,25 @@ def test_the_average_of_a_trained_generator_does_not_forget_it():
     assert moved[0] < 0.05 < 0.5 < moved[1]
 
 
+def test_half_of_the_reconstructions_lie_in_w():
+    ws = torch.randn(5, 4, 8)
+    flat = reconstruct.half_in_w(ws)
+    assert torch.equal(flat[::2], ws[::2]) and torch.allclose(flat[1::2], ws[1::2].mean(1, keepdim=True).expand(2, 4, 8))
+
+
+def test_training_in_bfloat16_follows_float32():
+    size = Config("stylegan2", 8, 64, 8, 2)
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        trainer = train_generator.Trainer(Generator(size), Discriminator(size), train_generator.Config(heads=0.1), dtype=dtype)
+        for _ in range(4):
+            trainer.step(torch.rand(8, 3, 8, 8) * 2 - 1)
+        losses.append(trainer.tick()["loss_d"])
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.02
+    assert trainer.D.b8.conv0.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
     torch.manual_seed(0)
     G = Generator(Config("stylegan2", 8, 64, 8, 2))

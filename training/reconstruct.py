@@ -55,6 +55,13 @@ def one_layer(ws):
     return ws[torch.arange(len(ws), device=ws.device), torch.randint(ws.shape[1], (len(ws),), device=ws.device)]
 
 
+def half_in_w(ws):
+    """ws [N, L, 512], of every second image one w, the mean over its layers, for all of them: a generator that is taught by W+
+    latents alone renders photographs well, and only off the W that its samples come from.
+    """
+    return torch.where(torch.arange(len(ws), device=ws.device).view(-1, 1, 1) % 2 == 0, ws, ws.mean(1, keepdim=True))
+
+
 def loss_of(made, images, ws, distance):
     """Image2StyleGAN's loss of renderings of `ws`, and a little pull of all layers towards one w (e4e's delta)."""
     alike = (made - images).square().flatten(1).mean(1) + distance(made, images)
