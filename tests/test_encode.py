@@ -62,8 +62,8 @@ def test_spaces_and_starts_lower_the_loss(G, made, space, init):
 
 
 def test_bfloat16_finds_about_the_same(G, made):
-    full = projection.project(G, None, made, projection.Config(iteration=10))
-    half = projection.project(G, None, made, projection.Config(iteration=10, dtype=torch.bfloat16))
+    full = projection.project(G, None, made, projection.Config(iteration=10, lr=0.02))  # not chaotic yet, as at 0.1
+    half = projection.project(G, None, made, projection.Config(iteration=10, lr=0.02, dtype=torch.bfloat16))
     assert torch.allclose(half.loss, full.loss, rtol=0.05) and not torch.equal(half.ws, full.ws)
 
 
