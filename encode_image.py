@@ -40,7 +40,9 @@ def flags():
     p.add_argument("--save_dir", default="save_image/encode/", help="where reconstructions go")
     p.add_argument("--iteration", type=int, default=config.iteration, help="steps of the optimiser (default: %(default)s)")
     p.add_argument("--batch_size", default="1", metavar="N|auto", help="images optimised together; auto: as many as pay (default: 1)")
-    p.add_argument("--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time")
+    p.add_argument(
+        "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time"
+    )
     p.add_argument("--resolution", type=int, help="checked against the generator")
     p.add_argument("--space", default=config.space, choices=projection.SPACES)
     p.add_argument(
@@ -166,8 +168,10 @@ def encode(G, distance, batch, config, args, bar):
     mask = torch.cat([m for _, _, m in batch]).to(device) if args.mask else None
     began = time.time()
     if args.encoder:
+        import fast_conv
+
         with torch.no_grad():
-            config = dataclasses.replace(config, init=args.encoder(targets))
+            config = dataclasses.replace(config, init=fast_conv.alone(args.encoder, targets, always=True))
     with contextlib.ExitStack() as stack:
         steps = Steps(args, names, targets, stack)
         goal = projection.Goal(targets, mask)

@@ -4,6 +4,10 @@ PyTorch keeps the input of every convolution for the gradient of its weights; wi
 nothing. And on a CPU its 3x3 convolutions of many channels do two to three times the multiplications that Winograd's
 way needs. What is computed is the same to float32 rounding; Winograd's sums (rounding 30 times larger, 4e-5 of the
 output's spread) are taken only where a gradient is asked for: pictures come out of PyTorch's own convolution.
+
+On a CPU an image is computed alike to the last bit whatever else is in its batch. PyTorch's libraries do not grant that: they
+choose their way, and with it the order of sums, by the number of images, wherever there is little to do for each; and
+hundreds of steps of Adam make tenths of a decibel of one bit. So `alone` and `rows` leave them no choice.
 """
 
 import torch
@@ -12,6 +16,8 @@ from torch import nn
 
 WINOGRAD_FROM = 128  # channels; below, its transforms cost more than it saves (measured, benchmarks/README.md)
 SMALLEST = 16  # side; below, PyTorch's own is as fast
+ALONE_UP_TO = 8  # side; above, PyTorch's convolutions do the same for an image in any batch (found by trying)
+ROWS = 8  # matrices of so many rows, or a multiple, are multiplied alike
 
 # F(4x4, 3x3) of Lavin & Gray 2016: d -> B^T d B, kernel -> G g G^T, product -> A^T m A, each as one matrix for both sides
 _B = torch.tensor(
@@ -22,6 +28,19 @@ _A = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0],
 INPUT, KERNEL, OUTPUT = (torch.kron(m, m) for m in (_B, _G, _A))  # [36, 36], [36, 9], [16, 36]
 INPUT, OUTPUT = INPUT.float(), OUTPUT.float()
 INPUT_BACK, OUTPUT_BACK = INPUT.t().contiguous(), OUTPUT.t().contiguous()
+
+
+def alone(f, *tensors, always=False):
+    """f(*tensors), image by image on a CPU where maps are small, or `always`."""
+    x = tensors[0]
+    if len(x) == 1 or x.device.type != "cpu" or torch.compiler.is_compiling() or not (always or max(x.shape[2:]) <= ALONE_UP_TO):
+        return f(*tensors)
+    return torch.cat([f(*parts) for parts in zip(*(t.split(1) for t in tensors), strict=True)])
+
+
+def rows(x, weight, bias=None):
+    """x [N, I] -> [N, O], as `F.linear`."""
+    return F.linear(F.pad(x, (0, 0, 0, -len(x) % ROWS)), weight, bias)[: len(x)]
 
 
 def transformed(weight, side=SMALLEST):
@@ -73,14 +92,14 @@ class Conv(torch.autograd.Function):
             y = winograd(x, kernels)
             return y if bias is None else y.add_(bias.view(-1, 1, 1))
         ctx.save_for_backward(weight)
-        return F.conv2d(x, weight, bias, padding=padding)
+        return alone(lambda x: F.conv2d(x, weight, bias, padding=padding), x)
 
     @staticmethod
     def backward(ctx, g):
         (weight,) = ctx.saved_tensors
         if weight.ndim == 3:
             return winograd_back(g, weight), None, None, None
-        return F.conv_transpose2d(g, weight, padding=weight.shape[2] // 2), None, None, None
+        return alone(lambda g: F.conv_transpose2d(g, weight, padding=weight.shape[2] // 2), g), None, None, None
 
 
 def conv(x, weight, bias=None, kernels=None):
@@ -124,7 +143,7 @@ class UpConv(torch.autograd.Function):
         ctx.save_for_backward(weight)
         ctx.padding = padding
         if phases is None:
-            return F.conv_transpose2d(x, weight, stride=2, padding=padding)
+            return alone(lambda x: F.conv_transpose2d(x, weight, stride=2, padding=padding), x)
         n, _, h, w = x.shape
         each = F.conv2d(x, phases, padding=1).view(n, 2, 2, -1, h + 1, w + 1)
         y = x.new_empty(n, each.shape[3], h, 2, w, 2)

@@ -157,7 +157,8 @@ def latents_and_noise(args, G):
 def main(argv):
     args = flags().parse_args(argv)
     if args.frames < 2 or (args.batch_size is not None and args.batch_size < 1):
-        raise ValueError(f"--frames {args.frames} --batch_size {8 if args.batch_size is None else args.batch_size}: at least 2 frames, in batches of at least 1")
+        batch = 8 if args.batch_size is None else args.batch_size
+        raise ValueError(f"--frames {args.frames} --batch_size {batch}: at least 2 frames, in batches of at least 1")
     movie = media.Animation(args.animation, args.fps) if args.animation else None  # before any work: a bad ending is said at once
     from tqdm import tqdm
 

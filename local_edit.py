@@ -52,7 +52,13 @@ def flags():
     s.add_argument("--mode", default="replace", choices=AMOUNTS, help="replace, average, or interpolate by --amount (default: replace)")
     s.add_argument("--amount", type=float, default=0.5, help="of the source, 0 to 1 (default: %(default)s)")
     s.add_argument("--embed", action="store_true", help="find a latent of the result, too")
-    _common(s, "what is copied (required), and a little around it; part: is looked for in both faces", iteration=300, noise_iteration=0, lr=config.lr)
+    _common(
+        s,
+        "what is copied (required), and a little around it; part: is looked for in both faces",
+        iteration=300,
+        noise_iteration=0,
+        lr=config.lr,
+    )
     return p
 
 
@@ -280,7 +286,11 @@ def main(argv):
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
     distance = model_zoo.load_distance(args.perceptual, device) if optimises else None
     config = projection.Config(
-        iteration=args.iteration, lr=args.lr, noise_iteration=args.noise_iteration, seed=args.seed, dtype=cli.dtype(args.precision, device, G.resolution)
+        iteration=args.iteration,
+        lr=args.lr,
+        noise_iteration=args.noise_iteration,
+        seed=args.seed,
+        dtype=cli.dtype(args.precision, device, G.resolution),
     )
     with cli.progress(args.iteration + args.noise_iteration, args.quiet or not optimises) as progress:
         found, image, said = COMMANDS[args.command](args, G, distance, config, progress)

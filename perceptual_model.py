@@ -33,6 +33,16 @@ def resized(images, size):
     return F.interpolate(images, scale_factor=size / side, mode="bilinear", antialias=side > size)
 
 
+def squares(a, b):
+    """Mean squared difference of each image, [N, ...] and [N or 1, ...] -> [N]."""
+    return fast_conv.alone(lambda d: d.square().flatten(1).mean(1), a - b, always=True)
+
+
+def pointwise(conv, x):
+    """A 1x1 convolution as one product of matrices per image: faster on a CPU, and alike for an image alone and in a batch."""
+    return (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:]) + conv.bias.view(-1, 1, 1)
+
+
 class Distance(nn.Module):
     """Sum over layers of the mean squared difference of features (Image2StyleGAN, equation 2, all lambda 1)."""
 
@@ -41,7 +51,7 @@ class Distance(nn.Module):
 
     def compare(self, a, b):
         """Feature lists of equal shapes (the second may have one image for all) -> [N]."""
-        return sum((x - y).square().flatten(1).mean(1) for x, y in zip(a, b, strict=True))
+        return sum(squares(x, y) for x, y in zip(a, b, strict=True))
 
     def grams(self, images):
         """[N, 3, H, W] in [-1, 1] -> the Gram matrix [N, C, C] of each layer."""
@@ -211,9 +221,9 @@ class Features(Distance):
             if i == 0:
                 x = F.relu6(self._padded(self.block0_conv, x))
             else:
-                y = F.relu6(getattr(self, f"block{i}_expand")(x)) if s["expand"] else x
+                y = F.relu6(pointwise(getattr(self, f"block{i}_expand"), x)) if s["expand"] else x
                 y = F.relu6(self._padded(getattr(self, f"block{i}_depthwise"), y))
-                y = getattr(self, f"block{i}_project")(y)
+                y = pointwise(getattr(self, f"block{i}_project"), y)
                 x = x + y if y.shape == x.shape else y
             if i in self.config.taps:
                 found.append(x * self.scale[len(found)])

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from perceptual_model import squares
+
 SPACES = {"w+": "one w per layer", "w": "one w for all layers", "z": "the input of the mapping network"}
 INITS = {"mean": "the mean latent", "zeros": "zeros (LatentEditor)", "uniform": "uniform in [-1, 1]", "z": "the mapping of a random z"}
 SCHEDULES = {"cosine": "short warm-up, constant, then a cosine to 0 over the last quarter", "constant": "the same all along"}
@@ -255,7 +257,7 @@ def objective(G, distance, goal, config):
 
     def losses_of(ws, maps):
         images = G.synthesis(ws, noise=maps, dtype=config.dtype, recompute_from=recompute_from)
-        total = config.lambda_mse * (seen(images) - targets).square().flatten(1).mean(1)
+        total = config.lambda_mse * squares(seen(images), targets)
         if wanted is not None:
             total = total + config.lambda_percep * distance.compare(distance.features(seen(images)), wanted)
         if style is not None:  # relative to the style's own size: 1 is as far as a blank image
@@ -389,7 +391,7 @@ def project(G, distance, targets, config, callback=None, show=None):
         ws = to_ws(G, latent.value, config.space)
         losses, images = losses_of(ws, noise.maps() if config.joint else config.noise)
         if config.lambda_start:
-            losses = losses + config.lambda_start * (latent.value - w0).square().flatten(1).mean(1)
+            losses = losses + config.lambda_start * squares(latent.value, w0)
         if prior:
             losses = losses + config.lambda_prior * prior(ws)
         return losses + config.lambda_noise * noise.drift() if config.joint else losses, images

@@ -118,7 +118,7 @@ class Dense(Layer):
         return self.weight * self.weight_gain, self.bias * self.lr_mul
 
     def forward(self, x):
-        return F.linear(x, *self.tensors())
+        return (fast_conv.rows if fast(self, x) else F.linear)(x, *self.tensors())
 
 
 class Mapping(nn.Module):
@@ -195,8 +195,9 @@ def minibatch_stddev(x, group=4):
 
 
 def channel_sums(a, b):
-    """Sum over the pixels of a * b, [N, C, H, W] each -> [N, C, 1, 1], in one pass over memory."""
-    return torch.einsum("nchw,nchw->nc", a, b)[:, :, None, None]
+    """Sum over the pixels of a * b, [N, C, H, W] each (b: C or 1 channels) -> [N, C, 1, 1], in one pass over memory."""
+    sums = "nchw,nchw->nc" if b.shape[1] > 1 else "nchw,nxhw->nc"
+    return fast_conv.alone(lambda a, b: torch.einsum(sums, a, b), a, b, always=True)[:, :, None, None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -423,7 +424,7 @@ class Epilogue2(torch.autograd.Function):
         g = torch.ops.aten.leaky_relu_backward(g, y, 0.2, True)
         d = d - bias * g.sum((2, 3), keepdim=True)
         if noise is not None:
-            d = d - strength * torch.einsum("nchw,nhw->nc", g, noise[:, 0].expand(len(g), -1, -1))[:, :, None, None]
+            d = d - strength * channel_sums(g, noise.expand(len(g), -1, -1, -1))
         to_noise = g.sum(1, keepdim=True) * strength if ctx.needs_input_grad[2] else None
         if to_noise is not None and len(noise) < len(g):
             to_noise = to_noise.sum(0, keepdim=True)
@@ -449,7 +450,7 @@ class StyledConv2(Layer):
 
     def derive(self):
         weight = self.weight * self.weight_gain
-        squares = weight.square().sum(dim=(2, 3)).t()  # [I, O]
+        squares = weight.square().sum(dim=(2, 3))  # [O, I]
         if self.up:
             weight = weight.transpose(0, 1)  # the layout of a transposed convolution, which flips the kernel as asked
         return weight.contiguous(), squares, SQRT2 * self.bias.view(-1, 1, 1), SQRT2 * self.noise_strength
@@ -460,7 +461,8 @@ class StyledConv2(Layer):
     def forward(self, x, w, noise):
         (weight, squares, bias, strength), fixed = self.tensors(), fast(self, x)
         style = self.affine(w)  # [N, I]
-        demodulation = SQRT2 * (style.square() @ squares + 1e-8).rsqrt()[:, :, None, None]  # [N, O, 1, 1]
+        linear = fast_conv.rows if fixed else F.linear
+        demodulation = SQRT2 * (linear(style.square(), squares) + 1e-8).rsqrt()[:, :, None, None]  # [N, O, 1, 1]
         style = style.to(x.dtype)[:, :, None, None]
         x = Scale.apply(x, style) if fixed else x * style
         if self.up:

@@ -92,7 +92,9 @@ def test_a_mix_has_the_structure_of_the_content_and_the_colour_of_the_style(pare
     assert (m - s).norm(dim=1).mean() < (m - c).norm(dim=1).mean()
 
 
-@pytest.mark.xfail(strict=True, reason="the bundled generator: to style 0.51 and 0.75, to content 0.56 and 0.46; those before 0.75 and 0.84")
+@pytest.mark.xfail(
+    strict=True, reason="the bundled generator: to style 0.51 and 0.75, to content 0.56 and 0.46; those before 0.75 and 0.84"
+)
 @pytest.mark.parametrize("bar", ["above 0.7", "above content"])
 def test_both_colour_axes_of_a_mix_follow_the_style(parents_and_mix, bar):
     m, c, s = (chroma(images).T for images in parents_and_mix[:3])

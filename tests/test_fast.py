@@ -63,8 +63,21 @@ def test_convolutions_of_frozen_weights_equal_pytorchs(side, channels):
     found = fast_conv.conv(x, weight, bias, kernels)
     (gradient,) = torch.autograd.grad(found, x, g)
     assert (found - wanted).abs().max() < 1e-4 * wanted.std() and (gradient - wanted_gradient).abs().max() < 1e-4 * wanted_gradient.std()
-    with torch.no_grad():  # pictures come from PyTorch's convolution, to the bit
-        assert torch.equal(fast_conv.conv(x, weight, bias, kernels), wanted)
+    with torch.no_grad():  # pictures come from PyTorch's convolution of each image, to the bit
+        one_by_one = torch.cat([torch.nn.functional.conv2d(one[None], weight, bias, padding=1) for one in x])
+        assert torch.equal(fast_conv.conv(x, weight, bias, kernels), one_by_one)
+
+
+def test_what_else_is_in_a_batch_is_not_seen(monkeypatch):
+    x, sizes = torch.randn(5, 3, 8, 8), []
+    doubled = fast_conv.alone(lambda a, b: sizes.append(len(a)) or a + b, x, x)
+    assert sizes == [1] * 5 and torch.equal(doubled, 2 * x)
+    fast_conv.alone(lambda a: sizes.append(len(a)) or a, torch.randn(5, 3, 64, 64))
+    assert sizes[5:] == [5]
+    x, weight, bias, linear = torch.randn(11, 7), torch.randn(4, 7), torch.randn(4), torch.nn.functional.linear
+    monkeypatch.setattr(fast_conv.F, "linear", lambda x, *more: sizes.append(len(x)) or linear(x, *more))
+    assert torch.allclose(fast_conv.rows(x, weight, bias), x @ weight.t() + bias, atol=1e-5)
+    assert sizes[6:] == [16]
 
 
 def test_up_convolution_and_blur_equal_pytorchs():

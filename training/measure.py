@@ -148,7 +148,7 @@ def distribution(G, train, held, count, fid=False):
 
 
 def inversion(G, distance, targets, steps, callback=None, encoder=None, **options):
-    """Median PSNR, SSIM, distance and identity of embedded faces [N, 3, R, R], from `encoder`'s guess if given; also the reconstructions."""
+    """Median PSNR, SSIM, distance and identity of embedded faces [N, 3, R, R], from `encoder`'s guess if given; also the results."""
     descriptors, rows, pictures = Descriptors(), [], []
     for chunk in targets.split(10):
         if encoder:
@@ -182,7 +182,9 @@ def main(argv):
     parser.add_argument("--inversion", type=int, default=0, help="held-out faces to embed (default: none)")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 200, 500])
     parser.add_argument("--starts", nargs="+", default=["w mean", "w+ mean"], help='space and init: "w mean" "w+ mean" "w+ encoder"')
-    parser.add_argument("--encoder", metavar="FILE", default=model_zoo.BUNDLED["encoder"], help="of the generator (default: the bundled one)")
+    parser.add_argument(
+        "--encoder", metavar="FILE", default=model_zoo.BUNDLED["encoder"], help="of the generator (default: the bundled one)"
+    )
     parser.add_argument("--out", default="runs/measures.json")
     args = parser.parse_args(argv)
     G = model_zoo.load_generator(args.generator)

@@ -89,7 +89,9 @@ def main(argv):
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", required=True, help="folder, .zip or .tar of images, aligned as the generator's")
     parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
-    parser.add_argument("--init", metavar="FILE", help="an encoder of the generator to go on from, such as train_generator's (default: a new one)")
+    parser.add_argument(
+        "--init", metavar="FILE", help="an encoder of the generator to go on from, such as train_generator's (default: a new one)"
+    )
     parser.add_argument("--out", default="weight_files/encoder.safetensors")
     parser.add_argument("--state", default="runs/encoder.pt")
     parser.add_argument("--steps", type=int, default=2500)

@@ -121,7 +121,8 @@ class Trainer:
 
     def load_state(self, state):
         if bool(self.encoder) != ("encoder" in state):
-            raise ValueError("the run that is gone on with was started with" + ("out" if self.encoder else "") + " --reconstruct: do so again")
+            how = "without" if self.encoder else "with"
+            raise ValueError(f"the run that is gone on with was started {how} --reconstruct: do so again")
         for name in self.PARTS:
             if getattr(self, name) is not None and name in state:
                 getattr(self, name).load_state_dict(state[name])
@@ -181,7 +182,12 @@ class Trainer:
             loss = loss + c.reconstruct * alike + c.critic * reconstruct.fooled(self.critic, known, guessed)
             squares = (fake[-half:] - real[:half]).square().flatten(1).mean(1)
             in_w = torch.arange(half) % 4 != 0
-            self.note(loss_alike=alike, mse=squares[~in_w].mean(), mse_w=squares[in_w].mean(), w_spread=(guessed - self.G.w_avg).norm(dim=1).mean())
+            self.note(
+                loss_alike=alike,
+                mse=squares[~in_w].mean(),
+                mse_w=squares[in_w].mean(),
+                w_spread=(guessed - self.G.w_avg).norm(dim=1).mean(),
+            )
         features = None
         if self.heads:
             self.heads.requires_grad_(False)
@@ -313,7 +319,7 @@ def flags():
     p.add_argument("--init_d", metavar="CHECKPOINT", help="its discriminator (default: a new one)")
     p.add_argument("--init_encoder", metavar="CHECKPOINT", help="its encoder, for --reconstruct (default: a new one)")
     p.add_argument("--fit_mapping", type=float, metavar="SPREAD",
-                   help="first fit the mapping network to where --init_encoder puts photographs, spread so many times (1.4 is good)")  # fmt: skip
+                   help="first fit the mapping network to where --init_encoder puts photographs, spread so often (1.4: good)")  # fmt: skip
     p.add_argument("--kind", default="stylegan2", choices=("stylegan1", "stylegan2"), help="of a new generator")
     p.add_argument("--resolution", type=int, default=128)
     p.add_argument("--channel_base", type=int, default=2048)
@@ -361,7 +367,9 @@ def main(argv):
     if args.fit_mapping and not (out / "state.pt").is_file():
         if encoder is None:
             raise ValueError("--fit_mapping needs --init_encoder, whose latents it is fitted to")
-        left = reconstruct.fit_mapping(G.to(device), encoder.to(device), images[indices[torch.randperm(len(indices))[:4000]]], args.fit_mapping)
+        left = reconstruct.fit_mapping(
+            G.to(device), encoder.to(device), images[indices[torch.randperm(len(indices))[:4000]]], args.fit_mapping
+        )
         if rank == 0 and not args.quiet:
             print(f"mapping network fitted to the encoder's latents; unexplained variance {left:.3f}")
     trainer = Trainer(G, D, config, device, cli.dtype(args.precision, device), ranks, encoder, trained=bool(args.init))
