@@ -181,9 +181,9 @@ def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
 
 def test_two_processes_train_one_network(tmp_path, pictures):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               "-m", "training.train_generator", "--data", str(pictures), "--resolution", "16", "--channel_base", "128", "--channel_max", "16",
-               "--mapping_layers", "2", "--batch", "8", "--images", "64", "--tick", "32", "--out", str(out), "--device", "cpu", "--quiet"]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training.train_generator",
+               "--data", str(pictures), "--resolution", "16", "--channel_base", "128", "--channel_max", "16", "--mapping_layers", "2",
+               "--batch", "8", "--images", "64", "--tick", "32", "--out", str(out), "--device", "cpu", "--quiet"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["images"] for line in (out / "log.jsonl").read_text().splitlines()] == [32, 64]  # one process writes
