@@ -5,7 +5,7 @@ nothing. And on a CPU its 3x3 convolutions of many channels do two to three time
 way needs. What is computed is the same to float32 rounding; Winograd's sums (rounding 30 times larger, 4e-5 of the
 output's spread) are taken only where a gradient is asked for: pictures come out of PyTorch's own convolution.
 
-On a CPU an image is computed alike to the last bit whatever else is in its batch. PyTorch's libraries do not grant that: they
+On a CPU an image of the bundled generator is computed alike to the last bit whatever else is in its batch. PyTorch's libraries do not grant that: they
 choose their way, and with it the order of sums, by the number of images, wherever there is little to do for each; and
 hundreds of steps of Adam make tenths of a decibel of one bit. So `alone` and `rows` leave them no choice.
 """
@@ -16,7 +16,7 @@ from torch import nn
 
 WINOGRAD_FROM = 128  # channels; below, its transforms cost more than it saves (measured, benchmarks/README.md)
 SMALLEST = 16  # side; below, PyTorch's own is as fast
-ALONE_UP_TO = 8  # side; above, PyTorch's convolutions do the same for an image in any batch (found by trying)
+ALONE_UP_TO = 8  # side; above, PyTorch's 3x3 convolutions are alike in any batch where channels are multiples of 16 (found by trying)
 ROWS = 8  # matrices of so many rows, or a multiple, are multiplied alike
 
 # F(4x4, 3x3) of Lavin & Gray 2016: d -> B^T d B, kernel -> G g G^T, product -> A^T m A, each as one matrix for both sides
