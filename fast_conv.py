@@ -5,9 +5,10 @@ nothing. And on a CPU its 3x3 convolutions of many channels do two to three time
 way needs. What is computed is the same to float32 rounding; Winograd's sums (rounding 30 times larger, 4e-5 of the
 output's spread) are taken only where a gradient is asked for: pictures come out of PyTorch's own convolution.
 
-On a CPU an image of the bundled generator is computed alike to the last bit whatever else is in its batch. PyTorch's libraries do not grant that: they
-choose their way, and with it the order of sums, by the number of images, wherever there is little to do for each; and
-hundreds of steps of Adam make tenths of a decibel of one bit. So `alone` and `rows` leave them no choice.
+On a CPU an image of the bundled generator is computed alike to the last bit whatever else is in its batch. PyTorch's
+libraries do not grant that: they choose their way, and with it the order of sums, by the number of images, wherever there
+is little to do for each; and hundreds of steps of Adam make tenths of a decibel of one bit. So `alone` and `rows` leave
+them no choice.
 """
 
 import torch
