@@ -67,9 +67,9 @@ def flags():
 def default_layers(G):
     """The finer 8x8 and the coarser 16x16 convolution: LatentEditor's 3-4, in StyleGAN2's counting 2-3.
 
-    They are the same parts of a face whatever the generator's size. Measured on the bundled generator, 80 pairs of random
-    faces: they carry 41 % of a difference in smile, of turn 45 %, gender 36 %, age 26 %, glasses 15 %; the layer before
-    them adds 27 % of the smile and as much of all else, the layer after them 3 %.
+    They are the same parts of a face whatever the generator's size. Measured on the bundled generator, 200 pairs of random
+    faces: they carry 33 % of a difference in smile, of turn 53 %, gender 38 %, age 30 %, glasses 33 %; the layer before
+    them adds 30 % of the smile and 17 to 25 % of all else, the layer after them 8 %.
     """
     first = 3 if G.kind == "stylegan1" else 2  # StyleGAN2 has one layer at 4x4, not two
     return [layer for layer in (first, first + 1) if layer < G.num_ws]

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from perceptual_model import squares
-
 SPACES = {"w+": "one w per layer", "w": "one w for all layers", "z": "the input of the mapping network"}
 INITS = {"mean": "the mean latent", "zeros": "zeros (LatentEditor)", "uniform": "uniform in [-1, 1]", "z": "the mapping of a random z"}
 SCHEDULES = {"cosine": "short warm-up, constant, then a cosine to 0 over the last quarter", "constant": "the same all along"}
@@ -238,6 +236,11 @@ class Prior:
     def __call__(self, ws):
         """ws [N, L, 512] -> [N]"""
         return ((self.undo(ws) - self.mean) @ self.whiten).square().flatten(1).mean(1)
+
+
+def squares(a, b):
+    """Mean squared difference of each image, [N, ...] and [N or 1, ...] -> [N]; of each alone, so that no batch changes its last bit."""
+    return torch.stack([d.square().mean() for d in a - b])
 
 
 def objective(G, distance, goal, config):

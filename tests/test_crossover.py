@@ -72,12 +72,12 @@ def correlation(a, b):
 
 @pytest.fixture(scope="module")
 def parents_and_mix(G):
-    """Pictures of 30 mixes, of their contents and of their styles, and of 90 faces in all."""
-    n = 30
+    """Pictures of 200 mixes (30 leave correlations 0.1 and more off), of their contents and of their styles, and of 600 faces in all."""
+    n = 200
     faces = sample(G, 3 * n, 1)
-    content, style = faces[:n], faces[n : 2 * n]
-    mixed = latents.mix(content, style, image_crossover.finer_half(G.num_ws))
-    return *(pictures(G, ws) for ws in (mixed, content, style)), pictures(G, faces)
+    mixed = latents.mix(faces[:n], faces[n : 2 * n], image_crossover.finer_half(G.num_ws))
+    images = pictures(G, faces)
+    return pictures(G, mixed), images[:n], images[n : 2 * n], images
 
 
 def test_a_mix_has_the_structure_of_the_content_and_the_colour_of_the_style(parents_and_mix):
@@ -92,9 +92,6 @@ def test_a_mix_has_the_structure_of_the_content_and_the_colour_of_the_style(pare
     assert (m - s).norm(dim=1).mean() < (m - c).norm(dim=1).mean()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the bundled generator: to style 0.51 and 0.75, to content 0.56 and 0.46; those before 0.75 and 0.84"
-)
 @pytest.mark.parametrize("bar", ["above 0.7", "above content"])
 def test_both_colour_axes_of_a_mix_follow_the_style(parents_and_mix, bar):
     m, c, s = (chroma(images).T for images in parents_and_mix[:3])

@@ -13,8 +13,8 @@ files=weight_files
 # The generator: on from the bundled pair; for a start from nothing leave --init and --init_d out (a GPU's 25 minutes are enough).
 "$python" -m training.train_generator --data "$DATA" --hold_out --init $files/faces128.safetensors \
     --init_d $files/faces128_discriminator.safetensors --init_encoder $files/encoder.safetensors --out runs/bundled \
-    --fit_mapping 1.4 --heads 0.2 --heads_lr 0.0005 --reconstruct 8 --critic 0.1 --gamma 0.2 --lr 0.002 --batch 16 \
-    --ema 3000 --fall 0.4 --images "${IMAGES:-200000}" \
+    --heads 0.15 --heads_lr 0.0003 --ramp 1000 --reconstruct 8 --critic 0.1 --gamma 0.2 --lr 0.002 --batch 16 \
+    --ema 10000 --fall 0.4 --images "${IMAGES:-200000}" \
     --alignment '{"scale": 0.68, "em_scale": 0.45}' --source "$source" --license "$license"
 cp runs/bundled/generator.safetensors $files/faces128.safetensors
 cp runs/bundled/discriminator.safetensors $files/faces128_discriminator.safetensors

@@ -393,6 +393,7 @@ def main(argv):
                     print(json.dumps(line), flush=True)
             began, next_tick = time.time(), trainer.shown + config.tick
     if ranks > 1:
+        torch.distributed.barrier()  # the others wait for what rank 0 writes
         torch.distributed.destroy_process_group()
 
 
