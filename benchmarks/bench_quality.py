@@ -26,6 +26,7 @@ RECIPES = {
     "NVIDIA projector (W)": {"init": "mean", "space": "w", "lr": 0.1, "schedule": "cosine", "iteration": 1000},
     "ours, bfloat16, 100 steps": {"dtype": torch.bfloat16, "iteration": 100},
     "ours, compiled, 100 steps": {"compile": True, "iteration": 100},
+    "ours, bfloat16 compiled, 100 steps": {"dtype": torch.bfloat16, "compile": True, "iteration": 100},
 } | {f"ours, {n} steps": {"iteration": n} for n in BUDGETS}
 
 
