@@ -13,7 +13,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest
 
 demo: $(VENV)/ready
-	$(BIN)/python -m training.demo
+	$(BIN)/python -m docs.demo
 
 # Everything that comes with the project, anew: make bundled DATA=faces.zip LABELS=labels.csv. Each stage goes on where it stopped.
 bundled: $(VENV)/ready

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-import cli
-import files
-import media
-from faces import LEFT_EYE, MOUTH, RIGHT_EYE, Detector
+from editor import checkpoints, cli, files, images
+from editor.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE, Detector
 
 
 def face_quad(landmarks, scale=1.0, em_scale=0.1):
@@ -111,7 +109,7 @@ def paste_back(photo, edited, quad, feather=0.08):
 
 def align(path, args, detector):
     """Cut the faces out of one photograph and write them."""
-    image = media.open_image(path)
+    image = images.open_image(path)
     if args.landmarks:
         marks = np.array(json.loads(Path(args.landmarks).read_text(encoding="utf-8")), float)
         if marks.shape != (68, 2):
@@ -130,7 +128,7 @@ def align(path, args, detector):
     for i, (score, marks) in enumerate(faces, start=1):
         quad = face_quad(marks, args.scale, args.em_scale)
         target = Path(args.aligned) / f"{path.stem}_{i:02}.png"
-        media.save(target, crop_quad(image, quad, args.output_size))
+        images.save(target, crop_quad(image, quad, args.output_size))
         said = {"source": str(path), "source_size": image.size, "quad": quad.tolist(), "landmarks": marks.tolist(), "score": score,
                 "scale": args.scale, "em_scale": args.em_scale}  # fmt: skip
         with files.atomic(target.with_suffix(".json")) as temporary:
@@ -165,20 +163,19 @@ def main(argv):
         if not (args.onto and args.quad and args.out):
             raise ValueError("--paste_back needs --onto RAW, --quad FILE.json and --out OUT.png")
         quad = json.loads(Path(args.quad).read_text(encoding="utf-8"))["quad"]
-        media.save(args.out, paste_back(media.open_image(args.onto), media.open_image(args.paste_back), quad))
+        images.save(args.out, paste_back(images.open_image(args.onto), images.open_image(args.paste_back), quad))
         return 0
     if not args.aligned:
         raise ValueError("give a photograph or a folder, and the folder for the faces: align_images.py RAW ALIGNED")
-    import model_zoo
 
-    said = model_zoo.read_metadata(args.weight_file)
-    alignment = said["alignment"] or model_zoo.FFHQ_ALIGNMENT
+    said = checkpoints.read_metadata(args.weight_file)
+    alignment = said["alignment"] or checkpoints.FFHQ_ALIGNMENT
     args.scale = alignment["scale"] if args.scale is None else args.scale
     args.em_scale = alignment["em_scale"] if args.em_scale is None else args.em_scale
     args.output_size = said["resolution"] if args.output_size is None else args.output_size
     if not 4 <= args.output_size <= 4096 or args.scale <= 0:
         raise ValueError(f"--output_size {args.output_size} --scale {args.scale}: a side from 4 to 4096, a scale above 0")
-    paths = media.list_images(args.raw) if Path(args.raw).is_dir() else [Path(args.raw)]
+    paths = images.list_images(args.raw) if Path(args.raw).is_dir() else [Path(args.raw)]
     detector = None if args.landmarks else Detector(args.shape_predictor, args.min_score)
     failures = cli.Failures(single=len(paths) == 1)
     for path in paths:

@@ -23,16 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-import files
-import latents
-import media
-import model_zoo
-import projection
+from editor import animation, checkpoints, cli, face, fast_conv, files, images, masks, projection, render, session, settings
 
 
 def flags():
-    config = projection.Config()
+    config = settings.Config()
     p = cli.Parser(__doc__)
     p.add_argument("--src_im", help="an image: a name in --src_dir, or a path (default: all of --src_dir)")
     p.add_argument("--src_dir", default="source_image/", help="folder of aligned images")
@@ -44,16 +39,16 @@ def flags():
         "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time"
     )
     p.add_argument("--resolution", type=int, help="checked against the generator")
-    p.add_argument("--space", default=config.space, choices=projection.SPACES)
+    p.add_argument("--space", default=config.space, choices=settings.SPACES)
     p.add_argument(
         "--init",
-        help=f"{', '.join([*projection.INITS, 'encoder'])}, or a latent or encoder file (default: encoder where there is one, else mean)",
+        help=f"{', '.join([*settings.INITS, 'encoder'])}, or a latent or encoder file (default: encoder where there is one, else mean)",
     )
     p.add_argument("--lr", type=float, default=config.lr, help="Adam's learning rate (default: %(default)s)")
-    p.add_argument("--schedule", default=config.schedule, choices=projection.SCHEDULES)
+    p.add_argument("--schedule", default=config.schedule, choices=settings.SCHEDULES)
     p.add_argument("--lambda_mse", type=float, default=config.lambda_mse)
     p.add_argument("--lambda_percep", type=float, default=config.lambda_percep)
-    p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance (default: what the generator's checkpoint names)")
+    p.add_argument("--perceptual", choices=session.DISTANCES, help="distance (default: what the generator's checkpoint names)")
     p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the first and last two)")
     p.add_argument("--noise_iteration", type=int, default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)")
     p.add_argument("--noise_lr", type=float, default=config.noise_lr, help="their learning rate (default: %(default)s)")
@@ -78,83 +73,33 @@ def flags():
 def sources(args):
     """The images to encode."""
     if not args.src_im:
-        return media.list_images(args.src_dir)
-    return [media.find(args.src_im, args.src_dir)]
-
-
-def measures(picture, target, known):
-    """PSNR in dB and SSIM of two uint8 images [H, W, 3], over the pixels where `known` [H, W] is true."""
-    from skimage.metrics import structural_similarity
-
-    window = min(7, picture.shape[0] - (picture.shape[0] + 1) % 2)
-    error = np.square(target[known].astype(np.float64) - picture[known]).mean()
-    _, ssim = structural_similarity(target, picture, channel_axis=2, data_range=255, win_size=window, full=True)
-    inner = np.zeros_like(known)
-    inner[window // 2 : -(window // 2), window // 2 : -(window // 2)] = True  # windows reach over the border elsewhere
-    inner &= known
-    return float(10 * np.log10(255**2 / error)) if error else 100.0, float(ssim[inner if inner.any() else known].mean())
+        return images.list_images(args.src_dir)
+    return [images.find(args.src_im, args.src_dir)]
 
 
 class Steps:
     """What --save_every and --save_video write on the way."""
 
     def __init__(self, args, names, targets, stack):
-        self.names, self.args, self.targets = names, args, media.to_uint8(targets)
+        self.names, self.args, self.targets = names, args, images.to_uint8(targets)
         self.videos = []
         if args.save_video:
             path = Path(args.save_video)
             paths = [path] if args.single else [path.with_name(f"{path.stem}_{n.stem}{path.suffix}") for n in names]
-            self.videos = [stack.enter_context(media.Animation(p, fps=20)) for p in paths]
+            self.videos = [stack.enter_context(animation.Animation(p, fps=20)) for p in paths]
 
-    def show(self, step, images):
-        for i, picture in enumerate(media.to_uint8(images.nan_to_num())):
+    def show(self, step, rendered):
+        for i, picture in enumerate(images.to_uint8(rendered.nan_to_num())):
             if self.args.save_every:
-                media.save(Path(self.args.save_dir) / f"{self.names[i].stem}_steps" / f"{step:05}.png", picture)
+                images.save(Path(self.args.save_dir) / f"{self.names[i].stem}_steps" / f"{step:05}.png", picture)
             if self.videos:
                 both = np.concatenate([self.targets[i], picture], axis=1)
                 enlarged = max(1, 256 // len(picture))
                 self.videos[i].add(both.repeat(enlarged, 0).repeat(enlarged, 1))
 
 
-def composite(picture, target, mask):
-    """The photograph with the rendering where the mask is 0, without a seam.
-
-    The rendering misses the photograph along the hole's edge; that difference, continued into the hole as smoothly as can be
-    (Laplace's equation; Perez et al. 2003, "Poisson image editing"), is added to it.
-
-    Args:
-        picture, target: uint8 [H, W, 3]. mask: float [H, W] in 0..1.
-
-    Returns:
-        uint8 [H, W, 3]; where the mask is 1, the photograph's pixels.
-    """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.linalg import splu
-
-    hole = mask < 0.5
-    missed = np.where(hole[..., None], 0, target.astype(np.float64) - picture)
-    index, (ys, xs) = np.cumsum(hole).reshape(hole.shape) - 1, np.nonzero(hole)
-    count, edge = np.zeros(len(ys)), np.zeros((len(ys), 3))
-    rows, columns = [], []
-    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-        y, x = ys + dy, xs + dx
-        there = np.flatnonzero((y >= 0) & (y < hole.shape[0]) & (x >= 0) & (x < hole.shape[1]))
-        inside = hole[y[there], x[there]]
-        count[there] += 1
-        rows.append(there[inside])
-        columns.append(index[y[there[inside]], x[there[inside]]])
-        outer = there[~inside]
-        edge[outer] += missed[y[outer], x[outer]]
-    if len(ys) and edge.any():  # count * u - sum of neighbours in the hole = sum of neighbours on its edge
-        rows, columns, each = np.concatenate(rows), np.concatenate(columns), np.arange(len(ys))
-        system = coo_matrix((np.r_[count, -np.ones(len(rows))], (np.r_[each, rows], np.r_[each, columns])))
-        missed[hole] = splu(system.tocsc()).solve(edge)
-    mixed = mask[..., None] * target + (1 - mask[..., None]) * (picture + missed * hole[..., None])
-    return np.uint8(np.rint(mixed.clip(0, 255)))
-
-
 def settings_of(config):
-    """A `projection.Config` as JSON holds it."""
+    """A `settings.Config` as JSON holds it."""
     plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | {"dtype": str(config.dtype)}
     return {k: v if isinstance(v, (int, float, str, list, type(None))) else "file" for k, v in plain.items()}
 
@@ -168,8 +113,6 @@ def encode(G, distance, batch, config, args, bar):
     mask = torch.cat([m for _, _, m in batch]).to(device) if args.mask else None
     began = time.time()
     if args.encoder:
-        import fast_conv
-
         with torch.no_grad():
             config = dataclasses.replace(config, init=fast_conv.alone(args.encoder, targets, always=True))
     with contextlib.ExitStack() as stack:
@@ -182,20 +125,20 @@ def encode(G, distance, batch, config, args, bar):
     for i, path in enumerate(names):
         noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
         with torch.no_grad():
-            picture = media.to_uint8(G.synthesis(found.ws[i : i + 1], noise="const" if noise is None else noise))[0]
-        target, known = media.to_uint8(targets[i : i + 1])[0], np.ones(picture.shape[:2])
+            picture = images.to_uint8(G.synthesis(found.ws[i : i + 1], noise="const" if noise is None else noise))[0]
+        target, known = images.to_uint8(targets[i : i + 1])[0], np.ones(picture.shape[:2])
         if mask is not None:
             known = mask[i, 0].cpu().numpy()
-        psnr, ssim = measures(picture, target, known > 0.5)
+        psnr, ssim = render.measures(picture, target, known > 0.5)
         row = {"name": path.stem, "psnr": round(psnr, 2), "ssim": round(ssim, 4), "loss": round(float(found.loss[i]), 5),
                "steps": found.steps, "seconds": round(seconds, 1)}  # fmt: skip
         if found.diverged[i]:
             cli.warn(f"{path}: the loss stopped being finite; the best latent before that is kept (lower --lr?)")
-        media.save(Path(args.save_dir) / f"{path.stem}.png", composite(picture, target, known) if args.composite else picture)
+        images.save(Path(args.save_dir) / f"{path.stem}.png", render.composite(picture, target, known) if args.composite else picture)
         info = row | {"source": str(path), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"],
                       "perceptual": args.perceptual, "settings": settings, "stopped": found.stopped, "toolkit": cli.__version__,
                       "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
-        latents.save(Path(args.latent_dir) / f"{path.stem}.npy", found.ws[i : i + 1], info, latents.changed(noise, G))
+        face.save(Path(args.latent_dir) / f"{path.stem}.npy", found.ws[i : i + 1], info, face.changed(noise, G))
         rows.append(row)
     return rows, found.stopped == "Ctrl-C"
 
@@ -245,32 +188,32 @@ def check(args):
 
 
 def start(args, G, device):
-    """`--init` -> (what `projection.Config` takes, encoder or None)."""
+    """`--init` -> (what `settings.Config` takes, encoder or None)."""
     if args.init is None:  # an encoder's guess needs the whole face
-        args.init = "encoder" if model_zoo.has_encoder(G) and not args.mask and args.space != "z" else "mean"
+        args.init = "encoder" if checkpoints.has_encoder(G) and not args.mask and args.space != "z" else "mean"
         args.init = "z" if args.space == "z" else args.init
     if args.init == "encoder" or args.init.endswith(".safetensors"):
-        path = model_zoo.BUNDLED["encoder"] if args.init == "encoder" else args.init
-        return "mean", model_zoo.load_encoder(path, G, device)
-    return args.init if args.init in projection.INITS else latents.load(args.init, G, args.force), None
+        path = checkpoints.BUNDLED["encoder"] if args.init == "encoder" else args.init
+        return "mean", checkpoints.load_encoder(path, G, device)
+    return args.init if args.init in settings.INITS else face.load(args.init, G, args.force), None
 
 
 def configure(args, G, device, init):
-    """The flags as a `projection.Config`."""
+    """The flags as a `settings.Config`."""
     total = args.iteration + args.noise_iteration
-    dtype = cli.dtype(args.precision, device, G.resolution)
-    config = projection.Config(
+    dtype = session.dtype(args.precision, device, G.resolution)
+    config = settings.Config(
         iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
         lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, noise_iteration=args.noise_iteration,
-        noise_lr=args.noise_lr, noise_layers=latents.layer_range(args.noise_layers, G.num_ws) if args.noise_layers else None,
+        noise_lr=args.noise_lr, noise_layers=face.layer_range(args.noise_layers, G.num_ws) if args.noise_layers else None,
         lambda_noise=args.lambda_noise, joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed,
         show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), dtype=dtype,
-        compile=cli.compiles(args.compile, device, dtype, G.resolution, total), low_memory=args.low_memory,
+        compile=session.compiles(args.compile, device, dtype, G.resolution, total), low_memory=args.low_memory,
     )  # fmt: skip
     if args.mask and args.space == "w+":
         config = dataclasses.replace(config, **projection.inpainting(G, args.iteration))
     if args.layers:
-        config.layers = latents.layer_range(args.layers, G.num_ws)
+        config.layers = face.layer_range(args.layers, G.num_ws)
     if args.lambda_start is not None:
         config.lambda_start = args.lambda_start
     return config
@@ -283,15 +226,13 @@ def main(argv):
     import torch
     from tqdm import tqdm
 
-    import masks
-
-    device = cli.device(args.device)
+    device = session.device(args.device)
     torch.manual_seed(args.seed)
-    G = model_zoo.load_generator(args.weight_file, device)
+    G = checkpoints.load_generator(args.weight_file, device)
     if args.resolution not in (None, G.resolution):
         raise ValueError(f"--resolution {args.resolution}: this generator makes {G.resolution}x{G.resolution}")
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    distance = model_zoo.load_distance(args.perceptual, device)
+    distance = session.load_distance(args.perceptual, device)
     init, args.encoder = start(args, G, device)
     config = configure(args, G, device, init)
     if args.resume:
@@ -308,7 +249,7 @@ def main(argv):
     progress = tqdm(total=len(paths) * total, disable=args.quiet, unit="step", file=sys.stderr)
     for position, path in enumerate(paths):
         with failures.catch(path):
-            image = media.load(path, G.resolution)
+            image = images.load(path, G.resolution)
             mask = masks.read(args.mask, G.resolution, image, args.invert_mask) if args.mask else None
             if mask is not None and mask.max() <= 0.5:
                 raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")

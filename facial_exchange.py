@@ -21,9 +21,7 @@ Results go to --out_dir: exchange1.png and .npy, exchange2.png and .npy (arithme
 import time
 from pathlib import Path
 
-import cli
-import media
-import model_zoo
+from editor import checkpoints, cli, face, images, projection, render, session, settings
 
 MODES = {  # the flags that must come together
     "images": ("src_im1", "src_im2"),
@@ -43,7 +41,7 @@ def flags():
         "--lambda_style", type=float, default=1.0, help="weight of the Gram loss on the expression's latent (default: %(default)s)"
     )
     p.add_argument("--lambda_content", type=float, default=1.0, help="weight of its content loss (default: %(default)s; 0: Gram alone)")
-    p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance, for images (default: what the checkpoint names)")
+    p.add_argument("--perceptual", choices=session.DISTANCES, help="distance, for images (default: what the checkpoint names)")
     p.add_argument("--latent_file1", metavar="FILE", help="latent that gives the expression")
     p.add_argument("--latent_file2", metavar="FILE", help="latent that gives the appearance")
     p.add_argument("--target", metavar="FILE", help="latent to change")
@@ -124,16 +122,15 @@ def embedded(args, G, device, dtype):
     features as well. The paper's expression has the Gram loss alone, which leaves open where the face is and who it is.
     """
     import perceptual_model
-    import projection
 
-    x, y = (media.load(media.find(name, args.src_dir), G.resolution).to(device) for name in (args.src_im1, args.src_im2))
-    content = model_zoo.load_distance(args.perceptual, device)
+    x, y = (images.load(images.find(name, args.src_dir), G.resolution).to(device) for name in (args.src_im1, args.src_im2))
+    content = session.load_distance(args.perceptual, device)
     if content is None:
         raise ValueError("--perceptual none has no features for the Gram loss; use bundled, vgg16 or lpips")
     both = perceptual_model.ContentAndStyle(content, args.lambda_content, args.lambda_style)
     found = []
     for image, distance, mse in ((x, both, args.lambda_content), (y, content, 1.0)):
-        config = projection.Config(iteration=args.iteration, lambda_mse=mse, seed=args.seed, dtype=dtype)
+        config = settings.Config(iteration=args.iteration, lambda_mse=mse, seed=args.seed, dtype=dtype)
         with cli.progress(args.iteration, args.quiet) as show:
             found.append(projection.project(G, distance, image, config, show))
         if found[-1].stopped == "Ctrl-C":
@@ -145,8 +142,6 @@ def exchanged(args, G, mode, layers, device, dtype):
     """The results of a mode: {name: (latent [1, L, 512], noise)}, and what is to be noted of them."""
     import torch
 
-    import latents
-
     names = MODES[mode]
     said = {name: getattr(args, name) for name in names} | {"mode": mode, "layers": layers, "strength": args.strength}
     noises = [None, None]
@@ -157,7 +152,7 @@ def exchanged(args, G, mode, layers, device, dtype):
     else:
 
         def one(path):
-            return latents.load_one(path, G, args.force)
+            return face.load_one(path, G, args.force)
 
         if mode == "arithmetic":
             if len(args.neutral) != len(args.expression):
@@ -166,16 +161,16 @@ def exchanged(args, G, mode, layers, device, dtype):
                 )
             people = (torch.cat([one(path) for path in paths]) for paths in (args.neutral, args.expression))
             ws, channels = transferred(one(args.target), *people, args.strength, layers, args.threshold, args.change)
-            return {"exchange1": (ws, cli.noise_of(args.target, G, args))}, said | {
+            return {"exchange1": (ws, session.noise_of(args.target, G, args))}, said | {
                 "threshold": args.threshold,
                 "change": args.change,
                 "channels": channels,
             }
-        noises = [cli.noise_of(path, G, args) for path in (args.latent_file1, args.latent_file2)]
+        noises = [session.noise_of(path, G, args) for path in (args.latent_file1, args.latent_file2)]
         expression, appearance = one(args.latent_file1), one(args.latent_file2)
     return {
-        "exchange1": (latents.mix(expression, appearance, layers, args.strength), noises[0]),
-        "exchange2": (latents.mix(appearance, expression, layers, args.strength), noises[1]),
+        "exchange1": (face.mix(expression, appearance, layers, args.strength), noises[0]),
+        "exchange2": (face.mix(appearance, expression, layers, args.strength), noises[1]),
     }, said
 
 
@@ -186,14 +181,13 @@ def main(argv):
         raise ValueError(f"--threshold {args.threshold}: 0 or more")
     if mode != "arithmetic" and (args.threshold or args.change != "layers"):
         raise ValueError("--threshold and --change go with --target, --neutral and --expression")
-    import latents
 
     began = time.time()
-    device = cli.device(args.device)
-    G = model_zoo.load_generator(args.weight_file, device)
+    device = session.device(args.device)
+    G = checkpoints.load_generator(args.weight_file, device)
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    layers = latents.layer_range(args.layers, G.num_ws) if args.layers else None if mode == "arithmetic" else default_layers(G)
-    dtype = cli.dtype(args.precision, device, G.resolution)
+    layers = face.layer_range(args.layers, G.num_ws) if args.layers else None if mode == "arithmetic" else default_layers(G)
+    dtype = session.dtype(args.precision, device, G.resolution)
     results, said = exchanged(args, G, mode, layers, device, dtype)
     said |= {
         "made_by": "facial_exchange.py",
@@ -202,8 +196,8 @@ def main(argv):
         "toolkit": cli.__version__,
     }
     for name, (ws, noise) in results.items():
-        media.save(Path(args.out_dir) / f"{name}.png", next(media.render(G, ws, noise or "const", dtype=dtype)))
-        latents.save(Path(args.out_dir) / f"{name}.npy", ws, said | {"seconds": round(time.time() - began, 1)})
+        images.save(Path(args.out_dir) / f"{name}.png", next(render.pictures(G, ws, noise or "const", dtype=dtype)))
+        face.save(Path(args.out_dir) / f"{name}.npy", ws, said | {"seconds": round(time.time() - began, 1)})
         if not args.quiet:
             print(Path(args.out_dir) / f"{name}.png")
     if mode == "arithmetic" and not said["channels"]:

@@ -14,9 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import cli
-import media
-import model_zoo
+from editor import checkpoints, cli, face, images, masks, projection, render, session, settings
 
 DEFAULT_OUT = "save_image/crossover/mix"
 
@@ -34,7 +32,7 @@ def flags():
     p.add_argument("--blur", type=float, default=0.06, help="softening of the mask's edge, a share of the side (default: %(default)s)")
     p.add_argument("--iteration", type=int, default=1500, help="steps of the optimiser, for images (default: %(default)s)")
     p.add_argument("--noise_iteration", type=int, default=0, help="then steps of the noise maps alone, for images (default: 0)")
-    p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance, for images (default: what the checkpoint names)")
+    p.add_argument("--perceptual", choices=session.DISTANCES, help="distance, for images (default: what the checkpoint names)")
     p.add_argument("--out", default=DEFAULT_OUT, help="name of the results, without ending (default: %(default)s)")
     p.add_argument("--force", action="store_true", help="take latents that another generator of this shape made")
     cli.add_noise_flag(p)
@@ -72,19 +70,17 @@ def cross_latents(args, G, dtype):
     """Style transfer by layer; one picture, or a sheet."""
     import torch
 
-    import latents
-
     if not args.latent_file1 or not args.latent_file2:
         raise ValueError("give both --latent_file1 CONTENT.npy and --latent_file2 STYLE.npy")
-    layers = latents.layer_range(args.layers, G.num_ws) if args.layers else finer_half(G.num_ws)
-    sides = [[(path, latents.load_one(path, G, args.force), cli.noise_of(path, G, args)) for path in paths]
+    layers = face.layer_range(args.layers, G.num_ws) if args.layers else finer_half(G.num_ws)
+    sides = [[(path, face.load_one(path, G, args.force), session.noise_of(path, G, args)) for path in paths]
              for paths in (args.latent_file1, args.latent_file2)]  # fmt: skip
 
     def picture(ws, noise):
-        return next(media.render(G, ws, "const" if noise is None else noise, dtype=dtype))
+        return next(render.pictures(G, ws, "const" if noise is None else noise, dtype=dtype))
 
     contents, styles = sides
-    mixes = [[(latents.mix(c, s, layers), mixed_noise(G, cn, sn, layers)) for _, s, sn in styles] for _, c, cn in contents]
+    mixes = [[(face.mix(c, s, layers), mixed_noise(G, cn, sn, layers)) for _, s, sn in styles] for _, c, cn in contents]
     pictures = [[picture(*mix) for mix in row] for row in mixes]
     if len(contents) == len(styles) == 1:
         image = pictures[0][0]
@@ -92,11 +88,11 @@ def cross_latents(args, G, dtype):
         parents = [[picture(ws, noise) for _, ws, noise in side] for side in sides]
         rows = [[None, *parents[1]], *([parents[0][i], *row] for i, row in enumerate(pictures))]
         heads, names = ([Path(path).stem for path in paths] for paths in (args.latent_file2, args.latent_file1))
-        image = media.sheet(rows, ["content \\ style", *heads], ["", *names], max(128, G.resolution))
+        image = images.sheet(rows, ["content \\ style", *heads], ["", *names], max(128, G.resolution))
     target, latent = named(args.out)
-    media.save(target, image)
+    images.save(target, image)
     said = {"content": [str(p) for p in args.latent_file1], "style": [str(p) for p in args.latent_file2], "layers": layers}
-    latents.save(latent, torch.cat([ws for row in mixes for ws, _ in row]), said | made_with(G))
+    face.save(latent, torch.cat([ws for row in mixes for ws, _ in row]), said | made_with(G))
     return target, latent
 
 
@@ -111,16 +107,13 @@ def cross_images(args, G, dtype, device):
     The papers' masked errors, |m (G - x)|^2 + |(1 - m) (G - y)|^2, are for a 0/1 mask the error towards one composite target;
     with a soft edge its minimum is nearly the blend, m x + (1 - m) y, which is what stands as the target here.
     """
-    import latents
-    import masks
-    import projection
 
     missing = [f"--{name}" for name in ("src_im1", "src_im2", "mask") if not getattr(args, name)]
     if missing:
         raise ValueError(f"joining two images needs {', '.join(missing)} too")
     if not 0 <= args.blur <= 0.5:
         raise ValueError(f"--blur {args.blur}: a share of the side, from 0 to 0.5")
-    x, y = (media.load(media.find(name, args.src_dir), G.resolution) for name in (args.src_im1, args.src_im2))  # [1, 3, R, R]
+    x, y = (images.load(images.find(name, args.src_dir), G.resolution) for name in (args.src_im1, args.src_im2))  # [1, 3, R, R]
     soft = masks.read(args.mask, G.resolution, x, args.invert_mask, args.blur)
     if float(soft.min()) == float(soft.max()):
         raise ValueError(
@@ -128,18 +121,18 @@ def cross_images(args, G, dtype, device):
         )
     target = soft * x + (1 - soft) * y
     perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    config = projection.Config(iteration=args.iteration, noise_iteration=args.noise_iteration, seed=args.seed, dtype=dtype)
+    config = settings.Config(iteration=args.iteration, noise_iteration=args.noise_iteration, seed=args.seed, dtype=dtype)
     began = time.time()
     with cli.progress(args.iteration + args.noise_iteration, args.quiet) as show:
-        found = projection.project(G, model_zoo.load_distance(perceptual, device), target.to(device), config, show)
+        found = projection.project(G, session.load_distance(perceptual, device), target.to(device), config, show)
     image, latent = named(args.out)
-    media.save(image, next(media.render(G, found.ws, found.noise or "const")))
-    media.save(image.with_name(image.stem + "_target.png"), target)
+    images.save(image, next(render.pictures(G, found.ws, found.noise or "const")))
+    images.save(image.with_name(image.stem + "_target.png"), target)
     said = {"image1": args.src_im1, "image2": args.src_im2, "mask": args.mask, "blur": args.blur, "perceptual": perceptual,
             "iteration": args.iteration, "noise_iteration": args.noise_iteration, "steps": found.steps, "seed": args.seed,
             "loss": round(float(found.loss[0]), 5),
             "seconds": round(time.time() - began, 1), "stopped": found.stopped}  # fmt: skip
-    latents.save(latent, found.ws, said | made_with(G), latents.changed(found.noise, G))
+    face.save(latent, found.ws, said | made_with(G), face.changed(found.noise, G))
     if found.stopped == "Ctrl-C":
         print(f"stopped with Ctrl-C: the best so far is in {latent}", file=sys.stderr)
         return None
@@ -154,9 +147,9 @@ def main(argv):
         raise ValueError("give either two latents (--latent_file1, --latent_file2) or two images (--src_im1, --src_im2, --mask)")
     if of_images and args.layers:
         raise ValueError("--layers mixes latents; for two images the mask says what comes from where")
-    device = cli.device(args.device)
-    G = model_zoo.load_generator(args.weight_file, device)
-    dtype = cli.dtype(args.precision, device, G.resolution)
+    device = session.device(args.device)
+    G = checkpoints.load_generator(args.weight_file, device)
+    dtype = session.dtype(args.precision, device, G.resolution)
     written = cross_latents(args, G, dtype) if of_latents else cross_images(args, G, dtype, device)
     if written is None:
         return 130

@@ -13,9 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-import cli
-import media
-import model_zoo
+from editor import animation, checkpoints, cli, face, images, render, session
 
 EASINGS = {"linear": lambda t: t, "smooth": lambda t: t * t * (3 - 2 * t)}  # both from 0 to 1, alike from either end
 FRAME = "morph_{:0{}}.png"
@@ -31,7 +29,7 @@ def flags():
     p.add_argument("--easing", default="linear", choices=EASINGS, help="smooth: starts and ends slowly (default: linear)")
     p.add_argument("--loop", action="store_true", help="go on to the first latent again, so that the animation closes")
     p.add_argument("--out_dir", default="morph_result/encode1", help="folder of the frames (default: %(default)s)")
-    p.add_argument("--animation", metavar="FILE", help=f"also an animation: {' '.join(media.ANIMATES)}")
+    p.add_argument("--animation", metavar="FILE", help=f"also an animation: {' '.join(animation.ANIMATES)}")
     p.add_argument("--fps", type=float, default=10, help="frames a second of the animation (default: %(default)s)")
     p.add_argument("--save_latents", metavar="FILE.npy", help="also the latents of all frames, [frames, L, 512]")
     p.add_argument("--batch_size", type=int, help="frames rendered together (default: 8, at 1024 on a CPU 2)")
@@ -76,7 +74,7 @@ def noise_between(G, noises, steps):
         steps: a `schedule`.
 
     Returns:
-        What `media.render` takes: "const" when no latent has noise of its own, else a function of the frames wanted.
+        What `render.pictures` takes: "const" when no latent has noise of its own, else a function of the frames wanted.
     """
     import torch
 
@@ -110,7 +108,7 @@ class FrameWriter:
 
     def _write(self, path, frame):
         try:
-            media.save(path, frame)
+            images.save(path, frame)
         except OSError as error:  # a full disk: `add` says so, instead of rendering the rest in vain
             self.error = error
             raise
@@ -136,18 +134,16 @@ def latents_and_noise(args, G):
     """The latents to pass through [K, L, 512], and for each its noise maps or None."""
     import torch
 
-    import latents
-
     if args.latent_files and (args.latent_file1 or args.latent_file2):
         raise ValueError("give either --latent_file1 and --latent_file2, or --latent_files")
     if args.latent_files:
-        paths, load = args.latent_files, latents.load
+        paths, load = args.latent_files, face.load
     elif args.latent_file1 and args.latent_file2:
-        paths, load = [args.latent_file1, args.latent_file2], latents.load_one
+        paths, load = [args.latent_file1, args.latent_file2], face.load_one
     else:
         raise ValueError("give the two ends: --latent_file1 A.npy --latent_file2 B.npy, or --latent_files A.npy B.npy C.npy ...")
     found = [load(path, G, args.force) for path in paths]
-    noises = [maps for path, ws in zip(paths, found, strict=True) for maps in [cli.noise_of(path, G, args)] * len(ws)]
+    noises = [maps for path, ws in zip(paths, found, strict=True) for maps in [session.noise_of(path, G, args)] * len(ws)]
     ws = torch.cat(found)
     if len(ws) < 2:
         raise ValueError(f"{paths[0]}: one latent; a morph needs two or more")
@@ -159,18 +155,18 @@ def main(argv):
     if args.frames < 2 or (args.batch_size is not None and args.batch_size < 1):
         batch = 8 if args.batch_size is None else args.batch_size
         raise ValueError(f"--frames {args.frames} --batch_size {batch}: at least 2 frames, in batches of at least 1")
-    movie = media.Animation(args.animation, args.fps) if args.animation else None  # before any work: a bad ending is said at once
+    movie = animation.Animation(args.animation, args.fps) if args.animation else None  # before any work: a bad ending is said at once
     from tqdm import tqdm
 
-    import latents
-
-    device = cli.device(args.device)
-    G = model_zoo.load_generator(args.weight_file, device)
+    device = session.device(args.device)
+    G = checkpoints.load_generator(args.weight_file, device)
     ends, noises = latents_and_noise(args, G)
     steps = schedule(len(ends), args.frames, args.easing, args.loop)
     ws = between(ends, steps)
     alone = [k for k, (_, _, t) in enumerate(steps) if t == 0]  # the latents themselves: exactly what they render to on their own
-    frames = media.render(G, ws, noise_between(G, noises, steps), args.batch_size, cli.dtype(args.precision, device, G.resolution), alone)
+    frames = render.pictures(
+        G, ws, noise_between(G, noises, steps), args.batch_size, session.dtype(args.precision, device, G.resolution), alone
+    )
     with movie or nullcontext(), FrameWriter(args.out_dir, len(ws)) as folder:
         for k, frame in enumerate(tqdm(frames, total=len(ws), disable=args.quiet, unit="frame", file=sys.stderr)):
             folder.add(k, frame)
@@ -180,7 +176,7 @@ def main(argv):
         cli.warn(f"{args.out_dir}: removed {removed} frames that an earlier, longer morph left there")
     if args.save_latents:
         said = {"made_by": "image_morphing.py", "easing": args.easing, "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"]}
-        latents.save(args.save_latents, ws, said)
+        face.save(args.save_latents, ws, said)
     if not args.quiet:
         print(f"{len(ws)} frames in {args.out_dir}" + (f", {args.animation}" if movie else ""))
 

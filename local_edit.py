@@ -14,12 +14,7 @@ Written are save_image/local/NAME.png and, where a latent results, NAME.npy with
 import time
 from pathlib import Path
 
-import cli
-import latents
-import masks
-import media
-import model_zoo
-import projection
+from editor import checkpoints, cli, face, images, masks, projection, session, settings
 
 FOLDER = Path("save_image/local")
 AMOUNTS = {"replace": 1.0, "average": 0.5, "interpolate": None}  # how much of the source's activations; None: --amount
@@ -28,7 +23,7 @@ REACH = 0.03  # strokes and copied parts are widened by this share of the side: 
 
 
 def flags():
-    config = projection.Config()
+    config = settings.Config()
     p = cli.Parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="scribble|style|transfer")
 
@@ -69,7 +64,7 @@ def _common(p, mask_help, iteration, noise_iteration, lr):
     p.add_argument("--iteration", type=int, default=iteration, help="steps of the latent (default: %(default)s)")
     p.add_argument("--noise_iteration", type=int, default=noise_iteration, help="then of the noise maps (default: %(default)s)")
     p.add_argument("--lr", type=float, default=lr, help="Adam's learning rate (default: %(default)s)")
-    p.add_argument("--perceptual", choices=model_zoo.DISTANCES, help="distance (default: what the generator's checkpoint names)")
+    p.add_argument("--perceptual", choices=session.DISTANCES, help="distance (default: what the generator's checkpoint names)")
     p.add_argument("--out", default="edited", metavar="NAME", help=f"NAME in {FOLDER}/, or a path (default: %(default)s)")
     p.add_argument("--force", action="store_true", help="take latents of another generator")
     cli.add_noise_flag(p)
@@ -83,8 +78,8 @@ class Face:
         import torch
 
         self.path, device = path, G.w_avg.device
-        self.ws = latents.load_one(path, G, args.force).to(device)
-        maps = cli.noise_of(path, G, args)
+        self.ws = face.load_one(path, G, args.force).to(device)
+        maps = session.noise_of(path, G, args)
         self.noise = "const" if maps is None else [m.to(device) for m in maps]
         with torch.no_grad():
             self.image = G.synthesis(self.ws, noise=self.noise).clamp(-1, 1)
@@ -124,11 +119,11 @@ def strokes(scribbled, base):
 
 def scribble(args, G, distance, config, progress):
     """w near w0 that renders the scribbled picture; then noise outside of the strokes, towards the picture without them."""
-    face = Face(args.latent_file, G, args)
-    drawn = media.load(args.scribble, G.resolution).to(face.image.device)
-    base = media.load(args.base, G.resolution).to(face.image.device) if args.base else face.image
+    person = Face(args.latent_file, G, args)
+    drawn = images.load(args.scribble, G.resolution).to(person.image.device)
+    base = images.load(args.base, G.resolution).to(person.image.device) if args.base else person.image
     where = mask_of(args, G, drawn, 0.0) if args.mask else strokes(drawn, base)
-    config.init, config.noise, config.lambda_start = face.ws, face.noise, args.lambda_start
+    config.init, config.noise, config.lambda_start = person.ws, person.noise, args.lambda_start
     soft = masks.blurred(where, args.blur * G.resolution)
     found = projection.project(G, distance, projection.Goal(drawn, noise_mask=(1 - soft).clamp(0, 1)), config, progress)
     return found, None, {"latent": str(args.latent_file), "scribble": str(args.scribble)}
@@ -144,12 +139,12 @@ def style(args, G, distance, config, progress):
         raise ValueError("style needs --mask: where the texture goes")
     if distance is None:
         raise ValueError("style needs features: --perceptual none has none")
-    face = Face(args.latent_file, G, args)
-    texture = media.load(args.style_im, G.resolution).to(face.image.device)
-    inside = mask_of(args, G, face.image, 0.0)
+    person = Face(args.latent_file, G, args)
+    texture = images.load(args.style_im, G.resolution).to(person.image.device)
+    inside = mask_of(args, G, person.image, 0.0)
     soft = masks.blurred(inside, args.blur * G.resolution)
-    config.init, config.noise, config.lambda_style, config.joint = face.ws, face.noise, args.lambda_style, True
-    goal = projection.Goal(face.image, mask=1 - inside, noise_mask=1 - inside, style=texture, style_mask=soft)
+    config.init, config.noise, config.lambda_style, config.joint = person.ws, person.noise, args.lambda_style, True
+    goal = projection.Goal(person.image, mask=1 - inside, noise_mask=1 - inside, style=texture, style_mask=soft)
     found = projection.project(G, distance, goal, config, progress)
     return found, None, {"latent": str(args.latent_file), "style": str(args.style_im)}
 
@@ -250,7 +245,7 @@ def write(args, G, found, image, said, seconds):
     import torch
 
     out = Path(args.out)
-    target = out if out.suffix.lower() in media.WRITES else out.with_name(out.name + ".png")
+    target = out if out.suffix.lower() in images.WRITES else out.with_name(out.name + ".png")
     target = FOLDER / target if target.parent == Path() else target
     written = [target]
     if found is not None:
@@ -261,14 +256,14 @@ def write(args, G, found, image, said, seconds):
         said |= {"made_by": f"local_edit.py {args.command}", "mask": args.mask, "invert_mask": args.invert_mask, "seed": args.seed,
                  "perceptual": args.perceptual, "seconds": round(seconds, 1), "generator": str(G.meta["path"]),
                  "generator_hash": G.meta["hash"], "toolkit": cli.__version__}  # fmt: skip
-        latents.save(target.with_suffix(".npy"), found.ws, said, latents.changed(found.noise, G))
+        face.save(target.with_suffix(".npy"), found.ws, said, face.changed(found.noise, G))
         written.append(target.with_suffix(".npy"))
         if image is not None:  # both: what the activations gave, and what was found for it
             written.append(target.with_name(target.stem + "_embedded" + target.suffix))
-            media.save(written[-1], rendered)
+            images.save(written[-1], rendered)
         else:
             image = rendered
-    media.save(target, image)
+    images.save(target, image)
     return written
 
 
@@ -279,18 +274,18 @@ def main(argv):
     import torch
 
     began = time.time()
-    device = cli.device(args.device)
+    device = session.device(args.device)
     torch.manual_seed(args.seed)
-    G = model_zoo.load_generator(args.weight_file, device)
+    G = checkpoints.load_generator(args.weight_file, device)
     optimises = args.command != "transfer" or args.embed
     args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    distance = model_zoo.load_distance(args.perceptual, device) if optimises else None
-    config = projection.Config(
+    distance = session.load_distance(args.perceptual, device) if optimises else None
+    config = settings.Config(
         iteration=args.iteration,
         lr=args.lr,
         noise_iteration=args.noise_iteration,
         seed=args.seed,
-        dtype=cli.dtype(args.precision, device, G.resolution),
+        dtype=session.dtype(args.precision, device, G.resolution),
     )
     with cli.progress(args.iteration + args.noise_iteration, args.quiet or not optimises) as progress:
         found, image, said = COMMANDS[args.command](args, G, distance, config, progress)

@@ -7,15 +7,14 @@ Frames are taken in the natural order of their names (img2 before img10) and mus
 
 import sys
 
-import cli
-import media
+from editor import animation, cli, images
 
 
 def flags():
     p = cli.Parser(__doc__)
     p.add_argument("frames_dir", nargs="?", default="morph_result/encode1", metavar="FRAMES_DIR", help="default: %(default)s")
     p.add_argument(
-        "out", nargs="?", default="save_result/morph.gif", metavar="OUT", help=f"{' '.join(media.ANIMATES)} (default: %(default)s)"
+        "out", nargs="?", default="save_result/morph.gif", metavar="OUT", help=f"{' '.join(animation.ANIMATES)} (default: %(default)s)"
     )
     p.add_argument("--fps", type=float, default=10, help="frames a second (default: %(default)s)")
     p.add_argument("--loop", type=int, default=0, help="how often it plays, 0: for ever; an MP4 leaves that to the player (default: 0)")
@@ -38,16 +37,16 @@ def main(argv):
     args = flags().parse_args(argv)
     if args.width is not None and not 4 <= args.width <= 8192:
         raise ValueError(f"--width {args.width}: from 4 to 8192")
-    paths = media.list_images(args.frames_dir)
+    paths = images.list_images(args.frames_dir)
     if len(paths) == 1:
         raise ValueError(f"{args.frames_dir}: one frame ({paths[0].name}); an animation needs two or more")
     order = paths + paths[-2:0:-1] if args.pingpong else paths
     from tqdm import tqdm
 
     size = None
-    with media.Animation(args.out, args.fps, args.loop) as movie:
+    with animation.Animation(args.out, args.fps, args.loop) as movie:
         for path in tqdm(order, disable=args.quiet, unit="frame", file=sys.stderr):
-            image = media.open_image(path)
+            image = images.open_image(path)
             size = size or image.size
             if image.size != size:
                 raise ValueError(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import fast_conv
+from editor import fast_conv
 
 SQRT2 = math.sqrt(2)
 MIRRORED_FROM = 128  # StyleGAN1's up-sampling layers: kernels of checkpoints are stored mirrored from this resolution on

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-import latents
-import model_zoo
+from editor import boundaries, checkpoints, cli, face, files
 
 MIN_CLASS = 5  # latents on each side; with fewer, none are left to test on
 
@@ -51,9 +49,9 @@ def read_latents(path):
     """Latents of many faces: `.npy` [N, 512] (W) or [N, L, 512] (W+) -> float32 [N, 1 or L, 512].
 
     Raises:
-        ValueError: another shape, or NaN; unlike `latents.load`, [N, 512] are N faces and not the N layers of one.
+        ValueError: another shape, or NaN; unlike `face.load`, [N, 512] are N faces and not the N layers of one.
     """
-    array = latents.read_array(Path(path), "--latents is a .npy with a latent a face, [N, 512] or [N, L, 512]")
+    array = face.read_array(Path(path), "--latents is a .npy with a latent a face, [N, 512] or [N, L, 512]")
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(f"{path}: {array.dtype} {list(array.shape)}; latents of many faces are float32 [N, 512] or [N, L, 512]")
     ws = array.astype(np.float32)
@@ -67,13 +65,13 @@ def read_folder(folder):
     paths = sorted(Path(folder).glob("*.npy"))
     if not paths:
         raise ValueError(f"{folder}: {'no .npy in this folder' if Path(folder).is_dir() else 'no such folder'}; latents are expected there")
-    found = [latents.load(p).numpy() for p in paths]
+    found = [face.load(p).numpy() for p in paths]
     for path, ws in zip(paths, found, strict=True):
         if ws.shape[1:] != found[0].shape[1:]:
             raise ValueError(
                 f"{path}: shape {list(ws.shape)}, but {paths[0].name} has {list(found[0].shape)}; latents of one generator only"
             )
-    return np.concatenate(found), {latents.info(p).get("generator_hash") for p in paths} - {None}
+    return np.concatenate(found), {face.info(p).get("generator_hash") for p in paths} - {None}
 
 
 def read_scores(path, column=None):
@@ -86,7 +84,7 @@ def read_scores(path, column=None):
     if path.suffix.lower() == ".csv":
         scores = _csv_column(path, column)
     else:
-        scores = latents.read_array(path, "--scores is a .npy or .csv with a number a face")
+        scores = face.read_array(path, "--scores is a .npy or .csv with a number a face")
         if scores.dtype.kind not in "fiub" or scores.size == 0 or scores.size != len(np.atleast_1d(scores)):
             raise ValueError(f"{path}: {scores.dtype} {list(scores.shape)}; scores are one number a face, [N] or [N, 1]")
         scores = scores.astype(np.float64).reshape(-1)
@@ -148,23 +146,6 @@ def extremes(scores, ratio, seed=0):
     return high, low
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The boundary
-
-
-def signed_distance(ws, boundary):
-    """ws [N, 1 or L, 512] -> [N], positive where the attribute is."""
-    normal = boundary.normal.numpy()
-    if len(normal) == 1:
-        return ws.mean(1) @ normal[0] + boundary.offset
-    return np.einsum("nld,ld->n", np.broadcast_to(ws, (len(ws), *normal.shape)), normal) / len(normal) + boundary.offset
-
-
-def accuracy(high, low, boundary):
-    """Share of latents on the right side; a mean of both classes' shares, as one may be larger."""
-    return float(((signed_distance(high, boundary) > 0).mean() + (signed_distance(low, boundary) <= 0).mean()) / 2)
-
-
 def svm(high, low, config):
     """The normal [1 or L, 512] of length 1 and the offset of a linear SVM between latents [N, L, 512] with and without."""
     import torch
@@ -200,7 +181,7 @@ def train(high, low, config, conditions=()):
         conditions: normals float64 [1 or L, 512] whose distance moving along the boundary shall not change.
 
     Returns:
-        latents.Boundary; its info holds `held_out_accuracy` (in 0..1, on `held_out` latents) and `train_accuracy`.
+        boundaries.Boundary; its info holds `held_out_accuracy` (in 0..1, on `held_out` latents) and `train_accuracy`.
 
     Raises:
         ValueError: too few latents, or nothing to part them by.
@@ -214,14 +195,16 @@ def train(high, low, config, conditions=()):
         cut = min(max(round(config.split * len(ws)), 2), len(ws) - 1)
         parts.append((ws[order[:cut]], ws[order[cut:]]))
     (high_train, high_test), (low_train, low_test) = parts
-    boundary = latents.Boundary(*svm(high_train, low_train, config))
+    boundary = boundaries.Boundary(*svm(high_train, low_train, config))
     if conditions:
-        boundary = latents.Boundary(latents.conditioned(boundary.normal, list(conditions)))
+        boundary = boundaries.Boundary(boundaries.conditioned(boundary.normal, list(conditions)))
         # the plane's old place means nothing to the new normal: half way between the classes
-        boundary.offset = -float(signed_distance(high_train, boundary).mean() + signed_distance(low_train, boundary).mean()) / 2
+        boundary.offset = (
+            -float(boundaries.signed_distance(high_train, boundary).mean() + boundaries.signed_distance(low_train, boundary).mean()) / 2
+        )
     boundary.info = {
-        "held_out_accuracy": accuracy(high_test, low_test, boundary),
-        "train_accuracy": accuracy(high_train, low_train, boundary),
+        "held_out_accuracy": boundaries.accuracy(high_test, low_test, boundary),
+        "train_accuracy": boundaries.accuracy(high_train, low_train, boundary),
         "held_out": len(high_test) + len(low_test),
         "trained_on": len(high_train) + len(low_train),
     }
@@ -234,7 +217,7 @@ def train_by_scores(ws, scores, config, conditions=()):
     boundary = train(ws[high], ws[low], config, conditions)
     middle = (scores[high].min() + scores[low].max()) / 2
     boundary.info |= {
-        "accuracy_on_all": accuracy(ws[scores > middle], ws[scores <= middle], boundary),
+        "accuracy_on_all": boundaries.accuracy(ws[scores > middle], ws[scores <= middle], boundary),
         "parted_at": float(middle),
         "ratio": config.ratio,
         "all": len(ws),
@@ -286,7 +269,7 @@ def sources(args):
     ws, scores = read_latents(args.latents), read_scores(args.scores, args.column)
     if len(ws) != len(scores):
         raise ValueError(f"{args.scores}: {len(scores)} scores for the {len(ws)} latents of {args.latents}; one a face is needed")
-    return ws, scores, None, None, {latents.info(args.latents).get("generator_hash")} - {None}
+    return ws, scores, None, None, {face.info(args.latents).get("generator_hash")} - {None}
 
 
 def at_hand(folder, boundary, without):
@@ -294,7 +277,7 @@ def at_hand(folder, boundary, without):
     found, own = {}, boundary.info["generator_hash"]
     for path in sorted(Path(folder).glob("*.npy")):
         try:
-            other = latents.load_boundary(path)
+            other = boundaries.load(path)
         except ValueError:
             continue  # other .npy files may lie there
         rows = {len(other.normal), len(boundary.normal)}
@@ -307,7 +290,7 @@ def at_hand(folder, boundary, without):
 
 def read_conditions(paths, shape, per_layer, hashes):
     """The normals of --condition for latents of `shape` [N, L, 512] of the generator in `hashes` (empty: unknown)."""
-    found = [latents.load_boundary(path) for path in paths]
+    found = [boundaries.load(path) for path in paths]
     for path, boundary in zip(paths, found, strict=True):
         normal, made_for = boundary.normal, boundary.info.get("generator_hash")
         if normal.shape[1] != shape[2] or len(normal) not in ((1, shape[1]) if per_layer else (1,)):
@@ -325,7 +308,7 @@ def main(argv):
     config = Config(args.ratio, args.split, args.per_layer, args.cost, args.seed)
     ws, scores, high, low, hashes = sources(args)
     if args.weight_file:
-        hashes = hashes | {model_zoo.file_hash(model_zoo.resolve(args.weight_file))}
+        hashes = hashes | {files.file_hash(checkpoints.resolve(args.weight_file))}
     if len(hashes) > 1:
         raise ValueError(f"latents of different generators ({', '.join(sorted(h[:12] for h in hashes))}); a boundary belongs to one")
     shape = (high if ws is None else ws).shape
@@ -337,7 +320,7 @@ def main(argv):
         "generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "split": config.split,
         "cost": config.cost, "seed": config.seed, "toolkit": cli.__version__,
     }  # fmt: skip
-    latents.save_boundary(out, boundary)
+    boundaries.save(out, boundary)
     if not hashes:
         cli.warn(f"{out}: nothing says which generator it belongs to; semantic_edit.py cannot check it (--weight_file tells)")
     if not args.quiet:
@@ -353,7 +336,7 @@ def report(out, boundary, others):
     if "all" in said:
         print(f"  on all ({said['all']}, parted at {said['parted_at']:.3g})  {said['accuracy_on_all']:6.1%}")
     for name, normal in others.items():
-        print(f"  cosine to {name:<24} {latents.cosine(boundary.normal, normal):+.3f}")
+        print(f"  cosine to {name:<24} {boundaries.cosine(boundary.normal, normal):+.3f}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,8 @@ from pathlib import Path
 
 import torch
 
-import cli
-import files
-import media
-import model_zoo
 from benchmarks.bench_step import machine
+from editor import checkpoints, cli, files, images
 
 
 def encode(folder, iteration):
@@ -30,7 +27,7 @@ def encode(folder, iteration):
     command = [sys.executable, "encode_image.py", "--src_dir", folder / "in", "--latent_dir", folder / "w", "--save_dir", folder / "out",
                "--iteration", str(iteration), "--batch_size", "auto", "--quiet"]  # fmt: skip
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=model_zoo.HERE)
+    process = subprocess.Popen(command, cwd=checkpoints.HERE)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -44,14 +41,14 @@ def main(argv):
     parser.add_argument("--iteration", type=int, default=1)
     parser.add_argument("--out", default="benchmarks/folder.json")
     args = parser.parse_args(argv)
-    G, rows = model_zoo.load_generator(), []
+    G, rows = checkpoints.load_generator(), []
     with torch.no_grad():
-        sample = media.to_uint8(G(torch.randn(1, G.config.z_dim, generator=torch.Generator().manual_seed(0)), 0.7))[0]
+        sample = images.to_uint8(G(torch.randn(1, G.config.z_dim, generator=torch.Generator().manual_seed(0)), 0.7))[0]
     for count in [1, *args.counts]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "in").mkdir()
-            media.save(folder / "in" / "0000.png", sample)
+            images.save(folder / "in" / "0000.png", sample)
             for i in range(1, count):
                 shutil.copy(folder / "in" / "0000.png", folder / "in" / f"{i:04}.png")
             seconds, peak = encode(folder, args.iteration)

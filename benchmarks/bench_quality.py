@@ -13,11 +13,8 @@ import time
 
 import torch
 
-import cli
-import files
-import model_zoo
-import projection
 from benchmarks.bench_step import machine
+from editor import checkpoints, cli, files, projection, session, settings
 from training import data
 
 BUDGETS = (50, 75, 100, 150, 250, 500, 1000)
@@ -40,7 +37,7 @@ def run(G, distance, targets, options, encoder=None):
     def callback(step, losses):
         curve.append((step, time.perf_counter() - began, losses.median().item()))
 
-    found = projection.project(G, distance, targets, projection.Config(check_every=5, **options), callback)
+    found = projection.project(G, distance, targets, settings.Config(check_every=5, **options), callback)
     with torch.no_grad():
         error = (G.synthesis(found.ws).clamp(-1, 1) - targets).square().flatten(1).mean(1)
     return curve, found.loss, 10 * torch.log10(4 / error)
@@ -69,18 +66,18 @@ def main(argv):
     parser.add_argument("--data", required=True, help="folder, .zip or .tar of aligned faces")
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--only", nargs="+", help=f"of: {', '.join(RECIPES)}")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of projection.Config to try in our rows")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of settings.Config to try in our rows")
     parser.add_argument("--out", default="benchmarks/quality.json")
     cli.add_model_flags(parser)
     args = parser.parse_args(argv)
-    device = cli.device(args.device)
-    G = model_zoo.load_generator(args.weight_file, device)
+    device = session.device(args.device)
+    G = checkpoints.load_generator(args.weight_file, device)
     _, images = data.load(args.data, G.resolution)
     held = images[data.split(len(images))[1]]
     targets = (held[torch.linspace(0, len(held) - 1, args.count).long()].float() / 127.5 - 1).to(device)
-    distance = model_zoo.load_distance(G.meta["perceptual"] or "vgg16", device)
-    settings = {k: type(getattr(projection.Config(), k))(v) for k, v in (s.split("=") for s in args.set)}
-    encoder = model_zoo.load_encoder(model_zoo.BUNDLED["encoder"], G, device) if model_zoo.has_encoder(G) else None
+    distance = session.load_distance(G.meta["perceptual"] or "vgg16", device)
+    settings = {k: type(getattr(settings.Config(), k))(v) for k, v in (s.split("=") for s in args.set)}
+    encoder = checkpoints.load_encoder(checkpoints.BUNDLED["encoder"], G, device) if checkpoints.has_encoder(G) else None
     results, bar = {}, None
     for name, options in RECIPES.items():
         if args.only and name not in args.only:

@@ -17,11 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-import cli
-import files
-import latents
-import model_zoo
 from benchmarks.bench_step import machine, networks, plain_synthesis
+from editor import checkpoints, cli, face, files
 
 
 def plain_loop(G, a, b, frames, folder):
@@ -40,7 +37,7 @@ def ours(weights, folder, frames):
         began = time.perf_counter()
         subprocess.run([sys.executable, "image_morphing.py", "--weight_file", weights, "--latent_file1", folder / "a.npy",
                         "--latent_file2", folder / "b.npy", "--frames", str(count), "--out_dir", folder / "ours", "--quiet"],
-                       check=True, cwd=model_zoo.HERE)  # fmt: skip
+                       check=True, cwd=checkpoints.HERE)  # fmt: skip
         seconds.append(time.perf_counter() - began)
     return seconds[1] - seconds[0]
 
@@ -56,10 +53,10 @@ def main(argv):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             G, _ = networks("stylegan1", resolution, torch.device("cpu"))
-            model_zoo.save(folder / "g.safetensors", G)
+            checkpoints.save(folder / "g.safetensors", G)
             a, b = torch.randn(2, 1, G.num_ws, 512, generator=torch.Generator().manual_seed(0)).unbind(0)
-            latents.save(folder / "a.npy", a)
-            latents.save(folder / "b.npy", b)
+            face.save(folder / "a.npy", a)
+            face.save(folder / "b.npy", b)
             began = time.perf_counter()
             plain_loop(G, a, b, args.frames, folder)
             plain = time.perf_counter() - began

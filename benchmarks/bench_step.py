@@ -16,10 +16,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-import cli
-import files
-import model_zoo
-import projection
+from editor import checkpoints, cli, files, projection, session, settings
 from perceptual_model import VGG16
 from stylegan_layers import Config, Generator
 
@@ -132,11 +129,11 @@ def our_steps(G, distance, targets, count, options):
     """The seconds of each step of `project`."""
     import inspect
 
-    known = inspect.signature(projection.Config).parameters.keys() - {"noise"}
+    known = inspect.signature(settings.Config).parameters.keys() - {"noise"}
     precision = options.get("precision", "auto")
-    settings = {"dtype": cli.dtype(precision, targets.device, G.resolution)} | {k: v for k, v in options.items() if k in known}
-    if settings.get("compile") == "auto":  # as a run of encode_image.py's usual length chooses
-        settings["compile"] = cli.compiles("auto", targets.device, settings["dtype"], G.resolution, 1000)
+    chosen = {"dtype": session.dtype(precision, targets.device, G.resolution)} | {k: v for k, v in options.items() if k in known}
+    if chosen.get("compile") == "auto":  # as a run of encode_image.py's usual length chooses
+        chosen["compile"] = session.compiles("auto", targets.device, chosen["dtype"], G.resolution, 1000)
     times = [time.perf_counter()]
 
     def callback(step, losses):
@@ -145,13 +142,13 @@ def our_steps(G, distance, targets, count, options):
 
     cli.keep_buffers()  # as every script does
     stages = {"iteration": 0, "noise_iteration": count} if options.get("noise") else {"iteration": count}
-    projection.project(G.freeze(), distance, targets, projection.Config(**stages, check_every=1, **settings), callback)
+    projection.project(G.freeze(), distance, targets, settings.Config(**stages, check_every=1, **chosen), callback)
     return [b - a for a, b in zip(times, times[1:], strict=False)]
 
 
 def measure(kind, resolution, batch, variant, count, device):
     """Seconds (least after the first) and peak memory (MiB above the networks' own) of one variant, in this process."""
-    device = cli.device(device)
+    device = session.device(device)
     G, distance = networks(kind, resolution, device)
     targets = torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
 
@@ -223,7 +220,7 @@ def main(argv):
         for v in args.variants * args.rounds:
             command = [sys.executable, "-m", "benchmarks.bench_step", "--one", v, "--kinds", kind, "--resolutions", str(resolution),
                        "--batches", str(batch), "--steps", str(args.steps), "--device", args.device]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, cwd=model_zoo.HERE)
+            done = subprocess.run(command, capture_output=True, text=True, cwd=checkpoints.HERE)
             if done.returncode:
                 print(f"{v}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
                 continue

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import align_images
-import media
+from editor import images
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,7 +71,7 @@ def test_the_astronaut_has_one_face_and_it_goes_back(astronaut, tmp_path):
     assert done.returncode == 1 and "empty.png" in done.stderr, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["astronaut_01.json", "astronaut_01.png"]
     said = json.loads((tmp_path / "astronaut_01.json").read_text())
-    crop, photo = media.open_image(tmp_path / "astronaut_01.png"), media.open_image(astronaut / "astronaut.png")
+    crop, photo = images.open_image(tmp_path / "astronaut_01.png"), images.open_image(astronaut / "astronaut.png")
     assert crop.size == (96, 96) and said["score"] > 1
     assert np.abs(np.array(said["quad"]).mean(0) - [225, 125]).max() < 25  # where her face is
     back = align_images.paste_back(photo, crop, said["quad"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-import media
+from editor import animation, images
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +47,7 @@ def run(*words):
 @pytest.mark.parametrize("ending, least", [(".gif", 33), (".mp4", 30), (".webp", 28), (".png", 98), (".apng", 98)])
 def test_every_format_gives_the_frames_back(tmp_path, ending, least):
     frames, path = moving(), tmp_path / f"movie{ending}"
-    with media.Animation(path, fps=10) as movie:
+    with animation.Animation(path, fps=10) as movie:
         for frame in frames:
             movie.add(frame)
     assert movie.count == 6
@@ -61,7 +61,7 @@ def test_every_format_gives_the_frames_back(tmp_path, ending, least):
 def test_mp4_plays_everywhere_and_starts_at_once(tmp_path):
     path = tmp_path / "odd.mp4"
     frame = np.full((25, 33, 3), (180, 60, 90), np.uint8)
-    with media.Animation(path, fps=29.97) as movie:
+    with animation.Animation(path, fps=29.97) as movie:
         for _ in range(3):
             movie.add(frame)
     back, said = read(path)
@@ -74,7 +74,7 @@ def test_mp4_plays_everywhere_and_starts_at_once(tmp_path):
 @pytest.mark.parametrize("ending, loops", [(".gif", 2), (".webp", 3), (".png", 3)])
 def test_loop_is_how_often_it_plays(tmp_path, ending, loops):
     for loop in (1, 3):
-        with media.Animation(tmp_path / f"{loop}{ending}", loop=loop) as movie:
+        with animation.Animation(tmp_path / f"{loop}{ending}", loop=loop) as movie:
             for frame in moving(2):
                 movie.add(frame)
     said = read(tmp_path / f"3{ending}")[1]
@@ -83,19 +83,19 @@ def test_loop_is_how_often_it_plays(tmp_path, ending, loops):
     assert "loop" not in once if ending == ".gif" else once["loop"] == 1
 
 
-@pytest.mark.parametrize("ending", media.ANIMATES)
+@pytest.mark.parametrize("ending", animation.ANIMATES)
 def test_nothing_is_left_when_it_ends_badly(tmp_path, ending):
     path = tmp_path / f"movie{ending}"
     path.write_bytes(b"older")
-    with pytest.raises(KeyboardInterrupt), media.Animation(path) as movie:
+    with pytest.raises(KeyboardInterrupt), animation.Animation(path) as movie:
         movie.add(moving(1)[0])
         process = movie._process
         raise KeyboardInterrupt
     assert process.poll() is not None
-    with pytest.raises(ValueError, match="frame 1 is 10x24, the first was 32x24"), media.Animation(path) as movie:
+    with pytest.raises(ValueError, match="frame 1 is 10x24, the first was 32x24"), animation.Animation(path) as movie:
         movie.add(moving(1)[0])
         movie.add(moving(1, size=(10, 24))[0])
-    with pytest.raises(ValueError, match="no frames"), media.Animation(path):
+    with pytest.raises(ValueError, match="no frames"), animation.Animation(path):
         pass
     assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"older"
 
@@ -109,13 +109,13 @@ def test_bad_settings_are_said_before_any_work(tmp_path):
         ("a.gif", {"loop": -1}, "loop -1"),
     ):
         with pytest.raises(ValueError, match=words):
-            media.Animation(tmp_path / path, **options)
+            animation.Animation(tmp_path / path, **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_ffmpeg_that_fails_is_quoted(tmp_path, monkeypatch):
-    monkeypatch.setitem(media.ANIMATES, ".mp4", "-c:v no_such_codec -f mp4")
-    with pytest.raises(OSError, match="no_such_codec"), media.Animation(tmp_path / "a.mp4") as movie:
+    monkeypatch.setitem(animation.ANIMATES, ".mp4", "-c:v no_such_codec -f mp4")
+    with pytest.raises(OSError, match="no_such_codec"), animation.Animation(tmp_path / "a.mp4") as movie:
         for _ in range(100):
             movie.add(np.zeros((256, 256, 3), np.uint8))
     assert not list(tmp_path.iterdir())
@@ -124,7 +124,7 @@ def test_ffmpeg_that_fails_is_quoted(tmp_path, monkeypatch):
 def test_script_takes_frames_in_natural_order(tmp_path):
     frames = moving(12, (48, 24))
     for i, frame in enumerate(frames):
-        media.save(tmp_path / "frames" / f"img{i}.png", frame)
+        images.save(tmp_path / "frames" / f"img{i}.png", frame)
     done = run(tmp_path / "frames", tmp_path / "out" / "a.png", "--pingpong", "--quiet")
     assert done.returncode == 0, done.stderr
     back, _ = read(tmp_path / "out" / "a.png")
@@ -138,9 +138,9 @@ def test_script_takes_frames_in_natural_order(tmp_path):
 
 def test_script_names_what_is_wrong_with_the_frames(tmp_path):
     (tmp_path / "none").mkdir()
-    media.save(tmp_path / "one" / "a.png", moving(1)[0])
+    images.save(tmp_path / "one" / "a.png", moving(1)[0])
     for i, side in enumerate((16, 16, 20)):
-        media.save(tmp_path / "unequal" / f"{i}.png", np.zeros((16, side, 3), np.uint8))
+        images.save(tmp_path / "unequal" / f"{i}.png", np.zeros((16, side, 3), np.uint8))
     for words, said in (
         ([tmp_path / "none"], "no images"),
         ([tmp_path / "nowhere"], "no such folder"),

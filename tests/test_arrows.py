@@ -1,7 +1,7 @@
 """Who may import whom (see the arrows in README's "What is where"), and a few habits of the house, read from the sources.
 
-scripts -> cli -> model_zoo -> stylegan_layers, perceptual_model; scripts -> projection, latents, media -> files; nothing -> a script,
-except training, tests and benchmarks.
+commands -> editor.session -> editor.checkpoints -> the networks -> editor.fast_conv; nothing -> a command, except training, tests,
+benchmarks and docs.
 """
 
 import ast
@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TREES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in sorted(ROOT.glob("*.py"))}
+TOP = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in sorted(ROOT.glob("*.py"))}
+EDITOR = {
+    path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for path in sorted((ROOT / "editor").glob("*.py"))
+    if path.stem != "__init__"
+}
+TREES = TOP | EDITOR
+NETWORKS = ["perceptual_model", "stylegan_layers"]
 
 
 def is_script(tree):
@@ -27,53 +34,75 @@ BY_NAME = ("import_module", "__import__", "run_path", "run_module")
 
 
 def imports(tree):
-    """The first names of all modules that are imported, inside functions too."""
+    """The names of all modules that are imported, inside functions too: the first name, and for `editor` the module's."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
+            found |= {name.name.removeprefix("editor.").split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "editor":
+            found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").split(".")[0])
+            found.add((node.module or "").removeprefix("editor.").split(".")[0])
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in BY_NAME:
             found |= {Path(word).stem for word in words(node.args)}
     return found
 
 
-SCRIPTS = [name for name, tree in TREES.items() if is_script(tree)]
-MODULES = {  # what each may import of ours
+SCRIPTS = [name for name, tree in TOP.items() if is_script(tree)]
+ARROWS = {  # what each module may import of ours; commands may import any of them
     "files": [],
+    "settings": [],
+    "pickles": [],
+    "cli": [],
     "fast_conv": [],
     "stylegan_layers": ["fast_conv"],
     "perceptual_model": ["fast_conv"],
-    "latents": ["files"],
-    "media": ["files"],
-    "projection": ["files"],
-    "model_zoo": ["stylegan_layers", "perceptual_model", "files"],
-    "cli": ["model_zoo", "latents"],  # noise_of reads what lies beside a latent
-    "faces": [],
-    "masks": ["faces", "media"],
+    "networks": ["perceptual_model", "fast_conv"],
+    "downloads": ["files"],
+    "checkpoints": ["stylegan_layers", "perceptual_model", "networks", "downloads", "files"],
+    "images": ["files"],
+    "animation": ["files", "images"],
+    "landmarks": ["downloads"],
+    "masks": ["images", "landmarks"],
+    "face": ["files"],
+    "boundaries": ["face", "files", "downloads"],
+    "render": ["images", "face"],
+    "projection": ["settings", "files", "fast_conv"],
+    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "fast_conv", "projection"],
 }
 
 
-def test_every_file_is_a_script_or_a_known_module():
-    assert len(SCRIPTS) >= 3 and "encode_image" in SCRIPTS
-    assert sorted(TREES) == sorted([*SCRIPTS, *MODULES]), "a new module needs its place in MODULES"
+def test_the_house_is_small():
+    """At most fifteen files at the top, commands all but two, so that a file's place says whether it is run."""
+    assert len(TOP) <= 15
+    assert sorted(TOP) == sorted([*SCRIPTS, *NETWORKS])
+    assert sorted(EDITOR) == sorted(ARROWS.keys() - set(NETWORKS)), "a new module needs its place in ARROWS"
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_arrows(name):
-    allowed = MODULES.get(name, MODULES)
-    assert imports(TREES[name]) & TREES.keys() <= set(allowed), f"{name} may import {', '.join(allowed) or 'none of ours'}"
+    allowed = ARROWS.get(name, ARROWS)
+    assert imports(TREES[name]) & TREES.keys() <= {*allowed, name}, f"{name} may import {', '.join(allowed) or 'none of ours'}"
+
+
+def test_arrows_have_no_circle():
+    left = {name: set(found) for name, found in ARROWS.items()}
+    while left:
+        free = [name for name, found in left.items() if not found & left.keys()]
+        assert free, f"a circle among {', '.join(left)}"
+        for name in free:
+            del left[name]
 
 
 def test_the_toolkit_needs_nothing_of_training_tests_and_benchmarks():
     for name, tree in TREES.items():
-        assert not imports(tree) & {"training", "tests", "benchmarks", "pytest"}, name
+        assert not imports(tree) & {"training", "tests", "benchmarks", "docs", "pytest"}, name
 
 
 def test_an_arrow_the_wrong_way_is_seen():
-    tree = ast.parse("def f():\n    from encode_image import main\n    import importlib\n    importlib.import_module('align_images')")
-    assert imports(tree) == {"encode_image", "importlib", "align_images"}
+    tree = ast.parse("def f():\n    from encode_image import main\n    from editor import face\n    from editor.images import load\n"
+                     "    import importlib\n    importlib.import_module('align_images')")  # fmt: skip
+    assert imports(tree) == {"encode_image", "face", "images", "importlib", "align_images"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -84,14 +113,17 @@ def calls(tree, *names):
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in names]
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n != "cli"])
+@pytest.mark.parametrize("name", [n for n in ARROWS if n != "cli"])
 def test_modules_never_print_or_exit(name):
     found = calls(TREES[name], "print", "sys.exit", "exit", "quit", "sys.stderr.write", "sys.stdout.write")
     assert not found, f"{name}.py:{found[0].lineno}"
 
 
 def sources():
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*ROOT.glob("*.py"), *(ROOT / "training").glob("*.py")]}
+    return {
+        path: ast.parse(path.read_text(encoding="utf-8"))
+        for path in [path for part in ("", "editor", "training", "docs") for path in (ROOT / part).glob("*.py")]
+    }
 
 
 def test_files_are_never_unpickled():

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-import model_zoo
-from perceptual_model import AttributeConfig, AttributeNet
+from editor import checkpoints
+from editor.networks import AttributeConfig, AttributeNet
 from training import train_attributes
 
-SHIPPED = model_zoo.HERE / "weight_files" / "attributes.safetensors"
+SHIPPED = checkpoints.HERE / "weight_files" / "attributes.safetensors"
 
 
 def load(path):
-    net = AttributeNet(AttributeConfig(kind="attributes", **model_zoo.read_metadata(path)["config"]))
-    model_zoo.load_strictly(net, path)
+    net = AttributeNet(AttributeConfig(kind="attributes", **checkpoints.read_metadata(path)["config"]))
+    checkpoints.load_strictly(net, path)
     return net.eval()
 
 
@@ -30,7 +30,7 @@ def shipped():
 
 
 def test_shipped_network_is_small_and_says_where_it_comes_from():
-    meta = model_zoo.read_metadata(SHIPPED)
+    meta = checkpoints.read_metadata(SHIPPED)
     assert meta["kind"] == "attributes" and "FairFace" in meta["license"] and meta["source"]
     assert SHIPPED.stat().st_size <= 6e6
     with safe_open(SHIPPED, "pt") as f:

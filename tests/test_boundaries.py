@@ -12,9 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import latents
-import model_zoo
 import train_boundary
+from editor import boundaries, checkpoints, face, files
 from stylegan_layers import Config, Generator
 from training import make_boundaries
 
@@ -24,7 +23,7 @@ QUICK = settings(deadline=None, max_examples=40)  # no deadline: a busy machine 
 
 def unit(seed, rows=1):
     d = torch.randn(rows, 512, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return d / latents.length(d)
+    return d / boundaries.length(d)
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +42,18 @@ def faces():
 
 @pytest.mark.parametrize("per_layer, scale, flat", [(False, 1, False), (False, 1, True), (True, 1, False), (False, 3, False)])
 def test_boundaries_are_read_and_made_length_one(tmp_path, per_layer, scale, flat):
-    G = model_zoo.load_generator()
+    G = checkpoints.load_generator()
     normal = unit(0, G.num_ws if per_layer else 1)
     np.save(tmp_path / "b.npy", scale * (normal[0] if flat else normal).numpy())
-    found = latents.load_boundary(tmp_path / "b.npy", G)
+    found = boundaries.load(tmp_path / "b.npy", G)
     assert found.normal.dtype == torch.float64 and found.offset == 0 and found.norm == pytest.approx(scale)
     assert torch.allclose(found.normal, normal, rtol=0, atol=1e-15)
 
 
 def test_saved_boundaries_keep_every_bit_and_their_offset(tmp_path):
-    boundary = latents.Boundary(unit(3), 0.25, info={"generator_hash": "a" * 64})
-    latents.save_boundary(tmp_path / "b.npy", boundary)
-    found = latents.load_boundary(tmp_path / "b.npy")
+    boundary = boundaries.Boundary(unit(3), 0.25, info={"generator_hash": "a" * 64})
+    boundaries.save(tmp_path / "b.npy", boundary)
+    found = boundaries.load(tmp_path / "b.npy")
     assert torch.allclose(found.normal, boundary.normal, rtol=0, atol=1e-16) and found.offset == 0.25
     assert np.load(tmp_path / "b.npy").dtype == np.float64 and found.info["generator_hash"] == "a" * 64
 
@@ -74,18 +73,18 @@ def test_saved_boundaries_keep_every_bit_and_their_offset(tmp_path):
 def test_bad_boundaries_are_refused(tmp_path, array, said):
     np.save(tmp_path / "b.npy", array)
     with pytest.raises(ValueError, match=said):
-        latents.load_boundary(tmp_path / "b.npy", model_zoo.load_generator())
+        boundaries.load(tmp_path / "b.npy", checkpoints.load_generator())
 
 
 def test_boundary_of_another_generator_needs_force(tmp_path):
-    G = model_zoo.load_generator()
-    latents.save_boundary(tmp_path / "b.npy", latents.Boundary(unit(0), info={"generator_hash": "0" * 64}))
+    G = checkpoints.load_generator()
+    boundaries.save(tmp_path / "b.npy", boundaries.Boundary(unit(0), info={"generator_hash": "0" * 64}))
     with pytest.raises(ValueError, match="another generator.*--force"):
-        latents.load_boundary(tmp_path / "b.npy", G)
-    assert latents.load_boundary(tmp_path / "b.npy", G, force=True).normal.shape == (1, 512)
+        boundaries.load(tmp_path / "b.npy", G)
+    assert boundaries.load(tmp_path / "b.npy", G, force=True).normal.shape == (1, 512)
     (tmp_path / "b.json").write_text('{"offset": "far"}')
     with pytest.raises(ValueError, match="offset"):
-        latents.load_boundary(tmp_path / "b.npy", G)
+        boundaries.load(tmp_path / "b.npy", G)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,7 +95,7 @@ def test_one_condition_is_the_papers_formula():
     # so are the official *_c_* files: 3.8e-17 apart, measured by hand on stylegan_ffhq_age_c_eyeglasses_boundary.npy
     n1, n2 = unit(1) + 0.5 * unit(2), unit(2)
     expected = n1 - (n1 @ n2.T) * n2
-    found = latents.conditioned(n1, [n2])
+    found = boundaries.conditioned(n1, [n2])
     assert (found - expected / expected.norm()).abs().max() < 1e-12
 
 
@@ -105,17 +104,17 @@ def test_one_condition_is_the_papers_formula():
 def test_conditions_are_all_orthogonal_and_projection_is_idempotent(seed, count, apart, per_layer):
     base, rows = unit(seed), 6 if per_layer else 1
     others = [base + apart * unit(seed + i + 1) for i in range(count)]  # nearly parallel: hard for one-by-one projection
-    others = [o / latents.length(o) for o in others]
-    found = latents.conditioned(unit(seed + 9, rows), others)
-    assert max(abs(latents.cosine(found, o)) for o in others) < 1e-10
-    assert latents.length(found) == pytest.approx(1, abs=1e-12)
-    assert torch.allclose(latents.conditioned(found, others), found, rtol=0, atol=1e-10)
+    others = [o / boundaries.length(o) for o in others]
+    found = boundaries.conditioned(unit(seed + 9, rows), others)
+    assert max(abs(boundaries.cosine(found, o)) for o in others) < 1e-10
+    assert boundaries.length(found) == pytest.approx(1, abs=1e-12)
+    assert torch.allclose(boundaries.conditioned(found, others), found, rtol=0, atol=1e-10)
 
 
 def test_no_condition_changes_nothing_and_its_own_leaves_nothing():
-    assert torch.equal(latents.conditioned(unit(1), []), unit(1) / latents.length(unit(1)))
+    assert torch.equal(boundaries.conditioned(unit(1), []), unit(1) / boundaries.length(unit(1)))
     with pytest.raises(ValueError, match="nothing is left"):
-        latents.conditioned(unit(1) + unit(2), [unit(2), unit(1)])
+        boundaries.conditioned(unit(1) + unit(2), [unit(2), unit(1)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,11 +124,11 @@ def test_no_condition_changes_nothing_and_its_own_leaves_nothing():
 def test_the_known_direction_is_found(faces):
     w, scores, truth = faces
     found = train_boundary.train_by_scores(w[:, None], scores, train_boundary.Config(ratio=0.2))
-    assert latents.cosine(found.normal, truth) > 0.8
-    assert found.normal.shape == (1, 512) and latents.length(found.normal) == pytest.approx(1, abs=1e-12)
+    assert boundaries.cosine(found.normal, truth) > 0.8
+    assert found.normal.shape == (1, 512) and boundaries.length(found.normal) == pytest.approx(1, abs=1e-12)
     assert found.info["held_out_accuracy"] > 0.97 and found.info["accuracy_on_all"] > 0.8
     assert found.info["held_out"] + found.info["trained_on"] == 800
-    distance = train_boundary.signed_distance(w[:, None], found)
+    distance = boundaries.signed_distance(w[:, None], found)
     assert abs((distance > 0).mean() - 0.5) < 0.1  # half of them lie on either side: the offset is right
 
 
@@ -144,7 +143,7 @@ def test_conditions_hold_in_training(faces):
     w, scores, _ = faces
     conditions = [unit(5), unit(6), unit(7)]
     found = train_boundary.train_by_scores(w[:, None], scores, train_boundary.Config(ratio=0.2), conditions)
-    assert max(abs(latents.cosine(found.normal, c)) for c in conditions) < 1e-10
+    assert max(abs(boundaries.cosine(found.normal, c)) for c in conditions) < 1e-10
     assert found.info["held_out_accuracy"] > 0.95
 
 
@@ -156,12 +155,12 @@ def test_a_direction_a_layer_finds_the_layers_that_matter(faces):
     each = train_boundary.train_by_scores(ws, scores, train_boundary.Config(ratio=0.3, per_layer=True))
     lengths = each.normal.norm(dim=1)
     assert one.normal.shape == (1, 512) and each.normal.shape == (4, 512) and lengths.argmax() == 2
-    assert latents.length(each.normal) == pytest.approx(1, abs=1e-12)
+    assert boundaries.length(each.normal) == pytest.approx(1, abs=1e-12)
     assert each.info["held_out_accuracy"] > one.info["held_out_accuracy"]
     # W latents, repeated for each layer, are parted like W latents
     flat = train_boundary.train_by_scores(ws[:, 2:3], scores, train_boundary.Config(ratio=0.1))
     broad = train_boundary.train_by_scores(np.repeat(ws[:, 2:3], 4, 1), scores, train_boundary.Config(ratio=0.1))
-    assert latents.cosine(flat.normal, broad.normal) > 0.999999 and flat.offset == pytest.approx(broad.offset, abs=1e-5)
+    assert boundaries.cosine(flat.normal, broad.normal) > 0.999999 and flat.offset == pytest.approx(broad.offset, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +202,9 @@ def test_script_from_scores_repeats_itself_and_reports(tmp_path, faces, capsys):
     np.save(tmp_path / "w.npy", w)
     with open(tmp_path / "s.csv", "w", newline="") as f:
         csv.writer(f).writerows([["name", "smile"], *([i, s] for i, s in enumerate(scores))])
-    latents.save_boundary(tmp_path / "other.npy", latents.Boundary(unit(5)))
+    boundaries.save(tmp_path / "other.npy", boundaries.Boundary(unit(5)))
     command = ["--latents", tmp_path / "w.npy", "--scores", tmp_path / "s.csv", "--column", "smile", "--ratio", 0.2, "--condition"]
-    command += [tmp_path / "other.npy", "--weight-file", model_zoo.BUNDLED["generator"]]
+    command += [tmp_path / "other.npy", "--weight-file", checkpoints.BUNDLED["generator"]]
     written = []
     for name in ("a", "b"):
         assert train_boundary.main([str(c) for c in [*command, "--out", tmp_path / name / "smile.npy"]]) == 0
@@ -213,10 +212,10 @@ def test_script_from_scores_repeats_itself_and_reports(tmp_path, faces, capsys):
         assert "held out" in said.out and "on all" in said.out and "cosine to" in said.out and said.err == ""
         written.append((tmp_path / name / "smile.npy").read_bytes())
     assert written[0] == written[1]
-    found = latents.load_boundary(tmp_path / "a" / "smile.npy", model_zoo.load_generator())
-    assert latents.cosine(found.normal, truth) > 0.8 and abs(latents.cosine(found.normal, unit(5))) < 1e-10
+    found = boundaries.load(tmp_path / "a" / "smile.npy", checkpoints.load_generator())
+    assert boundaries.cosine(found.normal, truth) > 0.8 and abs(boundaries.cosine(found.normal, unit(5))) < 1e-10
     said = json.loads((tmp_path / "a" / "smile.json").read_text())
-    assert said["generator_hash"] == model_zoo.file_hash(model_zoo.BUNDLED["generator"]) and said["conditions"] == ["other"]
+    assert said["generator_hash"] == files.file_hash(checkpoints.BUNDLED["generator"]) and said["conditions"] == ["other"]
     assert found.info["held_out_accuracy"] == said["held_out_accuracy"] > 0.9
 
 
@@ -226,12 +225,12 @@ def test_script_from_two_folders(tmp_path, faces):
     order = scores.argsort()
     for folder, chosen in (("without", order[:60]), ("with", order[-60:])):
         for i in chosen:
-            latents.save(tmp_path / folder / f"{i}.npy", torch.from_numpy(w[i])[None, None].repeat(1, 4, 1), {"generator_hash": "b" * 64})
+            face.save(tmp_path / folder / f"{i}.npy", torch.from_numpy(w[i])[None, None].repeat(1, 4, 1), {"generator_hash": "b" * 64})
     words = ["--positive", tmp_path / "with", "--negative", tmp_path / "without", "--out", tmp_path / "b.npy"]
     done = subprocess.run([sys.executable, "train_boundary.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "held out (36 latents)" in done.stdout, done.stderr
-    found = latents.load_boundary(tmp_path / "b.npy")
-    assert latents.cosine(found.normal, truth) > 0.4 and found.info["generator_hash"] == "b" * 64
+    found = boundaries.load(tmp_path / "b.npy")
+    assert boundaries.cosine(found.normal, truth) > 0.4 and found.info["generator_hash"] == "b" * 64
 
 
 @pytest.mark.parametrize(
@@ -275,18 +274,18 @@ def test_bad_calls_say_so_in_one_line(tmp_path, monkeypatch, capsys, words, said
 
 
 def test_bundled_boundaries_are_of_the_bundled_generator():
-    G = model_zoo.load_generator()
+    G = checkpoints.load_generator()
     for name in make_boundaries.ATTRIBUTES:
-        found = latents.load_boundary(ROOT / "boundaries" / f"{name}.npy", G)
+        found = boundaries.load(ROOT / "boundaries" / f"{name}.npy", G)
         assert found.normal.shape == (1, 512) and found.norm == pytest.approx(1, abs=1e-9)
         assert found.info["held_out_accuracy"] >= make_boundaries.ACCURACY_BAR[name]
         assert found.info["generator_hash"] == G.meta["hash"]
 
 
 def test_following_a_bundled_boundary_moves_its_score():
-    G, net = model_zoo.load_generator(), make_boundaries.load_scorer(ROOT / "weight_files" / "attributes.safetensors")
+    G, net = checkpoints.load_generator(), make_boundaries.load_scorer(ROOT / "weight_files" / "attributes.safetensors")
     names = list(make_boundaries.ATTRIBUTES)
-    found = {name: latents.load_boundary(ROOT / "boundaries" / f"{name}.npy", G) for name in names}
+    found = {name: boundaries.load(ROOT / "boundaries" / f"{name}.npy", G) for name in names}
     faces = make_boundaries.random_w(G, 8, 0.7, seed=77)[:, None].expand(-1, G.num_ws, -1)
     before = make_boundaries.score(G, net, faces)
     for i, direction in enumerate(make_boundaries.directions(found, "conditioned").values()):
@@ -298,7 +297,7 @@ def test_making_boundaries_goes_on_where_it_stopped(tmp_path, monkeypatch):
     """The whole command, on a random generator and few faces: same files with and without a stop."""
     torch.manual_seed(0)
     monkeypatch.setattr(make_boundaries, "CHUNK", 20)
-    model_zoo.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 8, 64)))
+    checkpoints.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 8, 64)))
     command = ["--weight_file", tmp_path / "g.safetensors", "--count", 60, "--ratio", 0.3, "--faces", 4, "--quiet"]
     results = []
     for name in ("a", "b"):

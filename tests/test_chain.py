@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import media
-import model_zoo
+from editor import checkpoints, images
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,16 +21,16 @@ def test_from_a_photograph_to_every_result(tmp_path):
         ["bash", str(ROOT / "tests/chain.sh"), str(tmp_path)], env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    side = model_zoo.read_metadata()["resolution"]
-    assert len(media.list_images(tmp_path / "morph_result/encode1")) == 8
+    side = checkpoints.read_metadata()["resolution"]
+    assert len(images.list_images(tmp_path / "morph_result/encode1")) == 8
     with Image.open(tmp_path / "save_result/morph.gif") as movie:
         assert movie.n_frames == 14 and movie.size == (side, side)
     assert (tmp_path / "save_result/morph.mp4").stat().st_size > 1000
     pictures = ["crossover/mix", "crossover/join", "exchange/latents/exchange1", "exchange/latents/exchange2", "exchange/images/exchange1",
                 "exchange/images/exchange2", "exchange/arithmetic/exchange1"]  # fmt: skip
     for name in pictures:
-        shown = np.array(media.open_image(tmp_path / "save_image" / f"{name}.png"))
+        shown = np.array(images.open_image(tmp_path / "save_image" / f"{name}.png"))
         assert shown.shape == (side, side, 3) and shown.std() > 10, name
         assert np.load(tmp_path / "save_image" / f"{name}.npy").shape[-1] == 512, name
     if (ROOT / "semantic_edit.py").is_file():
-        assert media.list_images(tmp_path / "save_image/boundary")
+        assert images.list_images(tmp_path / "save_image/boundary")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-import model_zoo
 import weight_convert
+from editor import checkpoints, pickles
 from stylegan_layers import Config, Generator
 from tests.golden import official, seeded
 
@@ -104,7 +104,7 @@ def assert_golden(kind, seed, G=None, D=None, noise="const", without=()):
 def converted(source, folder, discriminator=True):
     out, critic = folder / "g.safetensors", folder / "d.safetensors"
     assert weight_convert.main([str(source), "--out", str(out), *(["--discriminator", str(critic)] if discriminator else [])]) == 0
-    return model_zoo.load_generator(out), model_zoo.load_discriminator(critic) if discriminator else None
+    return checkpoints.load_generator(out), checkpoints.load_discriminator(critic) if discriminator else None
 
 
 @pytest.mark.parametrize("kind, seed, protocol", [("sg1", 1, 2), ("sg1", 1, 4), ("sg2", 2, 4)])
@@ -119,8 +119,8 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, Network):
     path = official_pickle(Network, tmp_path / "n.pkl", "sg2", 2)
     said = dict(license="a", source="b", alignment={"scale": 1.0}, perceptual="c", extra="\N{SNOWMAN} \"quoted\"")  # fmt: skip
     G, _ = weight_convert.convert(path)
-    hashes = {model_zoo.save(tmp_path / "g.safetensors", G, **dict(sorted(said.items(), reverse=i % 2))) for i in range(6)}
-    assert len(hashes) == 1 and model_zoo.read_metadata(tmp_path / "g.safetensors")["extra"] == said["extra"]
+    hashes = {checkpoints.save(tmp_path / "g.safetensors", G, **dict(sorted(said.items(), reverse=i % 2))) for i in range(6)}
+    assert len(hashes) == 1 and checkpoints.read_metadata(tmp_path / "g.safetensors")["extra"] == said["extra"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_lernapparats_file_gives_the_official_images(tmp_path, zipped, capsys):
     with pytest.raises(ValueError, match="no generator"):
         weight_convert.main([str(tmp_path / "n_d.pt"), "--out", str(tmp_path / "x.safetensors")])
     assert weight_convert.main([str(tmp_path / "n_d.pt"), "--discriminator", str(tmp_path / "d.safetensors")]) == 0
-    assert_golden("sg1", 1, D=model_zoo.load_discriminator(tmp_path / "d.safetensors"))
+    assert_golden("sg1", 1, D=checkpoints.load_discriminator(tmp_path / "d.safetensors"))
 
 
 def test_a_mean_latent_that_is_not_there_is_estimated(tmp_path, capsys):
@@ -433,7 +433,7 @@ def test_ada_settings_are_kept_or_refused(tmp_path):
 def test_only_the_wanted_network_is_read(tmp_path, Network):
     """Of three networks one is held at a time, and once. (A full 1024 file: the process grows by 0.9 of its size.)"""
     path = official_pickle(Network, tmp_path / "n.pkl", "sg1", 1)
-    reader = weight_convert.Reader(path)
+    reader = pickles.Reader(path)
     tracemalloc.start()
     reader.load()
     skeleton = tracemalloc.get_traced_memory()[1]
@@ -452,13 +452,13 @@ def test_only_the_wanted_network_is_read(tmp_path, Network):
 def test_our_own_bundled_weights_have_native_names(tmp_path):
     from safetensors.torch import save_file
 
-    G = model_zoo.load_generator()
+    G = checkpoints.load_generator()
     state = {k: v.contiguous() for k, v in G.state_dict().items()}
     k = torch.tensor([1.0, 3, 3, 1])
     state["synthesis.b8.conv0.resample_filter"] = torch.outer(k, k) / 64
     save_file(state, tmp_path / "a.safetensors", {"names": "stylegan2-ada-pytorch", "kind": "stylegan2", "license": "CC BY 4.0"})
     weight_convert.main([str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b.safetensors")])
-    H = model_zoo.load_generator(tmp_path / "b.safetensors")
+    H = checkpoints.load_generator(tmp_path / "b.safetensors")
     assert H.config == G.config and torch.equal(H(torch.ones(1, 512)), G(torch.ones(1, 512)))
     state["synthesis.b8.conv0.resample_filter"] = torch.ones(4, 4)
     save_file(state, tmp_path / "a.safetensors", {"names": "stylegan2-ada-pytorch"})

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import image_crossover
-import latents
-import media
-import model_zoo
+from editor import checkpoints, face, images, render
 from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 def sample(G, count, seed, psi=0.8):
@@ -40,7 +38,7 @@ def pictures(G, ws):
 def place(G, tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents")
     for name, ws in zip(("one", "two", "three"), sample(G, 3, 7), strict=True):
-        latents.save(folder / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
+        face.save(folder / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
     return folder
 
 
@@ -75,7 +73,7 @@ def parents_and_mix(G):
     """Pictures of 200 mixes (30 leave correlations 0.1 and more off), of their contents and of their styles, and of 600 faces in all."""
     n = 200
     faces = sample(G, 3 * n, 1)
-    mixed = latents.mix(faces[:n], faces[n : 2 * n], image_crossover.finer_half(G.num_ws))
+    mixed = face.mix(faces[:n], faces[n : 2 * n], image_crossover.finer_half(G.num_ws))
     images = pictures(G, faces)
     return pictures(G, mixed), images[:n], images[n : 2 * n], images
 
@@ -109,12 +107,12 @@ layers = st.lists(st.integers(0, 5), unique=True)
 def test_mixing(a, b, chosen, amount):
     a, b = torch.full((1, 6, 4), a), torch.full((1, 6, 4), b)
     others = [i for i in range(6) if i not in chosen]
-    assert torch.equal(latents.mix(a, a, chosen, amount), a)  # with itself: the identity
-    assert torch.equal(latents.mix(a, b, range(6)), b) and torch.equal(latents.mix(a, b, [], amount), a)
-    mixed = latents.mix(a, b, chosen)
-    assert torch.equal(mixed, latents.mix(b, a, others))  # what one keeps the other takes
-    assert torch.equal(latents.mix(mixed, a, chosen), a)  # and back
-    part = latents.mix(a, b, chosen, amount)
+    assert torch.equal(face.mix(a, a, chosen, amount), a)  # with itself: the identity
+    assert torch.equal(face.mix(a, b, range(6)), b) and torch.equal(face.mix(a, b, [], amount), a)
+    mixed = face.mix(a, b, chosen)
+    assert torch.equal(mixed, face.mix(b, a, others))  # what one keeps the other takes
+    assert torch.equal(face.mix(mixed, a, chosen), a)  # and back
+    part = face.mix(a, b, chosen, amount)
     assert torch.equal(part[:, others], a[:, others])
     expected = a + amount * (b - a)
     assert torch.allclose(
@@ -146,7 +144,7 @@ def test_one_content_in_one_style(tmp_path, G, place):
     one, two = np.load(place / "one.npy"), np.load(place / "two.npy")
     assert np.array_equal(ws[:, :half], one[:, :half]) and np.array_equal(ws[:, half:], two[:, half:])
     shown = np.array(Image.open(tmp_path / "mix.png"))
-    assert np.array_equal(shown, next(media.render(G, torch.from_numpy(ws))))
+    assert np.array_equal(shown, next(render.pictures(G, torch.from_numpy(ws))))
     said = json.loads((tmp_path / "mix.json").read_text())
     assert said["layers"] == list(range(half, G.num_ws)) and said["generator_hash"] == G.meta["hash"]
     assert (
@@ -170,9 +168,9 @@ def test_one_content_in_one_style(tmp_path, G, place):
 def test_several_of_each_make_a_sheet(tmp_path, G, place):
     files = [place / f"{name}.npy" for name in ("one", "two", "three")]
     assert call("--latent_file1", *files[:2], "--latent_file2", *files, "--out", tmp_path / "sheet", "--quiet") is None
-    ws = latents.load(tmp_path / "sheet.npy", G)
+    ws = face.load(tmp_path / "sheet.npy", G)
     assert len(ws) == 6
-    assert torch.equal(ws[0], latents.load(files[0])[0]) and torch.equal(ws[4], latents.load(files[1])[0])  # with themselves
+    assert torch.equal(ws[0], face.load(files[0])[0]) and torch.equal(ws[4], face.load(files[1])[0])  # with themselves
     page = Image.open(tmp_path / "sheet.png")
     side = max(128, G.resolution)
     assert page.width > 4 * side and page.height > 3 * side
@@ -180,21 +178,21 @@ def test_several_of_each_make_a_sheet(tmp_path, G, place):
 
 def test_two_photographs_are_joined_along_the_mask(tmp_path, G):
     x, y = pictures(G, sample(G, 2, 11))
-    media.save(tmp_path / "x.png", x)
-    media.save(tmp_path / "y.png", y)
+    images.save(tmp_path / "x.png", x)
+    images.save(tmp_path / "y.png", y)
     mask = np.zeros((G.resolution, G.resolution, 3), np.uint8)
     mask[:, : G.resolution // 2] = 255
-    media.save(tmp_path / "mask.png", mask)
+    images.save(tmp_path / "mask.png", mask)
     words = ["--src_im1", "x.png", "--src_im2", tmp_path / "y.png", "--src_dir", tmp_path, "--mask", tmp_path / "mask.png"]
     assert call(*words, "--iteration", 60, "--noise_iteration", 5, "--out", tmp_path / "join", "--quiet") is None
-    target = media.load(tmp_path / "join_target.png", G.resolution)[0]
+    target = images.load(tmp_path / "join_target.png", G.resolution)[0]
     quarter = G.resolution // 4
     assert (target[:, :, :quarter] - x[:, :, :quarter]).abs().max() < 0.02 and (
         target[:, :, -quarter:] - y[:, :, -quarter:]
     ).abs().max() < 0.02
     middle = target[:, :, G.resolution // 2] - (x[:, :, G.resolution // 2] + y[:, :, G.resolution // 2]) / 2
     assert middle.abs().mean() < 0.5 * (x - y)[:, :, G.resolution // 2].abs().mean()  # soft, not a step
-    found = media.load(tmp_path / "join.png", G.resolution)[0]
+    found = images.load(tmp_path / "join.png", G.resolution)[0]
 
     def error(a, b, part):
         return (a[:, :, part] - b[:, :, part]).square().mean().item()

@@ -8,19 +8,16 @@ import pytest
 import torch
 import torchvision
 
-import cli
 import encode_image
-import media
-import model_zoo
 import perceptual_model
-import projection
+from editor import checkpoints, images, projection, session, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +33,8 @@ def run(*words):
 
 
 def test_made_images_are_recovered_and_a_batch_equals_singles(G, made):
-    config = projection.Config(iteration=100, lr=0.05)
-    distance = perceptual_model.load_features(model_zoo.BUNDLED["features"])
+    config = settings.Config(iteration=100, lr=0.05)
+    distance = checkpoints.load_features(checkpoints.BUNDLED["features"])
     both = projection.project(G, distance, made, config)
 
     def psnr(ws, target):
@@ -55,15 +52,15 @@ def test_made_images_are_recovered_and_a_batch_equals_singles(G, made):
 
 @pytest.mark.parametrize("space, init", [("w", "mean"), ("z", "z"), ("w+", "zeros"), ("w+", "uniform"), ("w+", "z")])
 def test_spaces_and_starts_lower_the_loss(G, made, space, init):
-    found = projection.project(G, None, made, projection.Config(iteration=15, space=space, init=init, lr=0.05))
+    found = projection.project(G, None, made, settings.Config(iteration=15, space=space, init=init, lr=0.05))
     assert (found.loss < found.history[0][1]).all() and found.ws.shape == (2, G.num_ws, 512)
     if space != "w+":
         assert torch.equal(found.ws[:, 0], found.ws[:, -1])
 
 
 def test_bfloat16_finds_about_the_same(G, made):
-    full = projection.project(G, None, made, projection.Config(iteration=10, lr=0.02))  # not chaotic yet, as at 0.1
-    half = projection.project(G, None, made, projection.Config(iteration=10, lr=0.02, dtype=torch.bfloat16))
+    full = projection.project(G, None, made, settings.Config(iteration=10, lr=0.02))  # not chaotic yet, as at 0.1
+    half = projection.project(G, None, made, settings.Config(iteration=10, lr=0.02, dtype=torch.bfloat16))
     assert torch.allclose(half.loss, full.loss, rtol=0.05) and not torch.equal(half.ws, full.ws)
 
 
@@ -72,24 +69,26 @@ def test_number_format_and_compiling_are_chosen_by_what_the_machine_has(monkeypa
     for amx, avx512, side, best in ((0, 0, 1024, "float32"), (1, 0, 128, "bfloat16"), (0, 1, 1024, "bfloat16"), (0, 1, 128, "float32")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: bool(amx))
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: bool(avx512))
-        assert cli.dtype("auto", cpu, side) == getattr(torch, best)
-    assert cli.dtype("bf16", cpu) == torch.bfloat16
-    monkeypatch.setattr(cli.shutil, "which", lambda name: "/usr/bin/" + name)
-    assert cli.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
-    assert not cli.compiles("auto", cpu, torch.bfloat16, 1024, 100) and not cli.compiles("auto", cpu, torch.float32, 1024, 1000)
-    assert cli.compiles("on", cpu, torch.float32, 64, 1) and not cli.compiles("off", torch.device("cuda"), torch.bfloat16, 1024, 1000)
-    monkeypatch.setattr(cli.shutil, "which", lambda name: None)
-    assert not cli.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
+        assert session.dtype("auto", cpu, side) == getattr(torch, best)
+    assert session.dtype("bf16", cpu) == torch.bfloat16
+    monkeypatch.setattr(session.shutil, "which", lambda name: "/usr/bin/" + name)
+    assert session.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
+    assert not session.compiles("auto", cpu, torch.bfloat16, 1024, 100) and not session.compiles("auto", cpu, torch.float32, 1024, 1000)
+    assert session.compiles("on", cpu, torch.float32, 64, 1) and not session.compiles(
+        "off", torch.device("cuda"), torch.bfloat16, 1024, 1000
+    )
+    monkeypatch.setattr(session.shutil, "which", lambda name: None)
+    assert not session.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
 
 
 def test_only_chosen_layers_move(G, made):
-    found = projection.project(G, None, made, projection.Config(iteration=5, layers=[2, 3]))
+    found = projection.project(G, None, made, settings.Config(iteration=5, layers=[2, 3]))
     moved = (found.ws - G.w_avg).abs().amax(dim=(0, 2)) > 0
     assert moved.nonzero().flatten().tolist() == [2, 3]
 
 
 def test_divergence_keeps_the_best(G, made):
-    found = projection.project(G, None, made, projection.Config(iteration=40, lr=1e30, schedule="constant"))
+    found = projection.project(G, None, made, settings.Config(iteration=40, lr=1e30, schedule="constant"))
     assert found.ws.isfinite().all() and found.loss.isfinite().all()
 
 
@@ -98,7 +97,7 @@ def test_interruption_keeps_the_best(G, made):
         if step >= 20:
             raise KeyboardInterrupt
 
-    found = projection.project(G, None, made, projection.Config(iteration=500), stop)
+    found = projection.project(G, None, made, settings.Config(iteration=500), stop)
     assert found.stopped == "Ctrl-C" and (found.loss < found.history[0][1]).all()
 
 
@@ -131,7 +130,7 @@ def test_lpips_is_the_packages():
 
 def test_script_writes_what_it_says_and_repeats_itself(tmp_path, G, made):
     (tmp_path / "in").mkdir()
-    media.save(tmp_path / "in" / "face.png", media.to_uint8(made[:1])[0])
+    images.save(tmp_path / "in" / "face.png", images.to_uint8(made[:1])[0])
     (tmp_path / "in" / "text.png").write_text("no image")
     outputs = []
     for name in ("a", "b"):
@@ -145,8 +144,8 @@ def test_script_writes_what_it_says_and_repeats_itself(tmp_path, G, made):
     said = json.loads((tmp_path / "a" / "face.json").read_text())
     assert said["generator_hash"] == G.meta["hash"] and said["psnr"] > 5
     with torch.no_grad():
-        again = media.to_uint8(G.synthesis(torch.from_numpy(ws)))[0]
-    shown = media.to_uint8(media.load(tmp_path / "a" / "png" / "face.png", G.resolution))[0]
+        again = images.to_uint8(G.synthesis(torch.from_numpy(ws)))[0]
+    shown = images.to_uint8(images.load(tmp_path / "a" / "png" / "face.png", G.resolution))[0]
     assert np.array_equal(again, shown)
 
 
@@ -167,10 +166,9 @@ def test_bad_calls_say_so_in_one_line(words, said):
 
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, capsys):
-    import projection
 
     for name in "abc":
-        media.save(tmp_path / f"{name}.png", np.full((64, 64, 3), 90, np.uint8))
+        images.save(tmp_path / f"{name}.png", np.full((64, 64, 3), 90, np.uint8))
     project, sizes = projection.project, []
 
     def small_memory(G, distance, goal, config, *rest):

@@ -10,16 +10,14 @@ from PIL import Image
 
 import align_images
 import encode_image
-import media
-import model_zoo
-import projection
+from editor import checkpoints, images, projection, settings
 from stylegan_layers import Config, Generator
 from training import train_encoder
 
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def made(G):
 
 
 def test_the_bundled_encoder_beats_the_mean_latent(G, made):
-    encoder = model_zoo.load_encoder(model_zoo.BUNDLED["encoder"], G)
+    encoder = checkpoints.load_encoder(checkpoints.BUNDLED["encoder"], G)
     with torch.no_grad():
         guess, mean = G.synthesis(encoder(made)), G.synthesis(G.w_avg.expand(2, G.num_ws, -1))
     assert (train_encoder.psnr(guess, made) > train_encoder.psnr(mean, made) + 2).all()
@@ -60,27 +58,27 @@ def test_it_is_the_default_start_and_shortens_the_way(tmp_path):
 
 def test_another_generators_encoder_is_refused(G, tmp_path):
     other = Generator(Config("stylegan2", 16, 128, 16, 2, 512, 512)).freeze()
-    model_zoo.save(tmp_path / "g.safetensors", other)
+    checkpoints.save(tmp_path / "g.safetensors", other)
     with pytest.raises(ValueError, match="another generator"):
-        model_zoo.load_encoder(model_zoo.BUNDLED["encoder"], model_zoo.load_generator(tmp_path / "g.safetensors"))
+        checkpoints.load_encoder(checkpoints.BUNDLED["encoder"], checkpoints.load_generator(tmp_path / "g.safetensors"))
     with pytest.raises(ValueError, match="not an encoder"):
-        model_zoo.load_encoder(tmp_path / "g.safetensors", G)
+        checkpoints.load_encoder(tmp_path / "g.safetensors", G)
 
 
 def test_one_is_trained_for_any_generator_and_goes_on_where_it_stopped(tmp_path, capsys):
     torch.manual_seed(0)
-    model_zoo.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 16, 128, 16, 2)))
+    checkpoints.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 16, 128, 16, 2)))
     (tmp_path / "faces").mkdir()
     for i, value in enumerate(np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)):
-        media.save(tmp_path / "faces" / f"{i}.png", value)
+        images.save(tmp_path / "faces" / f"{i}.png", value)
     words = ["--data", str(tmp_path / "faces"), "--generator", str(tmp_path / "g.safetensors"), "--out", str(tmp_path / "e.safetensors"),
              "--state", str(tmp_path / "state.pt"), "--batch", "2"]  # fmt: skip
     train_encoder.main([*words, "--steps", "100"])
     capsys.readouterr()
     train_encoder.main([*words, "--steps", "101"])
     assert '"step": 100' not in capsys.readouterr().out  # went on from 100
-    G = model_zoo.load_generator(tmp_path / "g.safetensors")
-    ws = model_zoo.load_encoder(tmp_path / "e.safetensors", G)(torch.zeros(3, 3, 16, 16))
+    G = checkpoints.load_generator(tmp_path / "g.safetensors")
+    ws = checkpoints.load_encoder(tmp_path / "e.safetensors", G)(torch.zeros(3, 3, 16, 16))
     assert ws.shape == (3, G.num_ws, 512) and ws.isfinite().all()
-    found = projection.project(G, None, torch.zeros(3, 3, 16, 16), projection.Config(iteration=2, init=ws))
+    found = projection.project(G, None, torch.zeros(3, 3, 16, 16), settings.Config(iteration=2, init=ws))
     assert found.loss.isfinite().all()

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import facial_exchange
-import latents
-import media
-import model_zoo
 import perceptual_model
+from editor import checkpoints, face, images, networks, render
 from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,15 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
 def attributes():
-    path = model_zoo.HERE / "weight_files" / "attributes.safetensors"
-    config = perceptual_model.AttributeConfig(kind="attributes", **model_zoo.read_metadata(path)["config"])
-    network = perceptual_model.AttributeNet(config)
-    model_zoo.load_strictly(network, path)
+    path = checkpoints.HERE / "weight_files" / "attributes.safetensors"
+    config = networks.AttributeConfig(kind="attributes", **checkpoints.read_metadata(path)["config"])
+    network = networks.AttributeNet(config)
+    checkpoints.load_strictly(network, path)
     return network.eval()
 
 
@@ -45,8 +43,8 @@ def place(G, tmp_path_factory):
     """a.npy ... d.npy, and a.png, b.png."""
     folder = tmp_path_factory.mktemp("faces")
     for name, ws in zip("abcd", sample(G, 4, 7), strict=True):
-        latents.save(folder / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
-        media.save(folder / f"{name}.png", next(media.render(G, ws[None])))
+        face.save(folder / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
+        images.save(folder / f"{name}.png", next(render.pictures(G, ws[None])))
     return folder
 
 
@@ -68,7 +66,7 @@ def swapped(G, attributes):
     n = 80
     ws = sample(G, 2 * n, 1)
     appearance, expression = ws[:n], ws[n:]
-    mixed = latents.mix(appearance, expression, facial_exchange.default_layers(G))
+    mixed = face.mix(appearance, expression, facial_exchange.default_layers(G))
     return [scores(G, attributes, x) for x in (appearance, expression, mixed)]
 
 
@@ -115,7 +113,7 @@ def test_latents_are_exchanged_both_ways(tmp_path, G, place):
     others = [i for i in range(G.num_ws) if i not in layers]
     assert np.array_equal(two[:, layers], a[:, layers]) and np.array_equal(two[:, others], b[:, others])
     assert np.array_equal(one[:, layers], b[:, layers]) and np.array_equal(one[:, others], a[:, others])
-    assert np.array_equal(np.array(Image.open(tmp_path / "exchange2.png")), next(media.render(G, torch.from_numpy(two))))
+    assert np.array_equal(np.array(Image.open(tmp_path / "exchange2.png")), next(render.pictures(G, torch.from_numpy(two))))
     said = json.loads((tmp_path / "exchange2.json").read_text())
     assert said["layers"] == layers and said["mode"] == "latents" and said["generator_hash"] == G.meta["hash"]
     call(
@@ -157,22 +155,22 @@ def test_arithmetic(tmp_path, G, place):
 def test_two_photographs(tmp_path, G, place):
     words = ["--src_im1", "a.png", "--src_im2", place / "b.png", "--src_dir", place, "--iteration", 25, "--out_dir", tmp_path, "--quiet"]
     assert call(*words) is None
-    one, two = (latents.load(tmp_path / f"exchange{i}.npy", G) for i in (1, 2))
+    one, two = (face.load(tmp_path / f"exchange{i}.npy", G) for i in (1, 2))
     layers = facial_exchange.default_layers(G)
     others = [i for i in range(G.num_ws) if i not in layers]
-    e, a = latents.mix(one, two, layers), latents.mix(two, one, layers)  # undone: the two latents that were found
+    e, a = face.mix(one, two, layers), face.mix(two, one, layers)  # undone: the two latents that were found
     for found, name, other in ((e, "a", "b"), (a, "b", "a")):
-        image = media.load(place / f"{name}.png", G.resolution)
+        image = images.load(place / f"{name}.png", G.resolution)
         with torch.no_grad():
             error = (G.synthesis(found) - image).square().mean()
-        assert error < 0.5 * (image - media.load(place / f"{other}.png", G.resolution)).square().mean()
+        assert error < 0.5 * (image - images.load(place / f"{other}.png", G.resolution)).square().mean()
     assert torch.equal(two[:, others], a[:, others]) and torch.equal(two[:, layers], e[:, layers])
     said = json.loads((tmp_path / "exchange1.json").read_text())
     assert said["mode"] == "images" and len(said["losses"]) == 2 and said["lambda_style"] == 1.0
 
 
 def test_content_and_style(G):
-    inner = perceptual_model.load_features(model_zoo.BUNDLED["features"])
+    inner = checkpoints.load_features(checkpoints.BUNDLED["features"])
     with torch.no_grad():
         x, y = G.synthesis(sample(G, 2, 3)).split(1)
         rolled = x.roll(16, dims=3)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import fast_conv
 import stylegan_layers
+from editor import fast_conv
 from stylegan_layers import Config, Generator, noise_maps
 
 

@@ -4,13 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import latents
-import model_zoo
+from editor import checkpoints, face
 
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 def write(path, array):
@@ -20,16 +19,16 @@ def write(path, array):
 
 def test_round_trip_is_exact(tmp_path, G):
     ws = torch.randn(1, G.num_ws, 512, generator=torch.Generator().manual_seed(0))
-    latents.save(tmp_path / "a.npy", ws, {"generator_hash": G.meta["hash"]})
+    face.save(tmp_path / "a.npy", ws, {"generator_hash": G.meta["hash"]})
     raw = np.load(tmp_path / "a.npy", allow_pickle=False)
     assert raw.dtype == np.float32 and raw.shape == (1, G.num_ws, 512)
-    assert torch.equal(latents.load(tmp_path / "a.npy", G), ws)
+    assert torch.equal(face.load(tmp_path / "a.npy", G), ws)
 
 
 @pytest.mark.parametrize("shape", [(512,), (1, 512), ("L", 512), (3, "L", 512)])
 def test_other_shapes_are_read(tmp_path, G, shape):
     shape = [G.num_ws if n == "L" else n for n in shape]
-    ws = latents.load(write(tmp_path / "a.npy", np.ones(shape, np.float64)), G)
+    ws = face.load(write(tmp_path / "a.npy", np.ones(shape, np.float64)), G)
     assert ws.shape == (shape[0] if len(shape) == 3 else 1, G.num_ws, 512) and ws.dtype == torch.float32
 
 
@@ -45,22 +44,22 @@ def test_other_shapes_are_read(tmp_path, G, shape):
 )
 def test_bad_latents_are_refused(tmp_path, G, array, said):
     with pytest.raises(ValueError, match=said):
-        latents.load(write(tmp_path / "a.npy", array), G)
+        face.load(write(tmp_path / "a.npy", array), G)
 
 
 def test_latent_of_another_generator_needs_force(tmp_path, G):
-    latents.save(tmp_path / "a.npy", G.w_avg.expand(1, G.num_ws, -1), {"generator_hash": "0" * 64})
+    face.save(tmp_path / "a.npy", G.w_avg.expand(1, G.num_ws, -1), {"generator_hash": "0" * 64})
     with pytest.raises(ValueError, match="--force"):
-        latents.load(tmp_path / "a.npy", G)
-    assert latents.load(tmp_path / "a.npy", G, force=True).shape == (1, G.num_ws, 512)
+        face.load(tmp_path / "a.npy", G)
+    assert face.load(tmp_path / "a.npy", G, force=True).shape == (1, G.num_ws, 512)
 
 
 @given(st.sets(st.integers(0, 17), min_size=1))
 def test_layer_lists_read_back(layers):
-    assert latents.layer_range(",".join(map(str, layers)), 18) == sorted(layers)
+    assert face.layer_range(",".join(map(str, layers)), 18) == sorted(layers)
 
 
 @pytest.mark.parametrize("text", ["0-18", "5-3", "", "a", "1-", "-1"])
 def test_bad_layer_ranges(text):
     with pytest.raises(ValueError, match="layers"):
-        latents.layer_range(text, 18)
+        face.layer_range(text, 18)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.signal import convolve2d
 
-import model_zoo
+from editor import checkpoints
 from stylegan_layers import Config, Discriminator, Generator, minibatch_stddev, upsample
 
 
@@ -88,15 +88,15 @@ def test_truncation_moves_the_first_layers_only():
 def test_checkpoint_round_trip(tmp_path, kind, half):
     G = Generator(small(kind, 32))
     D = Discriminator(small(kind, 32))
-    model_zoo.save(tmp_path / "g.safetensors", G, half=half, alignment={"scale": 1.0, "em_scale": 0.1}, license="CC0")
-    model_zoo.save(tmp_path / "d.safetensors", D)
+    checkpoints.save(tmp_path / "g.safetensors", G, half=half, alignment={"scale": 1.0, "em_scale": 0.1}, license="CC0")
+    checkpoints.save(tmp_path / "d.safetensors", D)
     z = torch.randn(2, 32)
-    loaded = model_zoo.load_generator(tmp_path / "g.safetensors")
+    loaded = checkpoints.load_generator(tmp_path / "g.safetensors")
     assert loaded.config == G.config and loaded.meta["alignment"] == {"scale": 1.0, "em_scale": 0.1}
     assert torch.allclose(loaded(z), G(z), atol=0.05 if half else 1e-4)
-    assert torch.equal(model_zoo.load_discriminator(tmp_path / "d.safetensors")(G(z)), D(G(z)))
+    assert torch.equal(checkpoints.load_discriminator(tmp_path / "d.safetensors")(G(z)), D(G(z)))
     with pytest.raises(ValueError, match="not a generator"):
-        model_zoo.load_generator(tmp_path / "d.safetensors")
+        checkpoints.load_generator(tmp_path / "d.safetensors")
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
@@ -107,17 +107,17 @@ def test_files_that_are_no_checkpoint(tmp_path):
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=said):
-            model_zoo.load_generator(tmp_path / name)
+            checkpoints.load_generator(tmp_path / name)
     with pytest.raises(ValueError, match="no such file"):
-        model_zoo.load_generator(tmp_path / "missing.safetensors")
+        checkpoints.load_generator(tmp_path / "missing.safetensors")
     with pytest.raises(ValueError, match="python weight_convert.py stylegan1-ffhq-1024"):
-        model_zoo.load_generator("stylegan1-ffhq-1024")
+        checkpoints.load_generator("stylegan1-ffhq-1024")
 
 
 def test_a_checkpoint_whose_first_byte_is_a_pickles_is_still_ours(tmp_path):
     G, path, seen = Generator(Config("stylegan2", 8, 64, 8, 2)), tmp_path / "g.safetensors", set()
     for padding in range(0, 264, 8):  # the file begins with its header's length
-        model_zoo.save(path, G, source="x" * padding)
+        checkpoints.save(path, G, source="x" * padding)
         seen.add(path.read_bytes()[0])
-        assert model_zoo.read_metadata(path)["source"] == "x" * padding
+        assert checkpoints.read_metadata(path)["source"] == "x" * padding
     assert 0x80 in seen

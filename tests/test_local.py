@@ -10,23 +10,16 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-import encode_image
-import faces
-import latents
 import local_edit
-import masks
-import media
-import model_zoo
-import perceptual_model
-import projection
 import stylegan_layers
+from editor import checkpoints, face, images, landmarks, masks, projection, render, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +34,8 @@ def made(G):
 def files(tmp_path, G, made):
     """tmp_path with a.npy, b.npy and their renderings."""
     for name, ws, image in zip("ab", *made, strict=True):
-        latents.save(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
-        media.save(tmp_path / f"{name}.png", image)
+        face.save(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
+        images.save(tmp_path / f"{name}.png", image)
     return tmp_path
 
 
@@ -51,7 +44,7 @@ def run(script, *words):
 
 
 def pixels(path):
-    return np.asarray(media.open_image(path), np.float64)
+    return np.asarray(images.open_image(path), np.float64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -85,7 +78,7 @@ def test_blur_keeps_the_mean_and_the_range():
 def test_parts_lie_where_they_should(G):
     with torch.no_grad():
         image = G(torch.zeros(1, 512), truncation_psi=0.0)
-    part = {name: masks.read(f"part:{name}", G.resolution, image)[0, 0].numpy() for name in faces.NAMES}
+    part = {name: masks.read(f"part:{name}", G.resolution, image)[0, 0].numpy() for name in landmarks.NAMES}
     rows, columns = np.mgrid[: G.resolution, : G.resolution] / G.resolution
     middle = {name: ((rows * m).sum() / m.sum(), (columns * m).sum() / m.sum()) for name, m in part.items()}
     assert middle["brows"][0] < middle["eyes"][0] < middle["nose"][0] < middle["mouth"][0]
@@ -115,9 +108,9 @@ def test_a_part_needs_a_face():
 
 def test_what_the_mask_hides_has_no_influence(G, made):
     known = masks.read("box:0,0,1,0.625", G.resolution)
-    distance = perceptual_model.load_features(model_zoo.BUNDLED["features"])
+    distance = checkpoints.load_features(checkpoints.BUNDLED["features"])
     other = made[1][:1] * known + (1 - known) * 0.8
-    found = [projection.project(G, distance, projection.Goal(x, known), projection.Config(iteration=3)) for x in (made[1][:1], other)]
+    found = [projection.project(G, distance, projection.Goal(x, known), settings.Config(iteration=3)) for x in (made[1][:1], other)]
     assert torch.equal(found[0].ws, found[1].ws)
 
 
@@ -137,7 +130,7 @@ def test_script_fills_a_hole(files, G):
     assert np.abs(before - after)[~hole].max() <= 1 and np.abs(before - after)[hole].mean() > 2
     said = json.loads((files / "w" / "a.json").read_text())["settings"]
     assert said["mask"].startswith("box") and said["layers"] == projection.inpainting(G, 4)["layers"]
-    assert latents.load_noise(files / "w" / "a.npy", G) is not None
+    assert face.load_noise(files / "w" / "a.npy", G) is not None
 
 
 def test_composite_keeps_what_is_known_and_has_no_seam():
@@ -147,8 +140,8 @@ def test_composite_keeps_what_is_known_and_has_no_seam():
     mask[8:24, 8:] = 0
     hidden = photo.copy()
     hidden[mask == 0] = 0
-    assert np.array_equal(encode_image.composite(photo, hidden, mask), photo)  # a perfect rendering: what is hidden does not matter
-    assert np.abs(encode_image.composite(photo - 40, hidden, mask).astype(float) - photo).max() <= 1  # off by a constant: put right
+    assert np.array_equal(render.composite(photo, hidden, mask), photo)  # a perfect rendering: what is hidden does not matter
+    assert np.abs(render.composite(photo - 40, hidden, mask).astype(float) - photo).max() <= 1  # off by a constant: put right
 
 
 @pytest.mark.parametrize(
@@ -166,22 +159,22 @@ def test_bad_encode_calls_say_so_in_one_line(files, words, said):
 
 
 def test_scribble_moves_the_stroke_and_leaves_the_rest(files, G):
-    picture = media.open_image(files / "a.png").resize((256, 256), Image.Resampling.BICUBIC)  # as one draws on it
+    picture = images.open_image(files / "a.png").resize((256, 256), Image.Resampling.BICUBIC)  # as one draws on it
     ImageDraw.Draw(picture).ellipse((96, 170, 160, 205), fill=(150, 20, 30))
     picture.save(files / "drawn.png")
     done = run("local_edit.py", "scribble", "--latent_file", files / "a.npy", "--scribble", files / "drawn.png", "--out", files / "out",
                "--iteration", 25, "--noise_iteration", 15, "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, after = pixels(files / "a.png"), pixels(files / "out.png")
-    drawn = np.asarray(media.to_pil(media.load(files / "drawn.png", G.resolution)), np.float64)
+    drawn = np.asarray(images.to_pil(images.load(files / "drawn.png", G.resolution)), np.float64)
     stroke = np.abs(drawn - before).max(2) > 40
     assert 20 < stroke.sum() < 0.1 * stroke.size
     assert np.square(after - drawn)[stroke].mean() < 0.85 * np.square(before - drawn)[stroke].mean()
-    far = local_edit.strokes(media.load(files / "drawn.png", G.resolution), media.load(files / "a.png", G.resolution))[0, 0].numpy() == 0
+    far = local_edit.strokes(images.load(files / "drawn.png", G.resolution), images.load(files / "a.png", G.resolution))[0, 0].numpy() == 0
     assert 10 * np.log10(255**2 / np.square(after - before)[far].mean()) > 28
     with torch.no_grad():
-        again = G.synthesis(latents.load(files / "out.npy", G), noise=latents.load_noise(files / "out.npy", G))
-    assert np.array_equal(media.to_uint8(again)[0], after)
+        again = G.synthesis(face.load(files / "out.npy", G), noise=face.load_noise(files / "out.npy", G))
+    assert np.array_equal(images.to_uint8(again)[0], after)
 
 
 def test_style_brings_the_texture_in_and_leaves_the_rest(files, G, made):
@@ -192,8 +185,8 @@ def test_style_brings_the_texture_in_and_leaves_the_rest(files, G, made):
                "--mask", "box:0,0,1,0.35", "--iteration", 40, "--noise_iteration", 15, "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     inside = masks.read("box:0,0,1,0.35", G.resolution)
-    distance = perceptual_model.load_features(model_zoo.BUNDLED["features"])
-    before, after, wanted = (media.load(files / f"{n}.png", G.resolution) for n in ("a", "out", "stripes"))
+    distance = checkpoints.load_features(checkpoints.BUNDLED["features"])
+    before, after, wanted = (images.load(files / f"{n}.png", G.resolution) for n in ("a", "out", "stripes"))
     grams = [distance.grams(x * inside) for x in (before, after, wanted)]
     apart = [sum((a - b).square().sum() / b.square().sum() for a, b in zip(g, grams[2], strict=True)) for g in grams[:2]]
     assert apart[1] < 0.6 * apart[0]
@@ -208,7 +201,7 @@ def test_transfer_changes_the_part_and_hardly_the_rest(files, G):
     before, after = pixels(files / "a.png"), pixels(files / "out.png")
     rows = np.abs(after - before).mean((1, 2))
     assert rows[G.resolution // 2 :].mean() > 3 * rows[: G.resolution // 3].mean()
-    assert latents.load(files / "out.npy", G).shape == (1, G.num_ws, 512) and (files / "out_embedded.png").is_file()
+    assert face.load(files / "out.npy", G).shape == (1, G.num_ws, 512) and (files / "out_embedded.png").is_file()
 
 
 def test_what_is_copied_reaches_a_little_around_the_mask():

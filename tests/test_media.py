@@ -15,9 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-import cli
-import files
-import media
+from editor import cli, files, images
 
 ROOT = Path(__file__).resolve().parent.parent
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -38,16 +36,16 @@ def photo(width=64, height=48, seed=0):
 def test_pixels_come_back_exactly(tmp_path, ending):
     picture = photo(32, 32)
     picture.save(tmp_path / f"a{ending}", **({"lossless": True} if ending == ".webp" else {}))
-    x = media.load(tmp_path / f"a{ending}", 32)
+    x = images.load(tmp_path / f"a{ending}", 32)
     assert x.shape == (1, 3, 32, 32) and x.dtype == torch.float32 and x.min() >= -1 and x.max() <= 1
-    assert np.array_equal(media.to_uint8(x)[0], np.asarray(picture))
+    assert np.array_equal(images.to_uint8(x)[0], np.asarray(picture))
 
 
-@pytest.mark.parametrize("ending", list(media.WRITES))
+@pytest.mark.parametrize("ending", list(images.WRITES))
 def test_what_is_saved_is_read(tmp_path, ending):
     picture = np.asarray(photo(32, 32))
-    media.save(tmp_path / "new" / f"a{ending}", picture)
-    back = np.asarray(media.open_image(tmp_path / "new" / f"a{ending}"), int)
+    images.save(tmp_path / "new" / f"a{ending}", picture)
+    back = np.asarray(images.open_image(tmp_path / "new" / f"a{ending}"), int)
     assert np.abs(back - picture).mean() < (4 if "jp" in ending else 1e-9)
     assert os.listdir(tmp_path / "new") == [f"a{ending}"]
 
@@ -56,14 +54,14 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
     values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     for name in ("a.png", "a.tif"):
         Image.fromarray(values).save(tmp_path / name)
-        assert np.array_equal(np.asarray(media.open_image(tmp_path / name))[..., 0], values // 257)
+        assert np.array_equal(np.asarray(images.open_image(tmp_path / name))[..., 0], values // 257)
 
 
 def test_cmyk_jpeg(tmp_path):
     inks = Image.new("CMYK", (16, 16), (0, 0, 0, 0))
     inks.paste((255, 0, 0, 0), (0, 0, 8, 16))  # cyan on the left
     inks.save(tmp_path / "a.jpg", quality=100)
-    image = media.open_image(tmp_path / "a.jpg")
+    image = images.open_image(tmp_path / "a.jpg")
     assert image.mode == "RGB"
     for place, wanted in [((2, 8), (0, 255, 255)), ((13, 8), WHITE)]:
         assert np.abs(np.subtract(image.getpixel(place), wanted)).max() < 25
@@ -75,22 +73,22 @@ def test_palette_and_its_transparent_colour(tmp_path):
     indexed.paste(1, (0, 0, 4, 8))
     indexed.save(tmp_path / "a.png")
     indexed.save(tmp_path / "b.gif", transparency=1)
-    assert media.open_image(tmp_path / "a.png").getpixel((1, 1)) == GREEN
-    assert media.open_image(tmp_path / "b.gif").getpixel((1, 1)) == WHITE and media.open_image(tmp_path / "b.gif").getpixel((6, 1)) == RED
+    assert images.open_image(tmp_path / "a.png").getpixel((1, 1)) == GREEN
+    assert images.open_image(tmp_path / "b.gif").getpixel((1, 1)) == WHITE and images.open_image(tmp_path / "b.gif").getpixel((6, 1)) == RED
 
 
 @pytest.mark.parametrize("mode, seen", [("RGBA", (255, 127, 127)), ("LA", (165, 165, 165))])
 def test_transparent_pixels_lie_on_white(tmp_path, mode, seen):
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 128)).convert(mode)
     clear.save(tmp_path / "a.png")
-    red = media.open_image(tmp_path / "a.png")
+    red = images.open_image(tmp_path / "a.png")
     assert red.mode == "RGB" and np.abs(np.subtract(red.getpixel((4, 4)), seen)).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_grey_and_black_and_white(tmp_path, mode):
     photo().convert(mode).save(tmp_path / "a.png")
-    image = media.open_image(tmp_path / "a.png")
+    image = images.open_image(tmp_path / "a.png")
     assert image.mode == "RGB" and np.array_equal(np.asarray(image)[..., 0], np.asarray(photo().convert(mode).convert("L")))
 
 
@@ -105,24 +103,24 @@ def test_exif_rotation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(np.asarray(media.open_image(tmp_path / "a.png")), np.asarray(upright))
+    assert np.array_equal(np.asarray(images.open_image(tmp_path / "a.png")), np.asarray(upright))
 
 
 def test_a_colour_profile_is_followed(tmp_path):
     """A profile that is not sRGB changes the numbers; sRGB's own leaves them alone."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     photo().save(tmp_path / "a.png", icc_profile=srgb)
-    assert np.array_equal(np.asarray(media.open_image(tmp_path / "a.png")), np.asarray(photo()))
+    assert np.array_equal(np.asarray(images.open_image(tmp_path / "a.png")), np.asarray(photo()))
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # of no use for RGB: ignored
     photo().save(tmp_path / "b.png", icc_profile=lab)
     photo().save(tmp_path / "c.png", icc_profile=b"no profile")
     for name in ("b.png", "c.png"):
-        assert np.array_equal(np.asarray(media.open_image(tmp_path / name)), np.asarray(photo()))
+        assert np.array_equal(np.asarray(images.open_image(tmp_path / name)), np.asarray(photo()))
 
 
 def test_of_an_animation_the_first_frame(tmp_path):
     Image.new("RGB", (8, 8), RED).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), BLUE)])
-    assert media.open_image(tmp_path / "a.gif").getpixel((0, 0)) == RED
+    assert images.open_image(tmp_path / "a.gif").getpixel((0, 0)) == RED
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,10 +162,10 @@ def test_bad_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, name):
     content, said = BAD[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=said):
-        media.open_image(tmp_path / name)
+        images.open_image(tmp_path / name)
     monkeypatch.setattr(sys, "argv", ["encode_image.py", str(tmp_path / name)])
     with pytest.raises(SystemExit) as stop:
-        cli.run(lambda argv: media.load(argv[0], 64))
+        cli.run(lambda argv: images.load(argv[0], 64))
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and not out
     assert err.count("\n") == 1 and err.startswith("encode_image.py: ") and name in err
@@ -176,7 +174,7 @@ def test_bad_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, name):
 def test_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "missing.png", tmp_path):
         with pytest.raises(OSError) as error:
-            media.open_image(path)
+            images.open_image(path)
         assert str(path) in cli.one_line(error.value)
 
 
@@ -188,7 +186,7 @@ def test_a_flipped_byte_is_read_or_refused(tmp_path_factory, place, byte):
     path = tmp_path_factory.mktemp("flipped") / "a.jpg"
     path.write_bytes(content)
     try:
-        assert media.open_image(path).mode == "RGB"
+        assert images.open_image(path).mode == "RGB"
     except ValueError as error:
         assert "\n" not in str(error)
 
@@ -197,25 +195,25 @@ def test_a_flipped_byte_is_read_or_refused(tmp_path_factory, place, byte):
 def test_an_image_that_is_not_square(tmp_path, size):
     photo(*size).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="expected a square image; .*align_images"):
-        media.load(tmp_path / "a.png", 64)
+        images.load(tmp_path / "a.png", 64)
 
 
 def test_a_pixel_off_square_and_another_size_are_resized(tmp_path):
     photo(65, 64).save(tmp_path / "a.png")
-    x = media.load(tmp_path / "a.png", 32)
+    x = images.load(tmp_path / "a.png", 32)
     assert x.shape == (1, 3, 32, 32)
     expected = photo(65, 64).resize((32, 32), Image.Resampling.LANCZOS)
-    assert np.array_equal(media.to_uint8(x)[0], np.asarray(expected))
+    assert np.array_equal(images.to_uint8(x)[0], np.asarray(expected))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Full disk, folders that cannot be written
 
 WRITERS = {
-    "a.png": "media.save(path, np.random.RandomState(0).randint(0, 255, (64, 64, 3)).astype(np.uint8))",
-    "a.npy": "import torch, latents; latents.save(path, torch.zeros(1, 10, 512))",
-    "a.safetensors": "import model_zoo; from stylegan_layers import Config, Generator; "
-    "model_zoo.save(path, Generator(Config('stylegan2', 8, 64, 8, 1, 16, 16)))",
+    "a.png": "images.save(path, np.random.RandomState(0).randint(0, 255, (64, 64, 3)).astype(np.uint8))",
+    "a.npy": "import torch; from editor import face; face.save(path, torch.zeros(1, 10, 512))",
+    "a.safetensors": "from editor import checkpoints; from stylegan_layers import Config, Generator; "
+    "checkpoints.save(path, Generator(Config('stylegan2', 8, 64, 8, 1, 16, 16)))",
 }
 
 
@@ -224,7 +222,7 @@ WRITERS = {
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, name):
     (tmp_path / name).write_bytes(b"older")
     program = (
-        "import resource, sys, numpy as np, cli, media\n"
+        "import resource, sys, numpy as np\nfrom editor import cli, images\n"
         "def main(argv):\n"
         "    path = argv[0]\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"  # the system stops writing there, as on a full disk
@@ -243,7 +241,7 @@ def test_no_space_left(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError) as error:
-        media.save(tmp_path / "a.png", photo())
+        images.save(tmp_path / "a.png", photo())
     assert cli.one_line(error.value) == f"{tmp_path / 'a.png'}: No space left on device"
     assert os.listdir(tmp_path) == []
 
@@ -253,7 +251,7 @@ def test_a_folder_that_cannot_be_made_or_is_a_file(tmp_path):
     (tmp_path / "a.png").mkdir()
     for path in (tmp_path / "file" / "a.png", tmp_path / "a.png"):
         with pytest.raises(OSError) as error:
-            media.save(path, photo())
+            images.save(path, photo())
         assert str(tmp_path) in cli.one_line(error.value) and "/." not in cli.one_line(error.value)
     assert sorted(os.listdir(tmp_path)) == ["a.png", "file"]
 
@@ -270,7 +268,7 @@ def test_a_writer_that_stops_leaves_the_older_file(tmp_path, stop):
 def test_an_ending_that_cannot_be_written(tmp_path):
     for name in ("a.xyz", "a"):
         with pytest.raises(ValueError, match=r"use \.png"):
-            media.save(tmp_path / name, photo())
+            images.save(tmp_path / name, photo())
     assert os.listdir(tmp_path) == []
 
 
@@ -285,34 +283,34 @@ def test_natural_order(tmp_path):
     for name in (".hidden.png", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
-    found = [p.name for p in media.list_images(tmp_path)]
+    found = [p.name for p in images.list_images(tmp_path)]
     assert found == ["2.png", "10.png", "Img1.png", "img02.png", "img2.png", "img2b.png", "img10.png"]
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(st.lists(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1), unique=True))
 def test_natural_order_is_an_order(names):
-    assert sorted(names, key=media.natural_key) == sorted(reversed(names), key=media.natural_key)
+    assert sorted(names, key=images.natural_key) == sorted(reversed(names), key=images.natural_key)
 
 
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "a.txt").write_text("")
     for path, said in [(tmp_path, "no images"), (tmp_path / "a.txt", "a file, expected a folder"), (tmp_path / "b", "no such folder")]:
         with pytest.raises(ValueError, match=said):
-            media.list_images(path)
+            images.list_images(path)
 
 
 def test_rounding_is_to_the_nearest_level():
     levels = torch.arange(256).float()
     exact = (levels / 127.5 - 1).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    assert np.array_equal(media.to_uint8(exact)[0, ..., 0], np.arange(256).reshape(16, 16))
+    assert np.array_equal(images.to_uint8(exact)[0, ..., 0], np.arange(256).reshape(16, 16))
     for shift in (0.49, -0.49):
         near = ((levels + shift) / 127.5 - 1).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-        assert np.array_equal(media.to_uint8(near)[0, ..., 0], np.arange(256).reshape(16, 16))
-    assert media.to_uint8(torch.zeros(1, 3, 4, 4)).min() == 128  # 127.5: halves go up
+        assert np.array_equal(images.to_uint8(near)[0, ..., 0], np.arange(256).reshape(16, 16))
+    assert images.to_uint8(torch.zeros(1, 3, 4, 4)).min() == 128  # 127.5: halves go up
     outside = torch.tensor([-9.0, -1.001, 1.001, 9.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
-    assert media.to_uint8(outside)[0, ..., 0].tolist() == [[0, 0], [255, 255]]
-    assert media.to_uint8(exact.bfloat16()).dtype == np.uint8
+    assert images.to_uint8(outside)[0, ..., 0].tolist() == [[0, 0], [255, 255]]
+    assert images.to_uint8(exact.bfloat16()).dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -320,7 +318,7 @@ def test_rounding_is_to_the_nearest_level():
 )
 def test_what_is_no_image_is_not_rounded(x, said):
     with pytest.raises(ValueError, match=said):
-        media.to_uint8(x)
+        images.to_uint8(x)
 
 
 def test_masks(tmp_path):
@@ -328,34 +326,34 @@ def test_masks(tmp_path):
     mask.paste(255, (0, 0, 32, 64))
     mask.paste(51, (0, 0, 64, 8))
     mask.save(tmp_path / "m.png")
-    m = media.load_mask(tmp_path / "m.png", 64)
+    m = images.load_mask(tmp_path / "m.png", 64)
     assert m.shape == (1, 1, 64, 64) and m.dtype == torch.float32
     assert m[0, 0, 20, 3] == 1 and m[0, 0, 20, 60] == 0 and m[0, 0, 2, 60] == pytest.approx(0.2)
-    small = media.load_mask(tmp_path / "m.png", 16)
+    small = images.load_mask(tmp_path / "m.png", 16)
     assert small.shape == (1, 1, 16, 16) and 0 <= small.min() and small.max() <= 1 and small[0, 0, 8].diff().max() <= 0
     clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     clear.save(tmp_path / "c.png")
-    assert media.load_mask(tmp_path / "c.png", 16).min() == 1  # transparent counts as white
+    assert images.load_mask(tmp_path / "c.png", 16).min() == 1  # transparent counts as white
     photo().save(tmp_path / "wide.png")
     with pytest.raises(ValueError, match="square"):
-        media.load_mask(tmp_path / "wide.png", 16)
+        images.load_mask(tmp_path / "wide.png", 16)
 
 
 def test_sheet():
     red, blue = Image.new("RGB", (20, 20), RED), torch.tensor([-1.0, -1, 1]).view(3, 1, 1).expand(3, 20, 10)
-    page = media.sheet([[red, None], [red, blue, red]], gap=4, size=40)
+    page = images.sheet([[red, None], [red, blue, red]], gap=4, size=40)
     assert page.size == (4 + 3 * 44, 4 + 2 * 44)
     assert page.getpixel((24, 24)) == RED and page.getpixel((68, 24)) == WHITE  # None is blank
     assert page.getpixel((68, 68)) == BLUE and page.getpixel((50, 68)) == WHITE  # keeps its shape: a bar in the middle
     assert page.getpixel((2, 2)) == WHITE
-    labelled = media.sheet([[red, blue]], labels=["before", "after\nedit"], names=["astronaut"], gap=4, size=40)
+    labelled = images.sheet([[red, blue]], labels=["before", "after\nedit"], names=["astronaut"], gap=4, size=40)
     assert labelled.width > page.width - 44 and labelled.height > 48
     assert np.asarray(labelled.convert("L"))[:12].min() < 128  # there are words
     with pytest.raises(ValueError, match="no images"):
-        media.sheet([[None]])
+        images.sheet([[None]])
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), torch.zeros(2, 3, 4, 4)])
 def test_what_cannot_be_shown(image):
     with pytest.raises(ValueError):
-        media.to_pil(image)
+        images.to_pil(image)

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import image_morphing
-import latents
-import media
-import model_zoo
+from editor import checkpoints, face, images, render
 from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def place(G, tmp_path_factory):
     with torch.no_grad():
         ws = G.truncate(G.mapping(z), 0.6)[:, 0].view(4, G.num_ws, 512)
     for name, w in zip("abcd", ws, strict=True):
-        latents.save(folder / f"{name}.npy", w[None], {"generator_hash": G.meta["hash"]})
+        face.save(folder / f"{name}.npy", w[None], {"generator_hash": G.meta["hash"]})
     return folder
 
 
@@ -54,14 +52,14 @@ def pixels(path):
 def rendered(G, path):
     """A latent file's own rendering, uint8 [R, R, 3], by the generator alone."""
     with torch.no_grad():
-        return media.to_uint8(G.synthesis(latents.load(path, G)))[0]
+        return images.to_uint8(G.synthesis(face.load(path, G)))[0]
 
 
 def test_hundred_frames_end_at_the_latents_to_the_bit_and_are_linear_in_w(tmp_path, G, place):
     done = run("--latent_file1", place / "a.npy", "--latent_file2", place / "b.npy", "--out_dir", tmp_path / "frames",
                "--animation", tmp_path / "m.png", "--save_latents", tmp_path / "path.npy", "--quiet")  # fmt: skip
     assert done.returncode == 0 and done.stderr == done.stdout == "", done.stderr
-    frames = media.list_images(tmp_path / "frames")
+    frames = images.list_images(tmp_path / "frames")
     assert len(frames) == 100
     assert np.array_equal(pixels(frames[0]), rendered(G, place / "a.npy"))
     assert np.array_equal(pixels(frames[99]), rendered(G, place / "b.npy"))
@@ -82,30 +80,30 @@ def test_every_latent_of_a_longer_path_is_a_frame_and_a_loop_closes(tmp_path, G,
     folder = tmp_path / "frames"
     files = [place / f"{name}.npy" for name in "abc"]
     assert run("--latent_files", *files, "--frames", 5, "--out_dir", folder, "--quiet").returncode == 0
-    frames = media.list_images(folder)
+    frames = images.list_images(folder)
     assert len(frames) == 9
     for k, file in zip((0, 4, 8), files, strict=True):
         assert np.array_equal(pixels(frames[k]), rendered(G, file))
-    media.save(folder / "mine.png", np.zeros((8, 8, 3), np.uint8))
+    images.save(folder / "mine.png", np.zeros((8, 8, 3), np.uint8))
     done = run("--latent_files", *files[:2], "--frames", 4, "--loop", "--easing", "smooth", "--out_dir", folder, "--quiet")
     assert done.returncode == 0 and "removed 3 frames" in done.stderr
-    assert [p.name for p in media.list_images(folder)] == ["mine.png", *(f"morph_{k:04}.png" for k in range(6))]
-    frames = media.list_images(folder)[1:]
+    assert [p.name for p in images.list_images(folder)] == ["mine.png", *(f"morph_{k:04}.png" for k in range(6))]
+    frames = images.list_images(folder)[1:]
     for there, back in ((1, 5), (2, 4)):  # the way back, but for the rounding of sums in another order
         assert np.abs(pixels(frames[there]).astype(int) - pixels(frames[back])).max() <= 1
     assert np.array_equal(pixels(frames[0]), rendered(G, files[0])) and np.array_equal(pixels(frames[3]), rendered(G, files[1]))
 
 
 def test_batches_change_nothing_but_the_rounding(G, place):
-    ws = torch.cat([latents.load(place / f"{name}.npy", G) for name in "abcdab"])
-    single = np.stack(list(media.render(G, ws, batch_size=1)))
+    ws = torch.cat([face.load(place / f"{name}.npy", G) for name in "abcdab"])
+    single = np.stack(list(render.pictures(G, ws, batch_size=1)))
     for size in (4, 100):
-        batched = np.stack(list(media.render(G, ws, batch_size=size)))
+        batched = np.stack(list(render.pictures(G, ws, batch_size=size)))
         assert np.abs(batched.astype(int) - single).max() <= 1
-        exact = np.stack(list(media.render(G, ws, batch_size=size, alone=(0, 3, 5))))
+        exact = np.stack(list(render.pictures(G, ws, batch_size=size, alone=(0, 3, 5))))
         assert np.array_equal(exact[[0, 3, 5]], single[[0, 3, 5]])
     with pytest.raises(ValueError, match="0 latents"):
-        next(media.render(G, ws[:0]))
+        next(render.pictures(G, ws[:0]))
 
 
 def test_noise_moves_from_one_end_to_the_other(small):
@@ -117,13 +115,13 @@ def test_noise_moves_from_one_end_to_the_other(small):
     steps = image_morphing.schedule(2, 5)
     ws = image_morphing.between(ends, steps)
     assert image_morphing.noise_between(small, [None, None], steps) == "const"
-    frames = list(media.render(small, ws, image_morphing.noise_between(small, [noise, None], steps), 2, alone=(0, 4)))
-    assert np.array_equal(frames[0], next(media.render(small, ends[:1], noise)))
-    assert np.array_equal(frames[4], next(media.render(small, ends[1:])))
+    frames = list(render.pictures(small, ws, image_morphing.noise_between(small, [noise, None], steps), 2, alone=(0, 4)))
+    assert np.array_equal(frames[0], next(render.pictures(small, ends[:1], noise)))
+    assert np.array_equal(frames[4], next(render.pictures(small, ends[1:])))
     half = [(m + layer.noise_const) / 2 for m, layer in zip(noise, small.synthesis.layers(), strict=True)]
-    middle = next(media.render(small, ws[2:3], half))
+    middle = next(render.pictures(small, ws[2:3], half))
     assert np.abs(frames[2].astype(int) - middle).max() <= 1
-    assert np.abs(next(media.render(small, ws[2:3])).astype(int) - middle).max() > 10
+    assert np.abs(next(render.pictures(small, ws[2:3])).astype(int) - middle).max() > 10
 
 
 numbers = st.floats(-1e3, 1e3, width=32)
@@ -153,7 +151,7 @@ def test_bad_calls_say_so_in_one_line(tmp_path, place):
     np.save(tmp_path / "short.npy", np.zeros((1, 7, 512), np.float32))
     np.save(tmp_path / "nan.npy", np.full((1, 512), np.nan, np.float32))
     np.save(tmp_path / "two.npy", np.zeros((2, 1, 512), np.float32))
-    latents.save(tmp_path / "other.npy", torch.zeros(1, 1, 512), {"generator_hash": "0123456789abcdef"})
+    face.save(tmp_path / "other.npy", torch.zeros(1, 1, 512), {"generator_hash": "0123456789abcdef"})
     for words, said in (
         ([], "--latent_file1 A.npy --latent_file2 B.npy"),
         (["--latent_file1", a], "--latent_file2"),

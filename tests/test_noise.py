@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-import latents
-import media
-import model_zoo
-import projection
 import stylegan_layers
+from editor import checkpoints, face, images, projection, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +42,8 @@ def psnr(G, ws, noise, target):
 
 
 def test_noise_stage_raises_psnr_by_10_db_at_equal_steps(G, target):
-    alone = projection.project(G, None, target, projection.Config(iteration=60))
-    both = projection.project(G, None, target, projection.Config(iteration=30, noise_iteration=30))
+    alone = projection.project(G, None, target, settings.Config(iteration=60))
+    both = projection.project(G, None, target, settings.Config(iteration=30, noise_iteration=30))
     assert both.steps == alone.steps == 60 and alone.noise is None
     assert psnr(G, both.ws, both.noise, target) > psnr(G, alone.ws, "const", target) + 10
     assert both.noise_loss < 0.1 * alone.loss
@@ -56,7 +53,7 @@ def test_noise_stage_raises_psnr_by_10_db_at_equal_steps(G, target):
 def test_maps_act_whatever_their_strength(kind):
     G, moved = small(kind), []
     aim = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 0.5
-    found = projection.project(G, None, aim, projection.Config(iteration=0, noise_iteration=5, schedule="constant"))
+    found = projection.project(G, None, aim, settings.Config(iteration=0, noise_iteration=5, schedule="constant"))
     for m, layer in zip(found.noise, G.synthesis.layers(), strict=True):
         assert m.shape == (2, 1, layer.resolution, layer.resolution)
         moved.append(((m - layer.noise_const).abs().mean() * layer.noise_strength.abs().mean()).item())
@@ -65,7 +62,7 @@ def test_maps_act_whatever_their_strength(kind):
 
 
 def test_only_chosen_maps_move(G, target):
-    found = projection.project(G, None, target, projection.Config(iteration=0, noise_iteration=3, noise_layers=[2, 3]))
+    found = projection.project(G, None, target, settings.Config(iteration=0, noise_iteration=3, noise_layers=[2, 3]))
     changed = [not torch.equal(m[0, 0], layer.noise_const) for m, layer in zip(found.noise, G.synthesis.layers(), strict=True)]
     assert [i for i, c in enumerate(changed) if c] == [2, 3]
 
@@ -73,7 +70,7 @@ def test_only_chosen_maps_move(G, target):
 def test_where_the_mask_is_black_the_rendering_stays(G, target):
     mask = torch.zeros(1, 1, G.resolution, G.resolution)
     mask[..., : G.resolution // 2] = 1
-    config = projection.Config(iteration=0, noise_iteration=60)
+    config = settings.Config(iteration=0, noise_iteration=60)
     found = projection.project(G, None, projection.Goal(target, mask), config)
     with torch.no_grad():
         before, after = G.synthesis(found.ws), G.synthesis(found.ws, noise=found.noise)
@@ -84,7 +81,7 @@ def test_where_the_mask_is_black_the_rendering_stays(G, target):
 
 def test_regulariser_holds_the_maps(G, target):
     def drift(weight):
-        config = projection.Config(iteration=0, noise_iteration=15, lambda_noise=weight)
+        config = settings.Config(iteration=0, noise_iteration=15, lambda_noise=weight)
         found = projection.project(G, None, target, config)
         layers = G.synthesis.layers()
         return sum(((m - y.noise_const) * y.noise_strength).square().sum().item() for m, y in zip(found.noise, layers, strict=True))
@@ -93,7 +90,7 @@ def test_regulariser_holds_the_maps(G, target):
 
 
 def test_joint_moves_both(G, target):
-    found = projection.project(G, None, target, projection.Config(iteration=10, joint=True))
+    found = projection.project(G, None, target, settings.Config(iteration=10, joint=True))
     assert not torch.equal(found.ws[0], G.w_avg.expand(G.num_ws, -1))
     assert any(not torch.equal(m[0, 0], y.noise_const) for m, y in zip(found.noise, G.synthesis.layers(), strict=True))
     assert psnr(G, found.ws, found.noise, target) > psnr(G, found.ws, "const", target)
@@ -102,10 +99,10 @@ def test_joint_moves_both(G, target):
 def test_a_batch_equals_singles_and_start_is_kept():
     G = small()
     aim = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 0.5
-    config = projection.Config(iteration=3, noise_iteration=4)
+    config = settings.Config(iteration=3, noise_iteration=4)
     both, one = projection.project(G, None, aim, config), projection.project(G, None, aim[1:], config)
     assert torch.allclose(both.loss[1:], one.loss, rtol=1e-2) and torch.allclose(both.noise_loss[1:], one.noise_loss, rtol=1e-2)
-    again = projection.project(G, None, aim[1:], projection.Config(iteration=0, init=one.ws, noise=one.noise, noise_iteration=1))
+    again = projection.project(G, None, aim[1:], settings.Config(iteration=0, init=one.ws, noise=one.noise, noise_iteration=1))
     assert torch.allclose(again.history[0][1], one.noise_loss)
 
 
@@ -113,13 +110,13 @@ def test_what_cannot_work_says_so():
     G = small(strength=0.0)
     aim = torch.zeros(1, 3, 16, 16)
     with pytest.raises(ValueError, match="cannot act"):
-        projection.project(G, None, aim, projection.Config(iteration=0, noise_iteration=1))
+        projection.project(G, None, aim, settings.Config(iteration=0, noise_iteration=1))
     with pytest.raises(ValueError, match="random noise"):
-        projection.project(small(), None, aim, projection.Config(iteration=0, noise_iteration=1, noise="random"))
+        projection.project(small(), None, aim, settings.Config(iteration=0, noise_iteration=1, noise="random"))
     with pytest.raises(ValueError, match="0 to 5"):
-        projection.project(small(), None, aim, projection.Config(iteration=0, noise_iteration=1, noise_layers=[6]))
+        projection.project(small(), None, aim, settings.Config(iteration=0, noise_iteration=1, noise_layers=[6]))
     with pytest.raises(ValueError, match="mask of shape"):
-        projection.project(small(), None, projection.Goal(aim, torch.ones(1, 1, 8, 8)), projection.Config(iteration=1))
+        projection.project(small(), None, projection.Goal(aim, torch.ones(1, 1, 8, 8)), settings.Config(iteration=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -130,19 +127,19 @@ def test_noise_file_round_trip(tmp_path, G):
     own = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
     maps = [m.clone() for m in own]
     maps[2] = maps[2] * 1000
-    latents.save_noise(tmp_path / "a.npy", latents.changed(maps, G))
+    face.save_noise(tmp_path / "a.npy", face.changed(maps, G))
     with np.load(tmp_path / "a.noise.npz", allow_pickle=False) as data:
         assert list(data) == ["2"] and data["2"].dtype == np.float32
-    assert all(torch.equal(a, b) for a, b in zip(latents.load_noise(tmp_path / "a.npy", G), maps, strict=True))
-    assert latents.load_noise(tmp_path / "b.npy", G) is None
+    assert all(torch.equal(a, b) for a, b in zip(face.load_noise(tmp_path / "a.npy", G), maps, strict=True))
+    assert face.load_noise(tmp_path / "b.npy", G) is None
 
 
 def test_a_new_latent_takes_the_old_noise_away(tmp_path, G):
     ws = torch.zeros(1, G.num_ws, 512)
-    latents.save(tmp_path / "a.npy", ws, {}, [torch.zeros(1, 1, 4, 4)] + [None] * (len(G.synthesis.layers()) - 1))
-    assert latents.load_noise(tmp_path / "a.npy", G)[0].abs().max() == 0
-    latents.save(tmp_path / "a.npy", ws, {})
-    assert latents.load_noise(tmp_path / "a.npy", G) is None
+    face.save(tmp_path / "a.npy", ws, {}, [torch.zeros(1, 1, 4, 4)] + [None] * (len(G.synthesis.layers()) - 1))
+    assert face.load_noise(tmp_path / "a.npy", G)[0].abs().max() == 0
+    face.save(tmp_path / "a.npy", ws, {})
+    assert face.load_noise(tmp_path / "a.npy", G) is None
 
 
 @pytest.mark.parametrize(
@@ -157,26 +154,26 @@ def test_a_new_latent_takes_the_old_noise_away(tmp_path, G):
 def test_other_noise_files_are_refused(tmp_path, G, arrays, said):
     np.savez(tmp_path / "a.noise.npz", **arrays)
     with pytest.raises(ValueError, match=said):
-        latents.load_noise(tmp_path / "a.npy", G)
+        face.load_noise(tmp_path / "a.npy", G)
 
 
 def test_damaged_noise_files_are_refused(tmp_path, G):
     for content in (b"", b"PK\x03\x04 broken", b"no zip"):
         (tmp_path / "a.noise.npz").write_bytes(content)
         with pytest.raises(ValueError, match="not noise maps"):
-            latents.load_noise(tmp_path / "a.npy", G)
+            face.load_noise(tmp_path / "a.npy", G)
 
 
 def test_script_saves_noise_and_the_pictures_on_the_way(tmp_path, G, target):
-    media.save(tmp_path / "in" / "face.png", target)
+    images.save(tmp_path / "in" / "face.png", target)
     words = ["--src_dir", tmp_path / "in", "--latent_dir", tmp_path, "--save_dir", tmp_path / "png", "--iteration", 4,
              "--noise_iteration", 6, "--save_every", 5, "--save_video", tmp_path / "v.gif", "--compile", "off", "--quiet"]  # fmt: skip
     done = subprocess.run([sys.executable, "encode_image.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    ws, maps = latents.load(tmp_path / "face.npy", G), latents.load_noise(tmp_path / "face.npy", G)
+    ws, maps = face.load(tmp_path / "face.npy", G), face.load_noise(tmp_path / "face.npy", G)
     with torch.no_grad():
-        again = media.to_uint8(G.synthesis(ws, noise=maps))[0]
-    assert np.array_equal(again, np.asarray(media.open_image(tmp_path / "png" / "face.png")))
+        again = images.to_uint8(G.synthesis(ws, noise=maps))[0]
+    assert np.array_equal(again, np.asarray(images.open_image(tmp_path / "png" / "face.png")))
     assert json.loads((tmp_path / "face.json").read_text())["steps"] == 10
     assert sorted(p.name for p in (tmp_path / "png" / "face_steps").iterdir()) == ["00000.png", "00005.png"]
     assert (tmp_path / "v.gif").stat().st_size > 0

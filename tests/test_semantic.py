@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import latents
-import media
-import model_zoo
 import semantic_edit
+from editor import boundaries, checkpoints, downloads, face, images
 from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +23,7 @@ QUICK = settings(deadline=None, max_examples=40)  # no deadline: a busy machine 
 
 def unit(seed, rows=1):
     d = torch.randn(rows, 512, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return d / latents.length(d)
+    return d / boundaries.length(d)
 
 
 def some_ws(seed, count=2):
@@ -50,28 +48,28 @@ layer_sets = st.none() | st.sets(st.integers(0, LAYERS - 1), min_size=1).map(sor
 @QUICK
 @given(seeds, steps, steps, layer_sets, st.sampled_from([1, LAYERS]))
 def test_relative_edits_add_up(seed, a, b, layers, rows):
-    ws, boundary, other = some_ws(seed), latents.Boundary(unit(seed + 1, rows)), latents.Boundary(unit(seed + 2))
-    twice = semantic_edit.moved(semantic_edit.moved(ws, boundary, a, layers=layers), boundary, b, layers=layers)
-    assert torch.allclose(twice, semantic_edit.moved(ws, boundary, a + b, layers=layers), rtol=0, atol=1e-12)
+    ws, boundary, other = some_ws(seed), boundaries.Boundary(unit(seed + 1, rows)), boundaries.Boundary(unit(seed + 2))
+    twice = boundaries.moved(boundaries.moved(ws, boundary, a, layers=layers), boundary, b, layers=layers)
+    assert torch.allclose(twice, boundaries.moved(ws, boundary, a + b, layers=layers), rtol=0, atol=1e-12)
     one, two = ((boundary, a), (other, b)), ((other, b), (boundary, a))
     results = []
     for edits in (one, two):
         moving = ws
         for which, amount in edits:
-            moving = semantic_edit.moved(moving, which, amount, layers=layers)
+            moving = boundaries.moved(moving, which, amount, layers=layers)
         results.append(moving)
     assert torch.allclose(*results, rtol=0, atol=1e-12)  # in any order
-    assert torch.equal(semantic_edit.moved(ws, boundary, 0.0), ws.double())
+    assert torch.equal(boundaries.moved(ws, boundary, 0.0), ws.double())
 
 
 @QUICK
 @given(seeds, steps, steps, layer_sets, st.booleans())
 def test_absolute_edits_end_at_their_distance_and_forget_the_last(seed, a, b, layers, conditional):
-    ws, boundary = some_ws(seed), latents.Boundary(unit(seed + 1), offset=0.7)
-    direction = latents.conditioned(boundary.normal, [unit(seed + 2), unit(seed + 3)]) if conditional else None
+    ws, boundary = some_ws(seed), boundaries.Boundary(unit(seed + 1), offset=0.7)
+    direction = boundaries.conditioned(boundary.normal, [unit(seed + 2), unit(seed + 3)]) if conditional else None
 
     def edit(ws, d):
-        return semantic_edit.moved(ws, boundary, d, direction, "absolute", layers)
+        return boundaries.moved(ws, boundary, d, direction, "absolute", layers)
 
     assert torch.allclose(distance(edit(ws, a), boundary, layers), torch.full((2,), a, dtype=torch.float64), rtol=0, atol=1e-10)
     assert torch.allclose(edit(edit(ws, a), b), edit(ws, b), rtol=0, atol=1e-10)
@@ -81,17 +79,17 @@ def test_absolute_edits_end_at_their_distance_and_forget_the_last(seed, a, b, la
 def test_absolute_is_interfacegans_formula_on_one_w():
     w, n = some_ws(0)[:1, :1].double().expand(1, LAYERS, 512), unit(1)
     expected = w[:, 0] + (2.5 - w[:, 0] @ n.T) * n
-    found = semantic_edit.moved(w, latents.Boundary(n), 2.5, mode="absolute")
+    found = boundaries.moved(w, boundaries.Boundary(n), 2.5, mode="absolute")
     assert torch.allclose(found, expected[:, None].expand(-1, LAYERS, -1), rtol=0, atol=1e-12)
 
 
 @QUICK
 @given(seeds, steps)
 def test_conditions_keep_their_distance(seed, a):
-    ws, boundary = some_ws(seed), latents.Boundary(unit(seed + 1))
-    kept = [latents.Boundary(unit(seed + i)) for i in (2, 3, 4)]
-    direction = latents.conditioned(boundary.normal, [k.normal for k in kept])
-    found = semantic_edit.moved(ws, boundary, a, direction)
+    ws, boundary = some_ws(seed), boundaries.Boundary(unit(seed + 1))
+    kept = [boundaries.Boundary(unit(seed + i)) for i in (2, 3, 4)]
+    direction = boundaries.conditioned(boundary.normal, [k.normal for k in kept])
+    found = boundaries.moved(ws, boundary, a, direction)
     for k in kept:
         assert torch.allclose(distance(found, k), distance(ws, k), rtol=0, atol=1e-9)
 
@@ -100,7 +98,7 @@ def test_conditions_keep_their_distance(seed, a):
 @given(layer_sets)
 def test_only_chosen_layers_move(layers):
     ws = some_ws(0)
-    moved = (semantic_edit.moved(ws, latents.Boundary(unit(1)), 2.0, layers=layers) - ws).abs().amax(dim=(0, 2)) > 0
+    moved = (boundaries.moved(ws, boundaries.Boundary(unit(1)), 2.0, layers=layers) - ws).abs().amax(dim=(0, 2)) > 0
     assert moved.nonzero().flatten().tolist() == (layers if layers is not None else list(range(LAYERS)))
 
 
@@ -108,7 +106,7 @@ def test_layers_in_which_nothing_moves_cannot_reach_a_distance():
     normal = unit(0, LAYERS)
     normal[2] = 0
     with pytest.raises(ValueError, match="--mode relative"):
-        semantic_edit.moved(some_ws(0), latents.Boundary(normal), 1.0, mode="absolute", layers=[2])
+        boundaries.moved(some_ws(0), boundaries.Boundary(normal), 1.0, mode="absolute", layers=[2])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,7 +115,7 @@ def test_layers_in_which_nothing_moves_cannot_reach_a_distance():
 
 @pytest.fixture(scope="module")
 def G():
-    return model_zoo.load_generator()
+    return checkpoints.load_generator()
 
 
 @pytest.fixture
@@ -126,11 +124,11 @@ def place(tmp_path, monkeypatch, G):
     monkeypatch.chdir(tmp_path)
     w = G.mapping(torch.randn(2, 512, generator=torch.Generator().manual_seed(4)))
     ws = G.truncate(w, 0.7)
-    latents.save("face.npy", ws[:1], {"generator_hash": G.meta["hash"]})
-    latents.save("other.npy", ws[1:], {"generator_hash": G.meta["hash"]})
+    face.save("face.npy", ws[:1], {"generator_hash": G.meta["hash"]})
+    face.save("other.npy", ws[1:], {"generator_hash": G.meta["hash"]})
     for i, name in enumerate(("one", "two")):
         info = {"generator_hash": G.meta["hash"]}
-        latents.save_boundary(f"bounds/{name}.npy", latents.Boundary(unit(i), info=info))
+        boundaries.save(f"bounds/{name}.npy", boundaries.Boundary(unit(i), info=info))
     return tmp_path
 
 
@@ -139,14 +137,14 @@ def call(*words, quiet=True):
 
 
 def test_all_that_fit_are_followed(place, G):
-    latents.save_boundary("bounds/foreign.npy", latents.Boundary(unit(9), info={"generator_hash": "0" * 64}))
+    boundaries.save("bounds/foreign.npy", boundaries.Boundary(unit(9), info={"generator_hash": "0" * 64}))
     np.save("bounds/short.npy", np.ones((1, 100)))
     assert call("--latent_file", "face.npy", "--steps", 3, "--save-latents", "--condition", "two") == 0
     out = place / "save_image" / "boundary"
     assert sorted(p.name for p in out.iterdir()) == ["one.json", "one.npy", "one.png", "two.json", "two.npy", "two.png"]
-    ws, start = latents.load(out / "one.npy", G), latents.load("face.npy", G)
-    direction = latents.conditioned(unit(0), [unit(1)])
-    expected = torch.cat([semantic_edit.moved(start, latents.Boundary(unit(0)), d, direction) for d in (-3, 0, 3)]).float()
+    ws, start = face.load(out / "one.npy", G), face.load("face.npy", G)
+    direction = boundaries.conditioned(unit(0), [unit(1)])
+    expected = torch.cat([boundaries.moved(start, boundaries.Boundary(unit(0)), d, direction) for d in (-3, 0, 3)]).float()
     assert torch.equal(ws, expected) and torch.equal(ws[1:2], start)
     said = json.loads((out / "one.json").read_text())
     assert said["distances"] == [-3, 0, 3] and said["conditions"] == ["two"] and said["generator_hash"] == G.meta["hash"]
@@ -156,10 +154,10 @@ def test_all_that_fit_are_followed(place, G):
 def test_one_step_is_the_picture_itself(place, G):
     words = ["--latent_file", "face.npy", "--boundary", "bounds/one.npy", "--steps", 1, "--start_distance", 2, "--layers", "0-2"]
     assert call(*words, "--out_dir", "out", "--save_latents") == 0
-    ws = latents.load("out/one.npy", G)
-    assert ((ws - latents.load("face.npy", G)).abs().amax(dim=(0, 2)) > 0).nonzero().flatten().tolist() == [0, 1, 2]
+    ws = face.load("out/one.npy", G)
+    assert ((ws - face.load("face.npy", G)).abs().amax(dim=(0, 2)) > 0).nonzero().flatten().tolist() == [0, 1, 2]
     with torch.no_grad():
-        expected = media.to_uint8(G.synthesis(ws))[0]
+        expected = images.to_uint8(G.synthesis(ws))[0]
     assert np.array_equal(np.asarray(Image.open("out/one.png")), expected)
 
 
@@ -179,7 +177,7 @@ def test_saved_noise_is_used_and_said(place, G, capsys):
     words = ["--latent_file", "face.npy", "--boundary", "one", "--steps", 1, "--start_distance", 0, "--save_latents", "--out_dir", "out"]
     assert call(*words, quiet=False) == 0 and "noise saved beside it" in capsys.readouterr().err
     with torch.no_grad():
-        expected = media.to_uint8(G.synthesis(latents.load("face.npy", G), noise=maps))[0]
+        expected = images.to_uint8(G.synthesis(face.load("face.npy", G), noise=maps))[0]
     assert np.array_equal(np.asarray(Image.open("out/one.png")), expected)
     assert Path("out/one.noise.npz").read_bytes() == Path("face.noise.npz").read_bytes()
     assert call(*words, "--no_saved_noise") == 0
@@ -188,8 +186,6 @@ def test_saved_noise_is_used_and_said(place, G, capsys):
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_animations_go_there_and_back(place, G, kind):
-    if not hasattr(media, "Animation"):
-        pytest.skip("media.Animation is not there yet")
     words = ["--latent_file", "face.npy", "other.npy", "--boundary", "one", "--steps", 2, "--frames", 5, "--out_dir", "out"]
     assert call(*words, "--animation", kind) == 0
     with Image.open(f"out/one.{kind}") as movie:
@@ -202,19 +198,19 @@ def test_official_boundaries_are_found_by_name(tmp_path, monkeypatch):
     G.meta = {"hash": "a" * 64}
     official = tmp_path / "stylegan_ffhq_age_w_boundary.npy"
     np.save(official, unit(0).numpy())
-    monkeypatch.setattr(model_zoo, "fetch", lambda name: official if name == "age" else pytest.fail(name))
+    monkeypatch.setattr(downloads, "fetch", lambda name: official if name == "age" else pytest.fail(name))
     (tmp_path / "bounds").mkdir()
-    latents.save_boundary(tmp_path / "bounds" / "age.npy", latents.Boundary(unit(1), info={"generator_hash": "b" * 64}))
-    found = semantic_edit.read_boundaries(["age"], tmp_path / "bounds", G, False)
+    boundaries.save(tmp_path / "bounds" / "age.npy", boundaries.Boundary(unit(1), info={"generator_hash": "b" * 64}))
+    found = boundaries.read(["age"], tmp_path / "bounds", G, False)
     assert torch.allclose(found["stylegan_ffhq_age_w_boundary"].normal, unit(0), rtol=0, atol=1e-15)
-    latents.save_boundary(tmp_path / "bounds" / "age.npy", latents.Boundary(unit(1), info={"generator_hash": "a" * 64}))
-    assert list(semantic_edit.read_boundaries(["age"], tmp_path / "bounds", G, False)) == ["age"]  # one's own comes first
+    boundaries.save(tmp_path / "bounds" / "age.npy", boundaries.Boundary(unit(1), info={"generator_hash": "a" * 64}))
+    assert list(boundaries.read(["age"], tmp_path / "bounds", G, False)) == ["age"]  # one's own comes first
 
 
 def test_doubtful_boundaries_are_warned_of(tmp_path, G, capsys):
     np.save(tmp_path / "long.npy", 4 * unit(0).numpy())
     np.save(tmp_path / "stylegan_ffhq_age_boundary.npy", unit(0).numpy())
-    semantic_edit.read_boundaries([tmp_path / "long.npy", tmp_path / "stylegan_ffhq_age_boundary.npy"], tmp_path, G, False)
+    boundaries.read([tmp_path / "long.npy", tmp_path / "stylegan_ffhq_age_boundary.npy"], tmp_path, G, False)
     said = capsys.readouterr().err
     assert "length 4" in said and "for Z" in said and len(said.splitlines()) == 2
 
@@ -240,7 +236,7 @@ def test_bad_calls_say_so_in_one_line(place, monkeypatch, capsys, words, said):
     np.save("zero.npy", np.zeros((1, 512)))
     np.save("short.npy", np.ones((1, 100)))
     np.save("same.npy", unit(0).numpy())
-    latents.save_boundary("foreign.npy", latents.Boundary(unit(9), info={"generator_hash": "0" * 64}))
+    boundaries.save("foreign.npy", boundaries.Boundary(unit(9), info={"generator_hash": "0" * 64}))
     folder = [] if "--boundary_dir" in words else ["--boundary_dir", "bounds"]
     monkeypatch.setattr(sys, "argv", ["semantic_edit.py", *words, *folder, "--quiet"])
     with pytest.raises(SystemExit) as left:

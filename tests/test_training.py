@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 import encode_image
-import model_zoo
 import weight_convert
+from editor import checkpoints
 from stylegan_layers import Config, Discriminator, Generator, upsample
 from tests.test_convert import Network, official_pickle  # noqa: F401 - Network is a fixture
 from training import augment, data, grow, measure, projected, reconstruct, train_generator
 
-ROOT = model_zoo.HERE
+ROOT = checkpoints.HERE
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ def test_a_wider_discriminator_says_the_same_and_can_learn(tmp_path):
     D = Discriminator(Config("stylegan2", 16, 128, 16))
     for p in D.parameters():
         p.data.normal_()
-    model_zoo.save(tmp_path / "d.safetensors", D)
+    checkpoints.save(tmp_path / "d.safetensors", D)
     grow.main(["--discriminator", str(tmp_path / "d.safetensors"), "--channel_base_d", "256", "--out", str(tmp_path)])
-    wide, x = model_zoo.load_discriminator(tmp_path / "discriminator.safetensors"), torch.randn(4, 3, 16, 16)
+    wide, x = checkpoints.load_discriminator(tmp_path / "discriminator.safetensors"), torch.randn(4, 3, 16, 16)
     assert wide.config.channels(16) == 16 and D.config.channels(16) == 8
     assert (wide(x) - D(x)).abs().max() < 1e-4 * D(x).abs().max()
     wide.requires_grad_(True)(x).sum().backward()
@@ -141,13 +141,13 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [40, 80]
     assert all(np.isfinite(v) for line in lines for v in line.values() if isinstance(v, float))
-    before, after = model_zoo.load_discriminator(critic), model_zoo.load_discriminator(out / "discriminator.safetensors")
+    before, after = checkpoints.load_discriminator(critic), checkpoints.load_discriminator(out / "discriminator.safetensors")
     assert torch.allclose(before.b128.conv0.weight, after.b128.conv0.weight, rtol=1e-3, atol=1e-4)  # frozen; stored as float16
     assert not torch.allclose(before.b4.conv.weight, after.b4.conv.weight, rtol=5e-3, atol=5e-3)
-    G = model_zoo.load_generator(out / "generator.safetensors")
+    G = checkpoints.load_generator(out / "generator.safetensors")
     if kind == "sg2":
-        assert model_zoo.load_encoder(out / "encoder.safetensors", G)(torch.zeros(1, 3, 128, 128)).shape == (1, 12, 512)
-    assert G.meta["alignment"] == model_zoo.load_generator(start).meta["alignment"] and G.w_avg.abs().sum() > 0
+        assert checkpoints.load_encoder(out / "encoder.safetensors", G)(torch.zeros(1, 3, 128, 128)).shape == (1, 12, 512)
+    assert G.meta["alignment"] == checkpoints.load_generator(start).meta["alignment"] and G.w_avg.abs().sum() > 0
     Image.open(pictures / "00.png").resize((64, 64)).save(tmp_path / "square.png")
     code = encode_image.main(["--src_im", str(tmp_path / "square.png"), "--weight_file", str(out / "generator.safetensors"), "--iteration",
                               "3",
@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
     process.send_signal(signal.SIGKILL)
     process.wait()
     step = torch.load(out / "state.pt", weights_only=True)["step"]
-    model_zoo.load_generator(out / "generator.safetensors")
+    checkpoints.load_generator(out / "generator.safetensors")
     assert step >= 4
     train_generator.main([*command[3:-1], "--images", str(step * 8 + 32), "--quiet"])
     shown = [json.loads(line)["images"] for line in (out / "log.jsonl").read_text().splitlines()]

@@ -23,4 +23,4 @@ cp runs/bundled/discriminator.safetensors $files/faces128_discriminator.safetens
 "$python" -m training.train_encoder --data "$DATA" --init runs/bundled/encoder.safetensors --state runs/bundled/encoder.pt
 "$python" -m training.make_boundaries
 "$python" -m training.measure --data "$DATA" --inversion 100 --starts "w mean" "w+ mean" "w+ encoder" --out $files/measures.json
-"$python" -m training.demo --docs docs
+"$python" -m docs.demo --docs docs

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-import cli
-import model_zoo
+from editor import checkpoints, cli
 from stylegan_layers import Discriminator, Generator, upsample
 from training import data
 
@@ -91,7 +90,7 @@ def grown_discriminator(D, images, steps=300, lr=0.01):
 
 def grow_both(args, D):
     """(generator, discriminator) one block larger, and their metadata."""
-    G = model_zoo.load_generator(args.generator)
+    G = checkpoints.load_generator(args.generator)
     size = G.resolution * 2
     new_g = grown_generator(G, args.channel_base, args.channel_max, size)
     _, images = data.load(args.data, size)
@@ -116,14 +115,14 @@ def main(argv):
     args = parser.parse_args(argv)
     if bool(args.generator) != bool(args.data) or not (args.generator or args.channel_base_d):
         parser.error("give --generator and --data to grow by a block, --channel_base_d to widen the discriminator, or all three")
-    D = model_zoo.load_discriminator(args.discriminator)
+    D = checkpoints.load_discriminator(args.discriminator)
     keep = {k: D.meta[k] for k in ("source", "license")}
     if args.channel_base_d:
         D = widened_discriminator(D, args.channel_base_d)
     if args.generator:
         G, D, keep = grow_both(args, D)
-        print(model_zoo.save(Path(args.out) / "generator.safetensors", G, **keep))
-    print(model_zoo.save(Path(args.out) / "discriminator.safetensors", D, **keep))
+        print(checkpoints.save(Path(args.out) / "generator.safetensors", G, **keep))
+    print(checkpoints.save(Path(args.out) / "discriminator.safetensors", D, **keep))
 
 
 if __name__ == "__main__":

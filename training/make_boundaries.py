@@ -16,12 +16,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import cli
-import files
-import latents
-import media
-import model_zoo
 import train_boundary
+from editor import boundaries, checkpoints, cli, files, images
 from perceptual_model import resized
 
 ATTRIBUTES = {"gender": "gender", "age": "age", "pose": "yaw", "eyeglasses": "glasses", "smile": "smile"}  # boundary -> score
@@ -40,7 +36,7 @@ RENDER, SCORE = 50, 8  # images at a time; found by timing on one core
 
 def load_scorer(path):
     """The attribute network, frozen; twice as fast with channels last."""
-    return model_zoo.load_attributes(path).to(memory_format=torch.channels_last)
+    return checkpoints.load_attributes(path).to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -88,19 +84,19 @@ def scored_faces(G, net, count, psi, seed, cache, bar):
 
 def train_all(ws, scores, config, about):
     """{name: Boundary} from W latents [N, 1, 512] and their scores [N, 5]; `about` (a dict) is added to each one's info."""
-    boundaries = {}
+    trained = {}
     for (name, score_name), column in zip(ATTRIBUTES.items(), scores.T, strict=True):
-        boundaries[name] = train_boundary.train_by_scores(ws, column, config)
-        boundaries[name].info |= {"score": score_name, "split": config.split, "cost": config.cost} | about
-    return boundaries
+        trained[name] = train_boundary.train_by_scores(ws, column, config)
+        trained[name].info |= {"score": score_name, "split": config.split, "cost": config.cost} | about
+    return trained
 
 
-def directions(boundaries, kind):
+def directions(trained, kind):
     """{name: where to go} for `plain`, the normals, or `conditioned`, each without its share along all others."""
     if kind == "plain":
-        return {name: b.normal for name, b in boundaries.items()}
-    others = {name: [b.normal for n, b in boundaries.items() if n != name] for name in boundaries}
-    return {name: latents.conditioned(b.normal, others[name]) for name, b in boundaries.items()}
+        return {name: b.normal for name, b in trained.items()}
+    others = {name: [b.normal for n, b in trained.items() if n != name] for name in trained}
+    return {name: boundaries.conditioned(b.normal, others[name]) for name, b in trained.items()}
 
 
 def follow(ws, direction, distance):
@@ -108,7 +104,7 @@ def follow(ws, direction, distance):
     return (ws.double() + distance * direction).float()
 
 
-def rescore(G, net, boundaries, faces, spread, bar):
+def rescore(G, net, trained, faces, spread, bar):
     """What each score does when each boundary is followed.
 
     Args:
@@ -122,23 +118,23 @@ def rescore(G, net, boundaries, faces, spread, bar):
     before, found = score(G, net, faces), {}
     for kind in KINDS:
         for distance in (FOLLOWED, -FOLLOWED):
-            changes = np.stack([score(G, net, follow(faces, d, distance)) - before for d in directions(boundaries, kind).values()])
+            changes = np.stack([score(G, net, follow(faces, d, distance)) - before for d in directions(trained, kind).values()])
             own = changes[range(len(changes)), :, range(len(changes))]  # [5, N]
             found[kind, distance] = (changes / spread).mean(1), (own * distance > 0).mean(1)
-            bar.update(len(faces) * len(boundaries))
+            bar.update(len(faces) * len(trained))
     return found
 
 
-def strips(G, faces, boundaries):
+def strips(G, faces, trained):
     """A contact sheet: for each boundary, conditioned on the others, a row a face, from -3 to 3."""
     distances = np.linspace(-FOLLOWED, FOLLOWED, 7)
     rows, names = [], []
-    for name, direction in directions(boundaries, "conditioned").items():
+    for name, direction in directions(trained, "conditioned").items():
         for i, ws in enumerate(faces.split(1)):
             with torch.inference_mode():
-                rows.append(list(media.to_uint8(G.synthesis(torch.cat([follow(ws, direction, d) for d in distances])))))
+                rows.append(list(images.to_uint8(G.synthesis(torch.cat([follow(ws, direction, d) for d in distances])))))
             names.append(name if i == 0 else "")
-    return media.sheet(rows, [f"{d:+.0f}" for d in distances], names, size=max(64, min(G.resolution, 96)), gap=2)
+    return images.sheet(rows, [f"{d:+.0f}" for d in distances], names, size=max(64, min(G.resolution, 96)), gap=2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,10 +146,10 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def verdicts(boundaries, moves):
-    """{name: what misses its bar, or 'met'}, for the plain boundaries followed by +3."""
+def verdicts(trained, moves):
+    """{name: what misses its bar, or 'met'}, for the plain trained followed by +3."""
     found, (change, right) = {}, moves["plain", FOLLOWED]
-    for i, (name, b) in enumerate(boundaries.items()):
+    for i, (name, b) in enumerate(trained.items()):
         others = np.delete(np.abs(change[i]), i)
         misses = [
             text
@@ -168,15 +164,15 @@ def verdicts(boundaries, moves):
     return found
 
 
-def readme(G, boundaries, scores, moves, command, options):
-    """The text of boundaries/README.md."""
-    names, normals = list(boundaries), [b.normal for b in boundaries.values()]
-    met, accuracies = verdicts(boundaries, moves), []
-    for (name, boundary), column in zip(boundaries.items(), scores.T, strict=True):
+def readme(G, trained, scores, moves, command, options):
+    """The text of trained/README.md."""
+    names, normals = list(trained), [b.normal for b in trained.values()]
+    met, accuracies = verdicts(trained, moves), []
+    for (name, boundary), column in zip(trained.items(), scores.T, strict=True):
         said = boundary.info
         measured = [f"{said['held_out_accuracy']:.1%}", str(said["held_out"]), f"{said['accuracy_on_all']:.1%}", f"{said['parted_at']:.2f}"]
         accuracies.append([name, *measured, f"{column.mean():.2f} +- {column.std():.2f}", met[name]])
-    cosines = [[n, *(f"{latents.cosine(a, b):+.2f}" for b in normals)] for n, a in zip(names, normals, strict=True)]
+    cosines = [[n, *(f"{boundaries.cosine(a, b):+.2f}" for b in normals)] for n, a in zip(names, normals, strict=True)]
     text = README.format(
         resolution=G.resolution, hash=G.meta["hash"][:12], command=command, count=len(scores), psi=options.psi,
         held=f"{1 - options.split:.0%}", ratio=f"{options.ratio:.0%}", faces=options.faces, followed=f"{FOLLOWED:g}",
@@ -231,7 +227,7 @@ def parser():
     p.add_argument(
         "--scorer",
         metavar="FILE",
-        default=model_zoo.HERE / "weight_files" / "attributes.safetensors",
+        default=checkpoints.HERE / "weight_files" / "attributes.safetensors",
         help="attribute network (default: the bundled one)",
     )
     p.add_argument("--out", metavar="DIR", default="boundaries/", help="default: %(default)s")
@@ -252,24 +248,24 @@ def main(argv=None):
     config = train_boundary.Config(ratio=options.ratio, split=options.split, cost=options.cost, seed=options.seed)
     if options.count < 1 or options.faces < 1:
         raise ValueError(f"--count {options.count} --faces {options.faces}: 1 or more of both")
-    G, net, out = model_zoo.load_generator(options.weight_file), load_scorer(options.scorer), Path(options.out)
-    hashes = {"generator_hash": G.meta["hash"], "scorer_hash": model_zoo.file_hash(options.scorer)}
+    G, net, out = checkpoints.load_generator(options.weight_file), load_scorer(options.scorer), Path(options.out)
+    hashes = {"generator_hash": G.meta["hash"], "scorer_hash": files.file_hash(options.scorer)}
     cache = Path(options.cache) / "-".join([*(h[:12] for h in hashes.values()), f"psi{options.psi:g}", f"seed{options.seed}"])
     rescored = options.faces * len(ATTRIBUTES) * len(KINDS) * 2
     with tqdm(total=options.count + rescored, disable=options.quiet, unit="face", file=sys.stderr, mininterval=5) as bar:
         w, scores = scored_faces(G, net, options.count, options.psi, options.seed, cache, bar)
         about = hashes | {"psi": options.psi, "seed": options.seed, "toolkit": cli.__version__}
-        boundaries = train_all(w[:, None], scores, config, about)
+        found_boundaries = train_all(w[:, None], scores, config, about)
         faces = random_w(G, options.faces, options.psi, options.seed * 1_000_000 + 999_999)[:, None].expand(-1, G.num_ws, -1)
-        moves = rescore(G, net, boundaries, faces, scores.std(0), bar)
-    for name, boundary in boundaries.items():
-        latents.save_boundary(out / f"{name}.npy", boundary)
-    media.save(out / "strips.jpg", strips(G, faces[:3], boundaries))
+        moves = rescore(G, net, found_boundaries, faces, scores.std(0), bar)
+    for name, boundary in found_boundaries.items():
+        boundaries.save(out / f"{name}.npy", boundary)
+    images.save(out / "strips.jpg", strips(G, faces[:3], found_boundaries))
     command = " ".join(["python -m training.make_boundaries", *(sys.argv[1:] if argv is None else argv)])
-    media.write_bytes(out / "README.md", readme(G, boundaries, scores, moves, command, options).encode())
+    images.write_bytes(out / "README.md", readme(G, found_boundaries, scores, moves, command, options).encode())
     if not options.quiet:
-        for name, verdict in verdicts(boundaries, moves).items():
-            print(f"{name:12} held out {boundaries[name].info['held_out_accuracy']:.1%}  bars: {verdict}")
+        for name, verdict in verdicts(found_boundaries, moves).items():
+            print(f"{name:12} held out {found_boundaries[name].info['held_out_accuracy']:.1%}  bars: {verdict}")
 
 
 if __name__ == "__main__":

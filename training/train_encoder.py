@@ -13,10 +13,7 @@ from pathlib import Path
 
 import torch
 
-import cli
-import files
-import media
-import model_zoo
+from editor import checkpoints, cli, files, images
 from training import data, reconstruct
 from training.train_generator import sample_ws
 
@@ -87,7 +84,7 @@ def train(G, encoder, real, args, state_path):
 
 def main(argv):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data", required=True, help="folder, .zip or .tar of images, aligned as the generator's")
+    parser.add_argument("--data", required=True, help="folder, .zip or .tar of pictures, aligned as the generator's")
     parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
     parser.add_argument(
         "--init", metavar="FILE", help="an encoder of the generator to go on from, such as train_generator's (default: a new one)"
@@ -100,25 +97,25 @@ def main(argv):
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
-    G = model_zoo.load_generator(args.generator)
-    _, images = data.load(args.data, G.resolution)
-    train_on, held = data.split(len(images))
-    encoder = model_zoo.load_encoder(args.init, G) if args.init else reconstruct.new_encoder(G, model_zoo.BUNDLED["features"])
+    G = checkpoints.load_generator(args.generator)
+    _, pictures = data.load(args.data, G.resolution)
+    train_on, held = data.split(len(pictures))
+    encoder = checkpoints.load_encoder(args.init, G) if args.init else reconstruct.new_encoder(G, checkpoints.BUNDLED["features"])
     encoder.requires_grad_(True).features.requires_grad_(False)
-    real = data.batches(images, train_on, args.batch, torch.Generator().manual_seed(args.seed))
+    real = data.batches(pictures, train_on, args.batch, torch.Generator().manual_seed(args.seed))
     train(G, encoder, real, args, args.state)
-    targets = images[held[:64]].float() / 127.5 - 1
+    targets = pictures[held[:64]].float() / 127.5 - 1
     with torch.no_grad():
         made = torch.cat([G.synthesis(encoder(x)) for x in targets.split(16)])
     mean = G.synthesis(G.w_avg.expand(1, G.num_ws, -1))
     print(json.dumps({"held-out PSNR": psnr(made, targets).median().item(), "of the mean latent": psnr(mean, targets).median().item()}))
     rows = [
-        [p for pair in zip(*(media.to_uint8(x[i : i + 4]) for x in (targets, made)), strict=True) for p in pair] for i in range(0, 32, 4)
+        [p for pair in zip(*(images.to_uint8(x[i : i + 4]) for x in (targets, made)), strict=True) for p in pair] for i in range(0, 32, 4)
     ]
-    media.save(Path(args.state).with_suffix(".png"), media.sheet(rows, gap=0))
+    images.save(Path(args.state).with_suffix(".png"), images.sheet(rows, gap=0))
     license = G.meta["license"] or ""
     source = f"trained by training/train_encoder.py for {Path(G.meta['path']).name}"
-    print(model_zoo.save(args.out, encoder, half=True, generator_hash=G.meta["hash"], source=source, license=license))
+    print(checkpoints.save(args.out, encoder, half=True, generator_hash=G.meta["hash"], source=source, license=license))
 
 
 if __name__ == "__main__":

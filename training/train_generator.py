@@ -20,11 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-import cli
-import files
-import media
-import model_zoo
-import perceptual_model
+from editor import checkpoints, cli, files, images, session
 from stylegan_layers import Config as NetworkConfig
 from stylegan_layers import Discriminator, Generator
 from training import augment, data, projected, reconstruct
@@ -86,7 +82,7 @@ class Trainer:
         self.d_weights = [p for p in D.parameters() if p.requires_grad]
         self.heads = self.vision = self.encoder = self.encoder_ema = self.critic = self.opt_h = self.opt_c = None
         if config.heads or config.reconstruct:
-            self.vision = perceptual_model.load_features(model_zoo.BUNDLED["features"])
+            self.vision = checkpoints.load_features(checkpoints.BUNDLED["features"])
         if config.heads:
             self.heads = projected.build(self.vision, G.resolution).to(device)
             self.opt_h = torch.optim.Adam(self.heads.parameters(), lr=config.heads_lr, betas=(0.0, 0.99))
@@ -96,7 +92,7 @@ class Trainer:
         share = config.r1_every / (config.r1_every + 1)
         self.opt_g = torch.optim.Adam(G.parameters(), lr=config.lr, betas=(0.0, 0.99), eps=1e-8)
         if config.reconstruct:
-            self._add_encoder(encoder or reconstruct.new_encoder(G, model_zoo.BUNDLED["features"]))
+            self._add_encoder(encoder or reconstruct.new_encoder(G, checkpoints.BUNDLED["features"]))
         self.opt_d = torch.optim.Adam(self.d_weights, lr=config.lr * share, betas=(0.0, 0.99**share), eps=1e-8)
         self.step_count, self.p, self.path_mean = 0, 0.0 if config.augment != "diff" else 1.0, 0.0
         if dtype != torch.float32:  # bfloat16 pays in this layout only (2 cores of a Zen 4: 14 images/s for 10.6)
@@ -280,18 +276,20 @@ def save_state(trainer, folder):
 def write_sheet(G, path, seed=0, count=64, psi=0.7):
     """64 samples of the generator, 8 a row."""
     z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed)).to(next(G.parameters()).device)
-    images = [x for chunk in z.split(16) for x in media.to_uint8(G(chunk, psi))]
-    media.save(path, media.sheet([images[i : i + 8] for i in range(0, count, 8)], gap=0))
+    samples = [x for chunk in z.split(16) for x in images.to_uint8(G(chunk, psi))]
+    images.save(path, images.sheet([samples[i : i + 8] for i in range(0, count, 8)], gap=0))
 
 
 def report(trainer, out, meta, seconds):
     """What a tick leaves behind."""
     save_state(trainer, out)
     write_sheet(trainer.ema, out / "sheet.png")
-    generator_hash = model_zoo.save(out / "generator.safetensors", trainer.ema, half=True, **meta)
+    generator_hash = checkpoints.save(out / "generator.safetensors", trainer.ema, half=True, **meta)
     if trainer.encoder:
-        model_zoo.save(out / "encoder.safetensors", trainer.encoder_ema, half=True, generator_hash=generator_hash, **meta)
-    model_zoo.save(out / "discriminator.safetensors", trainer.D, half=True, **{k: v for k, v in meta.items() if k in ("source", "license")})
+        checkpoints.save(out / "encoder.safetensors", trainer.encoder_ema, half=True, generator_hash=generator_hash, **meta)
+    checkpoints.save(
+        out / "discriminator.safetensors", trainer.D, half=True, **{k: v for k, v in meta.items() if k in ("source", "license")}
+    )
     line = {"images": trainer.shown, "seconds": round(seconds, 1), **trainer.tick(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     with open(out / "log.jsonl", "a", encoding="utf-8") as f:
         f.write(json.dumps(line) + "\n")
@@ -301,9 +299,9 @@ def report(trainer, out, meta, seconds):
 def networks(args):
     """The networks to start with, and what their checkpoints say of themselves."""
     if args.init:
-        G = model_zoo.load_generator(args.init)
+        G = checkpoints.load_generator(args.init)
         meta = {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license") if G.meta.get(k)}
-        D = model_zoo.load_discriminator(args.init_d) if args.init_d else Discriminator(G.config)
+        D = checkpoints.load_discriminator(args.init_d) if args.init_d else Discriminator(G.config)
         if D.config.resolution != G.resolution:
             raise ValueError(f"--init_d {args.init_d}: looks at pictures of side {D.config.resolution}; the generator's is {G.resolution}")
         return G, D, meta
@@ -343,7 +341,7 @@ def flags():
 def start_processes(args):
     """(rank, number of processes, device): one, or what torchrun says."""
     ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    device = cli.device(args.device)
+    device = session.device(args.device)
     if ranks > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type == "cuda":
@@ -360,7 +358,7 @@ def main(argv):
     G, D, meta = networks(args)
     given = {"alignment": json.loads(args.alignment) if args.alignment else None, "source": args.source, "license": args.license}
     meta |= {k: v for k, v in given.items() if v}
-    encoder = model_zoo.load_encoder(args.init_encoder, G) if args.init_encoder else None
+    encoder = checkpoints.load_encoder(args.init_encoder, G) if args.init_encoder else None
     names, images = data.load(args.data, G.resolution)
     indices, _ = data.split(len(images), args.hold_out)
     out = Path(args.out)
@@ -372,7 +370,7 @@ def main(argv):
         )
         if rank == 0 and not args.quiet:
             print(f"mapping network fitted to the encoder's latents; unexplained variance {left:.3f}")
-    trainer = Trainer(G, D, config, device, cli.dtype(args.precision, device), ranks, encoder, trained=bool(args.init))
+    trainer = Trainer(G, D, config, device, session.dtype(args.precision, device), ranks, encoder, trained=bool(args.init))
     if args.compile:
         G.synthesis.compile()
         D.compile()

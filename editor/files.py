@@ -1,6 +1,8 @@
 """How a file is written: whole under its own name, or not at all."""
 
 import errno
+import functools
+import hashlib
 import os
 import tempfile
 from contextlib import contextmanager
@@ -43,3 +45,15 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@functools.lru_cache(maxsize=16)
+def _hash(path, size, modified):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def file_hash(path):
+    """sha256 of a file, as hex; remembered while the file does not change."""
+    stat = os.stat(path)
+    return _hash(str(path), stat.st_size, stat.st_mtime_ns)

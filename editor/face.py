@@ -6,13 +6,12 @@ Where noise maps were optimised too, they lie beside a latent as `.noise.npz`: "
 
 import json
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import files
+from editor import files
 
 
 def load(path, G=None, force=False):
@@ -205,117 +204,3 @@ def layer_range(text, num_ws):
             raise ValueError(f"layers {text!r}: {part.strip()} is not within 0-{num_ws - 1}, the layers of this generator")
         chosen.update(range(a, b + 1))
     return sorted(chosen)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Boundaries (InterFaceGAN, Shen et al., CVPR 2020)
-
-
-@dataclass
-class Boundary:
-    """The plane in W between latents with and without an attribute.
-
-    A latent ws lies at the signed distance `mean over layers of <w, normal> + offset`, positive where it has the attribute.
-
-    normal: float64 [1, 512]; or [L, 512], a direction a layer. The mean of its rows' squared lengths is 1, so that a step a
-        along it moves the distance by a.
-    offset: 0 where nothing says it, as with the official files.
-    norm: what the normal's length was in the file, before it was made 1.
-    info: what the `.json` beside it says.
-    """
-
-    normal: torch.Tensor
-    offset: float = 0.0
-    norm: float = 1.0
-    info: dict = field(default_factory=dict)
-
-
-def length(direction):
-    """Root of the mean squared row length of [1 or L, 512]; for [1, 512] its norm."""
-    return direction.square().sum(1).mean().sqrt().item()
-
-
-def load_boundary(path, G=None, force=False):
-    """Read a boundary: `.npy` of shape [1, 512] or [512], as the official ones, or [L, 512].
-
-    Args:
-        path: the file; `offset` and `generator_hash` are read from the `.json` beside it, if there is one.
-        G: the generator it is meant for: L, 512 and the hash must agree.
-        force: accept a boundary of another generator of the same shape.
-
-    Returns:
-        Boundary.
-
-    Raises:
-        ValueError, OSError: missing, unreadable, of another shape, of length zero, with NaN, or of another generator.
-    """
-    path = Path(path)
-    array = read_array(path, "a boundary is a .npy that train_boundary.py writes")
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: holds {array.dtype}, not numbers; a boundary is float [1, 512]")
-    if array.size == 0 or array.ndim not in (1, 2):
-        raise ValueError(f"{path}: shape {list(array.shape)}; a boundary is [1, 512], or [L, 512] with a direction a layer")
-    normal = torch.from_numpy(np.array(array, np.float64).reshape(-1, array.shape[-1]))
-    if not normal.isfinite().all():
-        raise ValueError(f"{path}: holds NaN or infinity; train it again")
-    norm = length(normal)
-    if norm < 1e-12:
-        raise ValueError(f"{path}: a boundary of length zero points nowhere; train it again")
-    if G is not None:
-        if normal.shape[1] != G.config.w_dim or len(normal) not in (1, G.num_ws):
-            wanted = f"[1, {G.config.w_dim}] or [{G.num_ws}, {G.config.w_dim}]"
-            raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes {wanted}, so the boundary is another generator's")
-    said, own = info(path), getattr(G, "meta", {}).get("hash")
-    made_for = said.get("generator_hash")
-    if made_for and own and made_for != own and not force:
-        raise ValueError(
-            f"{path}: made for another generator ({made_for[:12]}, not {own[:12]}); train one with train_boundary.py, or use --force"
-        )
-    offset = said.get("offset", 0.0)
-    if not isinstance(offset, (int, float)):
-        raise ValueError(f"{path.with_suffix('.json')}: offset {offset!r}, expected a number; train the boundary again")
-    return Boundary(normal / norm, float(offset), norm, said)
-
-
-def save_boundary(path, boundary):
-    """Write a boundary's normal as float64 to `path`, and its offset and info to the `.json` beside it."""
-    path = Path(path)
-    with files.atomic(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"offset": boundary.offset} | boundary.info, indent=1) + "\n", encoding="utf-8")
-    with files.atomic(path) as temporary, open(temporary, "wb") as f:
-        np.save(f, boundary.normal.numpy())
-
-
-def conditioned(normal, others):
-    """A direction without its share along others: moving along it leaves their distances as they are.
-
-    All are projected out at once, by an orthonormal basis of their span: one after the other would bring the first back
-    where they are not orthogonal to each other.
-
-    Args:
-        normal: float64 [1 or L, 512].
-        others: list of such.
-
-    Returns:
-        float64 [1 or L, 512], made of length 1.
-
-    Raises:
-        ValueError: nothing is left of it.
-    """
-    rows = max(len(d) for d in [normal, *others])
-    flat = normal.expand(rows, -1).flatten()
-    if others:
-        _, values, basis = torch.linalg.svd(torch.stack([d.expand(rows, -1).flatten() for d in others]), full_matrices=False)
-        basis = basis[values > 1e-10 * values[0]]
-        before = flat.norm()
-        for _ in range(2):  # the second time takes away what rounding left of the first
-            flat = flat - basis.T @ (basis @ flat)
-        if flat.norm() < 1e-6 * before:
-            raise ValueError("nothing is left of the boundary: it lies in the span of its conditions")
-    direction = flat.view(rows, -1)
-    return direction / length(direction)
-
-
-def cosine(a, b):
-    """Cosine of the angle between two directions [1 or L, 512] of length 1."""
-    return (a * b).sum(1).mean().item()

@@ -13,20 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import faces
-import media
+from editor import images, landmarks
 
-SHAPES = {"ellipse": "cx,cy,rx,ry", "box": "x0,y0,x1,y1", "part": "|".join(faces.NAMES)}
+SHAPES = {"ellipse": "cx,cy,rx,ry", "box": "x0,y0,x1,y1", "part": "|".join(landmarks.NAMES)}
 HELP = f"a picture (white = 1), or {', '.join(f'{k}:{v}' for k, v in SHAPES.items())}; several joined by +"
 
 
-def read(text, size, images=None, invert=False, blur=0.0):
+def read(text, size, pictures=None, invert=False, blur=0.0):
     """A mask as the user wrote it.
 
     Args:
         text: as above.
         size: side of the result in pixels.
-        images: [N, 3, R, R] in [-1, 1], in which `part:` is looked for.
+        pictures: [N, 3, R, R] in [-1, 1], in which `part:` is looked for.
         invert: swap 0 and 1.
         blur: sigma of a Gaussian, as a fraction of the side; applied last.
 
@@ -37,11 +36,11 @@ def read(text, size, images=None, invert=False, blur=0.0):
         ValueError, OSError: no such file, a shape or part that is not known, numbers out of order, no face found.
     """
     if Path(text).is_file() or text.partition(":")[0] not in SHAPES:
-        mask = media.load_mask(text, size)
+        mask = images.load_mask(text, size)
     else:
         mask = None
         for word in text.split("+"):
-            one = _shape(word, size, images)
+            one = _shape(word, size, pictures)
             mask = one if mask is None else torch.maximum(mask, one)
     mask = 1 - mask if invert else mask
     return blurred(mask, blur * size)
@@ -63,12 +62,12 @@ def blurred(mask, sigma):
     return torch.nn.functional.conv2d(torch.nn.functional.conv2d(pad, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1)).clamp(0, 1)
 
 
-def _shape(word, size, images):
+def _shape(word, size, pictures):
     kind, _, rest = word.partition(":")
     if kind not in SHAPES:
         raise ValueError(f"mask {word!r}; use {', '.join(f'{k}:{v}' for k, v in SHAPES.items())}")
     if kind == "part":
-        return _part(rest, size, images)
+        return _part(rest, size, pictures)
     try:
         a, b, c, d = (float(v) for v in rest.split(","))
         if not all(map(math.isfinite, (a, b, c, d))):
@@ -90,14 +89,14 @@ def _shape(word, size, images):
     return torch.from_numpy(mask.astype(np.float32))[None, None]
 
 
-def _part(name, size, images):
-    if name not in faces.NAMES:
-        raise ValueError(f"mask 'part:{name}'; known parts are {', '.join(faces.NAMES)}")
-    if images is None:
+def _part(name, size, pictures):
+    if name not in landmarks.NAMES:
+        raise ValueError(f"mask 'part:{name}'; known parts are {', '.join(landmarks.NAMES)}")
+    if pictures is None:
         raise ValueError(f"mask 'part:{name}': there is no picture to find it in; draw the mask, or use ellipse: or box:")
     found = []
-    for image in images:
-        picture = media.to_pil(image)
-        marks = (faces.landmarks_of_crop(picture) + 0.5) / picture.width
-        found.append(faces.draw_part(name, marks, size))
-    return torch.from_numpy(np.stack(found))[:, None].to(images.device)
+    for image in pictures:
+        picture = images.to_pil(image)
+        marks = (landmarks.landmarks_of_crop(picture) + 0.5) / picture.width
+        found.append(landmarks.draw_part(name, marks, size))
+    return torch.from_numpy(np.stack(found))[:, None].to(pictures.device)

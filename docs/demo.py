@@ -1,6 +1,6 @@
 """Everything once, on one photograph: what `make demo` runs, and where the README's pictures come from.
 
-    python -m training.demo
+    python -m docs.demo
 
 Prints each command as one would type it, and runs it. The photograph is scikit-image's astronaut; the second face is a
 sample of the generator. The result is save_image/demo.png; --docs FOLDER also writes the README's pictures there.
@@ -14,11 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-import cli
-import files
-import latents
-import media
-import model_zoo
+from editor import checkpoints, cli, face, files, images, render
 
 NOISE, FILL, JOIN = "save_image/noise", "save_image/fill", "save_image/crossover/join"
 UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
@@ -46,8 +42,8 @@ def second_face(G, seed):
     z = torch.randn(1, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         ws = G.truncate(G.mapping(z), 0.6)
-    latents.save(YOU, ws, {"generator_hash": G.meta["hash"], "made_by": f"sample, seed {seed}, psi 0.6"})
-    media.save("save_image/second.png", next(media.render(G, ws)))
+    face.save(YOU, ws, {"generator_hash": G.meta["hash"], "made_by": f"sample, seed {seed}, psi 0.6"})
+    images.save("save_image/second.png", next(render.pictures(G, ws)))
 
 
 def drawings():
@@ -78,7 +74,7 @@ def picture(path):
 
 def rows():
     """{name: pictures}: the rows of the sheet."""
-    frames = media.list_images("morph_result/encode1")
+    frames = images.list_images("morph_result/encode1")
     hidden = picture(PHOTO)
     strips = {}
     for name in EDITS:  # the strip's last picture
@@ -104,7 +100,7 @@ def page(side=128):
     """The contact sheet: rows of pictures, then the strips of the edits."""
     found, strips = rows()
     names = [name.replace("; ", ";\n").replace(", W", ",\nW") for name in found]
-    top = media.sheet(list(found.values()), names=names, size=side)
+    top = images.sheet(list(found.values()), names=names, size=side)
     strips = [strip.resize((top.width, strip.height * top.width // strip.width)) for strip in strips.values()]
     whole = Image.new("RGB", (top.width, top.height + sum(s.height for s in strips)), "white")
     y = 0
@@ -132,8 +128,8 @@ def write_docs(folder):
         ("scribble", "scribble"),
         ("local", "texture"),
     ):
-        images = next(v for k, v in found.items() if k.startswith(key))
-        small(media.sheet([images], size=160), folder / f"{name}.jpg", 170 * len(images))
+        row = next(v for k, v in found.items() if k.startswith(key))
+        small(images.sheet([row], size=160), folder / f"{name}.jpg", 170 * len(row))
     for name, strip in strips.items():
         small(strip, folder / f"{name}.jpg", 640)
     with files.atomic(folder / "morph.gif") as temporary:
@@ -149,13 +145,13 @@ def main(argv):
 
     Path("raw_images").mkdir(exist_ok=True)
     Image.fromarray(skimage.data.astronaut()).save("raw_images/astronaut.png")
-    G = model_zoo.load_generator()
+    G = checkpoints.load_generator()
     second_face(G, args.seed)
     for words in COMMANDS.strip().splitlines():
         if words.startswith("local_edit.py scribble"):
             drawings()
         run(words)
-    media.save("save_image/demo.png", page())
+    images.save("save_image/demo.png", page())
     if args.docs:
         write_docs(args.docs)
     print("save_image/demo.png: everything on one sheet")

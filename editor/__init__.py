@@ -1,0 +1,1 @@
+"""What two commands share; nothing here prints, parses or exits but `cli`."""

@@ -1,0 +1,141 @@
+"""What comes bundled beside the generator: the attribute network and the encoder."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from perceptual_model import FeatureConfig, Features
+
+
+@dataclass(frozen=True)
+class AttributeConfig:
+    """What a checkpoint says of an AttributeNet: channels of its five blocks, and of its hidden dense layer."""
+
+    kind: str = "attributes"
+    resolution: int = 128
+    channels: tuple = (16, 32, 64, 128, 192)
+    hidden: int = 128
+
+
+class AttributeNet(nn.Module):
+    """A small VGG for faces: five blocks of two 3x3 convolutions with ReLU, each followed by 2x2 max pooling; two dense layers.
+
+    Trained by training/train_attributes.py for several attributes at once. Its convolutions are named like VGG's (conv1_1,
+    conv1_2, conv2_1, ... conv5_2), and `features` gives what they see: the project's perceptual distance off line.
+    Batch normalisation, used in training, is folded into the weights.
+    """
+
+    OUTPUTS = {"gender": 1, "age": 5, "yaw": 1, "smile": 1, "glasses": 1}  # raw outputs of each attribute
+
+    def __init__(self, config=None):
+        super().__init__()
+        self.config = config or AttributeConfig()
+        fan_in = 3
+        for block, width in enumerate(self.config.channels, 1):
+            for i in (1, 2):
+                self.add_module(f"conv{block}_{i}", nn.Conv2d(fan_in, width, 3, padding=1))
+                fan_in = width
+        side = self.config.resolution >> len(self.config.channels)
+        self.fc1 = nn.Linear(fan_in * side * side, self.config.hidden)
+        self.fc2 = nn.Linear(self.config.hidden, sum(self.OUTPUTS.values()))
+
+    @property
+    def layers(self):
+        """["conv1_1", "conv1_2", ..., "conv5_2"]"""
+        return [f"conv{block}_{i}" for block in range(1, len(self.config.channels) + 1) for i in (1, 2)]
+
+    def features(self, x, names, relu=True):
+        """Feature maps of named layers, in the order of `names`.
+
+        Args:
+            x: images [N, 3, H, W] in [-1, 1], sides divisible by 32; the network was trained at 128.
+            names: of `layers`.
+            relu: after the ReLU (default) or before.
+
+        Raises:
+            ValueError: a name that is not in `layers`.
+        """
+        unknown = [name for name in names if name not in self.layers]
+        if unknown:
+            raise ValueError(f"layer {unknown[0]!r}; the attribute network has {', '.join(self.layers)}")
+        found, last = {}, max((self.layers.index(name) for name in names), default=-1)
+        for name in self.layers[: last + 1]:
+            if name.endswith("_1") and name != "conv1_1":
+                x = F.max_pool2d(x, 2)
+            raw = getattr(self, name)(x)
+            x = F.relu(raw)
+            found[name] = x if relu else raw
+        return [found[name] for name in names]
+
+    def embed(self, x):
+        """Images [N, 3, 128, 128] in [-1, 1] -> the hidden dense layer [N, hidden], for Frechet distances and neighbours."""
+        x = F.max_pool2d(self.features(x, self.layers[-1:])[0], 2)
+        return F.relu(self.fc1(x.flatten(1)))
+
+    def forward(self, x):
+        """Images [N, 3, 128, 128] in [-1, 1] -> raw outputs, {attribute: [N, k]}, as the training losses want them."""
+        r = self.config.resolution
+        if x.shape[1:] != (3, r, r):
+            raise ValueError(f"images {list(x.shape)}; the attribute network takes [N, 3, {r}, {r}]")
+        return dict(zip(self.OUTPUTS, self.fc2(self.embed(x)).split(list(self.OUTPUTS.values()), dim=1), strict=True))
+
+    def scores(self, x):
+        """Images [N, 3, 128, 128] in [-1, 1] -> {attribute: [N]}.
+
+        gender (male positive), smile and glasses are log-odds: above 0 is yes. age is in years. yaw is 0 for a frontal face;
+        its sign is the side: positive where the nose tip lies to the right of the eyes' middle in the picture.
+        """
+        raw = self(x)
+        scores = {name: raw[name][:, 0] for name in self.OUTPUTS}
+        scores["age"] = 25 + 10 * raw["age"].sigmoid().sum(dim=1)  # outputs: over 30, 40, 50, 60, 70; 25: middle of 20-29
+        return scores
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What a checkpoint says of an `Encoder`: the features it looks at, and its own sizes."""
+
+    features: dict  # a FeatureConfig, as a dict
+    num_ws: int
+    w_dim: int = 512
+    channels: tuple = (64, 128, 256)  # at an eighth, a sixteenth and a thirty-second of the features' input
+    hidden: int = 320
+    ranks: tuple = (192, 160)  # of the two dense layers, each a product of two narrow ones: half the file
+    kind: str = "encoder"
+
+
+class Encoder(nn.Module):
+    """Guesses the latent of a picture: images [N, 3, R, R] in [-1, 1] -> ws [N, L, 512], w_avg added.
+
+    The frozen features (shared with the distance) are read at three scales; two dense layers give one w a layer, as an
+    offset from the mean latent. Trained by training/train_encoder.py; `--init encoder` starts from its guess.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.features = Features(FeatureConfig(**config.features)).requires_grad_(False)
+        widths = [self.features.config.stages[t]["out"] for t in self.features.config.taps]
+        a, b, c = config.channels
+        self.conv1 = nn.Conv2d(widths[1], a, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(a + widths[2], b, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(b + widths[3], c, 3, padding=1)
+        self.conv4 = nn.Conv2d(c, c, 3, stride=2, padding=1)
+        self.narrow1 = nn.Linear(c * (self.features.config.size // 32) ** 2, config.ranks[0], bias=False)
+        self.fc1 = nn.Linear(config.ranks[0], config.hidden)
+        self.norm = nn.LayerNorm(config.hidden)
+        self.narrow2 = nn.Linear(config.hidden, config.ranks[1], bias=False)
+        self.fc2 = nn.Linear(config.ranks[1], config.num_ws * config.w_dim)
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def forward(self, images):
+        _, fine, middle, coarse = self.features.features(images)
+        x = F.leaky_relu(self.conv1(fine), 0.2)
+        x = F.leaky_relu(self.conv2(torch.cat([x, middle], 1)), 0.2)
+        x = F.leaky_relu(self.conv3(torch.cat([x, coarse], 1)), 0.2)
+        x = F.leaky_relu(self.conv4(x), 0.2).flatten(1)
+        x = self.norm(F.leaky_relu(self.fc1(self.narrow1(x)), 0.2))
+        offset = 0.1 * self.fc2(self.narrow2(x))  # 0.1: a step of Adam moves w by a tenth of its spread
+        return self.w_avg + offset.view(len(images), self.config.num_ws, self.config.w_dim)

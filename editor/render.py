@@ -1,0 +1,94 @@
+"""Faces -> pictures; how near a picture is to another (PSNR, SSIM); a rendering laid into a photograph."""
+
+import numpy as np
+
+from editor.images import to_uint8
+
+
+def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=()):
+    """Latents -> pictures, a batch at a time, as they are asked for.
+
+    Args:
+        G: a generator.
+        ws: [N, L, 512].
+        noise: "const", "random" or "none"; a list of maps, each [1 or N, 1, r, r]; or a function (first, last) -> such a list
+            for the frames first .. last - 1, for maps that would be too many to hold.
+        batch_size: frames rendered together (default: 8, on a CPU fewer from 1024x1024 on, where a batch outgrows its caches).
+        dtype: of the generator's convolutions (default float32).
+        alone: frames rendered in a batch of their own. The sums of a convolution are ordered otherwise in a batch of eight than
+            in a batch of one, so that a value may round to the next grey level; these frames are exactly what `render` makes
+            of their latent on its own.
+
+    Yields:
+        numpy uint8 [R, R, 3], N of them.
+
+    Raises:
+        ValueError: no latents, a batch_size below 1, or what the generator says of them.
+    """
+    import torch
+
+    if batch_size is None:
+        batch_size = 8 if G.w_avg.device.type != "cpu" else max(1, min(8, 2 * 1024**2 // G.resolution**2))
+    if not len(ws) or batch_size < 1:
+        raise ValueError(f"{len(ws)} latents in batches of {batch_size}; at least one of each is needed")
+    device, first = G.w_avg.device, 0
+    while first < len(ws):
+        last = min(first + batch_size, len(ws))
+        last = first + 1 if first in alone else min((i for i in alone if first < i < last), default=last)
+        maps = noise(first, last) if callable(noise) else noise
+        if not isinstance(maps, str):
+            maps = [(m if callable(noise) or len(m) == 1 else m[first:last]).to(device) for m in maps]
+        with torch.no_grad():
+            pixels = to_uint8(G.synthesis(ws[first:last].to(device), noise=maps, dtype=dtype or torch.float32))
+        yield from pixels
+        first = last
+
+
+def measures(picture, target, known):
+    """PSNR in dB and SSIM of two uint8 images [H, W, 3], over the pixels where `known` [H, W] is true."""
+    from skimage.metrics import structural_similarity
+
+    window = min(7, picture.shape[0] - (picture.shape[0] + 1) % 2)
+    error = np.square(target[known].astype(np.float64) - picture[known]).mean()
+    _, ssim = structural_similarity(target, picture, channel_axis=2, data_range=255, win_size=window, full=True)
+    inner = np.zeros_like(known)
+    inner[window // 2 : -(window // 2), window // 2 : -(window // 2)] = True  # windows reach over the border elsewhere
+    inner &= known
+    return float(10 * np.log10(255**2 / error)) if error else 100.0, float(ssim[inner if inner.any() else known].mean())
+
+
+def composite(picture, target, mask):
+    """The photograph with the rendering where the mask is 0, without a seam.
+
+    The rendering misses the photograph along the hole's edge; that difference, continued into the hole as smoothly as can be
+    (Laplace's equation; Perez et al. 2003, "Poisson image editing"), is added to it.
+
+    Args:
+        picture, target: uint8 [H, W, 3]. mask: float [H, W] in 0..1.
+
+    Returns:
+        uint8 [H, W, 3]; where the mask is 1, the photograph's pixels.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.linalg import splu
+
+    hole = mask < 0.5
+    missed = np.where(hole[..., None], 0, target.astype(np.float64) - picture)
+    index, (ys, xs) = np.cumsum(hole).reshape(hole.shape) - 1, np.nonzero(hole)
+    count, edge = np.zeros(len(ys)), np.zeros((len(ys), 3))
+    rows, columns = [], []
+    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+        y, x = ys + dy, xs + dx
+        there = np.flatnonzero((y >= 0) & (y < hole.shape[0]) & (x >= 0) & (x < hole.shape[1]))
+        inside = hole[y[there], x[there]]
+        count[there] += 1
+        rows.append(there[inside])
+        columns.append(index[y[there[inside]], x[there[inside]]])
+        outer = there[~inside]
+        edge[outer] += missed[y[outer], x[outer]]
+    if len(ys) and edge.any():  # count * u - sum of neighbours in the hole = sum of neighbours on its edge
+        rows, columns, each = np.concatenate(rows), np.concatenate(columns), np.arange(len(ys))
+        system = coo_matrix((np.r_[count, -np.ones(len(rows))], (np.r_[each, rows], np.r_[each, columns])))
+        missed[hole] = splu(system.tocsc()).solve(edge)
+    mixed = mask[..., None] * target + (1 - mask[..., None]) * (picture + missed * hole[..., None])
+    return np.uint8(np.rint(mixed.clip(0, 255)))

@@ -1,0 +1,38 @@
+"""What the optimiser may be told, with its defaults; without torch, so that `--help` answers at once."""
+
+from dataclasses import dataclass
+
+SPACES = {"w+": "one w per layer", "w": "one w for all layers", "z": "the input of the mapping network"}
+INITS = {"mean": "the mean latent", "zeros": "zeros (LatentEditor)", "uniform": "uniform in [-1, 1]", "z": "the mapping of a random z"}
+SCHEDULES = {"cosine": "short warm-up, constant, then a cosine to 0 over the last quarter", "constant": "the same all along"}
+
+
+@dataclass
+class Config:
+    """Settings of `project`. Defaults suit faces; LatentEditor: init zeros, lr 0.01, schedule constant."""
+
+    iteration: int = 1000
+    w_iteration: int = 0  # before them, steps with one w for all layers (space w+ only): a start that stays a plausible face
+    space: str = "w+"
+    init: object = "mean"  # a key of INITS, or latents [N or 1, L, 512]
+    lr: float = 0.1
+    schedule: str = "cosine"
+    lambda_mse: float = 1.0
+    lambda_percep: float = 1.0
+    lambda_style: float = 1.0  # counts where the goal has a style image
+    lambda_start: float = 0.0  # holds the latent near the one it starts from
+    lambda_prior: float = 0.0  # holds each layer's w where the mapping network puts w
+    layers: list | None = None  # the W+ layers that may move; None: all
+    noise: object = "const"  # what the maps are, or start from: "const", "none", "random", or a list of maps [N or 1, 1, r, r]
+    noise_iteration: int = 0  # steps of the noise maps alone, after the latent
+    noise_lr: float = 0.02  # how far a step moves what a map adds to the activations: strength * map
+    noise_layers: list | None = None  # the noise maps that may move; None: all
+    lambda_noise: float = 0.0  # holds the maps near those they start from
+    joint: bool = False  # move the maps together with the latent, too (Image2StyleGAN++ advises against it)
+    early_stop: float = 0.0  # stop when 100 steps lower the loss by less than this share; 0: never
+    check_every: int = 10  # steps between looks at the losses (each look waits for the device)
+    show_every: int = 0  # steps between pictures for `show`; 0: none
+    seed: int = 0
+    dtype: object = None  # torch.dtype of the generator's convolutions, None: float32; latents, losses and RGB stay float32
+    compile: bool = False  # torch.compile of rendering and losses
+    low_memory: bool = False  # render layers of 128x128 and more a second time in the backward pass instead of keeping them
