@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +59,9 @@ def astronaut(tmp_path_factory):
     return folder
 
 
-def run(*words):
-    return subprocess.run([sys.executable, "align_images.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_the_astronaut_has_one_face_and_it_goes_back(astronaut, tmp_path):
+def test_the_astronaut_has_one_face_and_it_goes_back(run, astronaut, tmp_path):
     (astronaut / "empty.png").write_bytes(b"")
-    done = run(astronaut, tmp_path, "--output-size", 96)
+    done = run("align_images.py", astronaut, tmp_path, "--output-size", 96)
     assert done.returncode == 1 and "empty.png" in done.stderr, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["astronaut_01.json", "astronaut_01.png"]
     said = json.loads((tmp_path / "astronaut_01.json").read_text())
@@ -100,7 +94,7 @@ def test_a_face_at_the_edge_is_padded_smoothly():
         (["{dir}/astronaut.png", "{dir}/astronaut.png/out"], "astronaut.png"),
     ],
 )
-def test_bad_calls_say_so_in_one_line(astronaut, tmp_path, words, said):
+def test_bad_calls_say_so_in_one_line(run, astronaut, tmp_path, words, said):
     Image.new("L", (200, 200), 128).save(astronaut / "grey.png")
-    done = run(*[w.format(dir=astronaut, out=tmp_path) for w in words])
+    done = run("align_images.py", *[w.format(dir=astronaut, out=tmp_path) for w in words])
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -38,10 +36,6 @@ def read(path):
 def psnr(a, b):
     error = np.square(a.astype(float) - b).mean()
     return 99 if error == 0 else 10 * np.log10(255**2 / error)
-
-
-def run(*words):
-    return subprocess.run([sys.executable, "make_morphinggif.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("ending, least", [(".gif", 33), (".mp4", 30), (".webp", 28), (".png", 98), (".apng", 98)])
@@ -121,22 +115,22 @@ def test_ffmpeg_that_fails_is_quoted(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_script_takes_frames_in_natural_order(tmp_path):
+def test_script_takes_frames_in_natural_order(run, tmp_path):
     frames = moving(12, (48, 24))
     for i, frame in enumerate(frames):
         images.save(tmp_path / "frames" / f"img{i}.png", frame)
-    done = run(tmp_path / "frames", tmp_path / "out" / "a.png", "--pingpong", "--quiet")
+    done = run("make_morphinggif.py", tmp_path / "frames", tmp_path / "out" / "a.png", "--pingpong", "--quiet")
     assert done.returncode == 0, done.stderr
     back, _ = read(tmp_path / "out" / "a.png")
     wanted = [*frames, *frames[-2:0:-1]]
     assert len(back) == 22 and all(np.array_equal(a, b) for a, b in zip(back, wanted, strict=True))
-    done = run(tmp_path / "frames", tmp_path / "b.gif", "--width", 24, "--fps", 20, "--quiet")
+    done = run("make_morphinggif.py", tmp_path / "frames", tmp_path / "b.gif", "--width", 24, "--fps", 20, "--quiet")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     back, said = read(tmp_path / "b.gif")
     assert back[0].shape == (12, 24, 3) and said["duration"] == 50
 
 
-def test_script_names_what_is_wrong_with_the_frames(tmp_path):
+def test_script_names_what_is_wrong_with_the_frames(run, tmp_path):
     (tmp_path / "none").mkdir()
     images.save(tmp_path / "one" / "a.png", moving(1)[0])
     for i, side in enumerate((16, 16, 20)):
@@ -151,6 +145,6 @@ def test_script_names_what_is_wrong_with_the_frames(tmp_path):
         ([tmp_path / "unequal", tmp_path / "x.gif", "--fps", 0], "fps 0"),
         ([tmp_path / "unequal", tmp_path / "x.gif", "--width", 1], "--width 1"),
     ):
-        done = run(*words, "--quiet")
+        done = run("make_morphinggif.py", *words, "--quiet")
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not (tmp_path / "x.gif").exists()

@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import image_crossover
-from editor import checkpoints, face, images, render
+from editor import face, images, render
 from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
 
 
 def sample(G, count, seed, psi=0.8):

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
-
-
-@pytest.fixture(scope="module")
 def made(G):
     """Two images of known latents."""
     z = torch.randn(2, 512, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         return G(z, truncation_psi=0.7)
-
-
-def run(*words):
-    return subprocess.run([sys.executable, "encode_image.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_made_images_are_recovered_and_a_batch_equals_singles(G, made):
@@ -128,14 +117,25 @@ def test_lpips_is_the_packages():
         assert torch.allclose(ours(a, b), theirs(a, b).flatten(), rtol=1e-4)
 
 
-def test_script_writes_what_it_says_and_repeats_itself(tmp_path, G, made):
+def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, made):
     (tmp_path / "in").mkdir()
     images.save(tmp_path / "in" / "face.png", images.to_uint8(made[:1])[0])
     (tmp_path / "in" / "text.png").write_text("no image")
     outputs = []
     for name in ("a", "b"):
         place = tmp_path / name
-        done = run("--src-dir", tmp_path / "in", "--latent_dir", place, "--save_dir", place / "png", "--iteration", 12, "--quiet")
+        done = run(
+            "encode_image.py",
+            "--src-dir",
+            tmp_path / "in",
+            "--latent_dir",
+            place,
+            "--save_dir",
+            place / "png",
+            "--iteration",
+            12,
+            "--quiet",
+        )
         assert done.returncode == 1 and "text.png" in done.stderr, done.stderr
         outputs.append((place / "face.npy").read_bytes())
     assert outputs[0] == outputs[1]
@@ -159,8 +159,8 @@ def test_script_writes_what_it_says_and_repeats_itself(tmp_path, G, made):
         (["--weight_file", "nothing.safetensors", "--src_im", "README.md"], "nothing.safetensors"),
     ],
 )
-def test_bad_calls_say_so_in_one_line(words, said):
-    done = run(*words, "--quiet")
+def test_bad_calls_say_so_in_one_line(run, words, said):
+    done = run("encode_image.py", *words, "--quiet")
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

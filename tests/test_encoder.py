@@ -16,11 +16,6 @@ from training import train_encoder
 
 
 @pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
-
-
-@pytest.fixture(scope="module")
 def made(G):
     z = torch.randn(2, G.config.z_dim, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():

@@ -19,11 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
-
-
-@pytest.fixture(scope="module")
 def attributes():
     path = checkpoints.HERE / "weight_files" / "attributes.safetensors"
     config = networks.AttributeConfig(kind="attributes", **checkpoints.read_metadata(path)["config"])

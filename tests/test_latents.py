@@ -4,12 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editor import checkpoints, face
-
-
-@pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
+from editor import face
 
 
 def write(path, array):

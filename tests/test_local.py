@@ -1,8 +1,6 @@
 """Masks, inpainting, and the three edits of local_edit.py."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,6 @@ import stylegan_layers
 from editor import checkpoints, face, images, landmarks, masks, projection, render, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +30,6 @@ def files(tmp_path, G, made):
         face.save(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
         images.save(tmp_path / f"{name}.png", image)
     return tmp_path
-
-
-def run(script, *words):
-    return subprocess.run([sys.executable, script, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
 
 
 def pixels(path):
@@ -120,7 +109,7 @@ def test_prior_tells_typical_latents_from_others(G):
     assert 0.5 < prior(w).mean() < 1.5 and prior(w + 0.3 * torch.randn_like(w)).mean() > 10
 
 
-def test_script_fills_a_hole(files, G):
+def test_script_fills_a_hole(run, files, G):
     done = run("encode_image.py", "--src_im", files / "a.png", "--mask", "box:0.25,0.25,0.75,0.75", "--invert_mask", "--composite",
                "--iteration", 4, "--noise_iteration", 3, "--latent_dir", files / "w", "--save_dir", files / "png", "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -149,7 +138,7 @@ def test_composite_keeps_what_is_known_and_has_no_seam():
     [(["--composite"], "--mask"), (["--mask", "nothing.png"], "nothing.png"), (["--mask", "box:0,0,1,1", "--invert_mask"], "nothing that"),
      (["--mask", "part:ear"], "part:ear"), (["--save_every", "-1"], "--save_every"), (["--noise_iteration", "-1"], "--noise_iteration")],
 )  # fmt: skip
-def test_bad_encode_calls_say_so_in_one_line(files, words, said):
+def test_bad_encode_calls_say_so_in_one_line(run, files, words, said):
     done = run("encode_image.py", "--src_im", files / "a.png", "--latent_dir", files, "--save_dir", files, "--quiet", *words)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
@@ -158,7 +147,7 @@ def test_bad_encode_calls_say_so_in_one_line(files, words, said):
 # local_edit.py
 
 
-def test_scribble_moves_the_stroke_and_leaves_the_rest(files, G):
+def test_scribble_moves_the_stroke_and_leaves_the_rest(run, files, G):
     picture = images.open_image(files / "a.png").resize((256, 256), Image.Resampling.BICUBIC)  # as one draws on it
     ImageDraw.Draw(picture).ellipse((96, 170, 160, 205), fill=(150, 20, 30))
     picture.save(files / "drawn.png")
@@ -177,7 +166,7 @@ def test_scribble_moves_the_stroke_and_leaves_the_rest(files, G):
     assert np.array_equal(images.to_uint8(again)[0], after)
 
 
-def test_style_brings_the_texture_in_and_leaves_the_rest(files, G, made):
+def test_style_brings_the_texture_in_and_leaves_the_rest(run, files, G, made):
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::8], stripes[:, 1::8], stripes[:, 2::8] = 255, 255, 255
     Image.fromarray(stripes).save(files / "stripes.png")
@@ -194,7 +183,7 @@ def test_style_brings_the_texture_in_and_leaves_the_rest(files, G, made):
     assert -10 * rest.log10() > 24
 
 
-def test_transfer_changes_the_part_and_hardly_the_rest(files, G):
+def test_transfer_changes_the_part_and_hardly_the_rest(run, files, G):
     done = run("local_edit.py", "transfer", "--latent_file1", files / "a.npy", "--latent_file2", files / "b.npy", "--mask", "part:mouth",
                "--out", files / "out.png", "--embed", "--iteration", 3, "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -255,7 +244,7 @@ def test_resolutions_are_read_and_checked(G):
         (["erase"], "erase"),
     ],
 )
-def test_bad_calls_say_so_in_one_line(files, words, said):
+def test_bad_calls_say_so_in_one_line(run, files, words, said):
     words = [files / w if w.endswith((".npy", ".png")) else w for w in words]
     done = run("local_edit.py", *words, *(["--quiet"] if len(words) > 1 else []))
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import image_morphing
-from editor import checkpoints, face, images, render
+from editor import face, images, render
 from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +34,6 @@ def place(G, tmp_path_factory):
     return folder
 
 
-def run(*words):
-    return subprocess.run([sys.executable, "image_morphing.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-
-
 def pixels(path):
     return np.array(Image.open(path))
 
@@ -55,8 +44,8 @@ def rendered(G, path):
         return images.to_uint8(G.synthesis(face.load(path, G)))[0]
 
 
-def test_hundred_frames_end_at_the_latents_to_the_bit_and_are_linear_in_w(tmp_path, G, place):
-    done = run("--latent_file1", place / "a.npy", "--latent_file2", place / "b.npy", "--out_dir", tmp_path / "frames",
+def test_hundred_frames_end_at_the_latents_to_the_bit_and_are_linear_in_w(run, tmp_path, G, place):
+    done = run("image_morphing.py", "--latent_file1", place / "a.npy", "--latent_file2", place / "b.npy", "--out_dir", tmp_path / "frames",
                "--animation", tmp_path / "m.png", "--save_latents", tmp_path / "path.npy", "--quiet")  # fmt: skip
     assert done.returncode == 0 and done.stderr == done.stdout == "", done.stderr
     frames = images.list_images(tmp_path / "frames")
@@ -76,16 +65,18 @@ def test_hundred_frames_end_at_the_latents_to_the_bit_and_are_linear_in_w(tmp_pa
     assert json.loads((tmp_path / "path.json").read_text())["generator_hash"] == G.meta["hash"]
 
 
-def test_every_latent_of_a_longer_path_is_a_frame_and_a_loop_closes(tmp_path, G, place):
+def test_every_latent_of_a_longer_path_is_a_frame_and_a_loop_closes(run, tmp_path, G, place):
     folder = tmp_path / "frames"
     files = [place / f"{name}.npy" for name in "abc"]
-    assert run("--latent_files", *files, "--frames", 5, "--out_dir", folder, "--quiet").returncode == 0
+    assert run("image_morphing.py", "--latent_files", *files, "--frames", 5, "--out_dir", folder, "--quiet").returncode == 0
     frames = images.list_images(folder)
     assert len(frames) == 9
     for k, file in zip((0, 4, 8), files, strict=True):
         assert np.array_equal(pixels(frames[k]), rendered(G, file))
     images.save(folder / "mine.png", np.zeros((8, 8, 3), np.uint8))
-    done = run("--latent_files", *files[:2], "--frames", 4, "--loop", "--easing", "smooth", "--out_dir", folder, "--quiet")
+    done = run(
+        "image_morphing.py", "--latent_files", *files[:2], "--frames", 4, "--loop", "--easing", "smooth", "--out_dir", folder, "--quiet"
+    )
     assert done.returncode == 0 and "removed 3 frames" in done.stderr
     assert [p.name for p in images.list_images(folder)] == ["mine.png", *(f"morph_{k:04}.png" for k in range(6))]
     frames = images.list_images(folder)[1:]
@@ -146,7 +137,7 @@ def test_morph_of_a_latent_with_itself_stands_still(a, frames, count, loop):
     assert (image_morphing.between(torch.full((count, 2, 3), a), steps) == torch.tensor(a)).all()
 
 
-def test_bad_calls_say_so_in_one_line(tmp_path, place):
+def test_bad_calls_say_so_in_one_line(run, tmp_path, place):
     a, b = place / "a.npy", place / "b.npy"
     np.save(tmp_path / "short.npy", np.zeros((1, 7, 512), np.float32))
     np.save(tmp_path / "nan.npy", np.full((1, 512), np.nan, np.float32))
@@ -169,7 +160,7 @@ def test_bad_calls_say_so_in_one_line(tmp_path, place):
         with pytest.raises((ValueError, OSError)) as caught:  # cli.run makes them one line and exit code 2
             image_morphing.main([str(word) for word in [*words, "--out_dir", tmp_path / "frames", "--quiet"]])
         assert said in str(caught.value)
-    done = run("--latent_file1", a, "--latent_file2", b, "--frames", 1)
+    done = run("image_morphing.py", "--latent_file1", a, "--latent_file2", b, "--frames", 1)
     assert (
         done.returncode == 2
         and done.stderr == "image_morphing.py: --frames 1 --batch_size 8: at least 2 frames, in batches of at least 1\n"

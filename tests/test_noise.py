@@ -9,14 +9,9 @@ import pytest
 import torch
 
 import stylegan_layers
-from editor import checkpoints, face, images, projection, settings
+from editor import face, images, projection, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
 
 
 @pytest.fixture(scope="module")

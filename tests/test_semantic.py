@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import semantic_edit
-from editor import boundaries, checkpoints, downloads, face, images
+from editor import boundaries, downloads, face, images
 from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,11 +111,6 @@ def test_layers_in_which_nothing_moves_cannot_reach_a_distance():
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The script
-
-
-@pytest.fixture(scope="module")
-def G():
-    return checkpoints.load_generator()
 
 
 @pytest.fixture
