@@ -2,14 +2,15 @@
 
     python encode_image.py --src_im aligned_images/me_01.png
 
-For each image it writes latent_W/NAME.npy (float32 [1, L, 512]), NAME.json (settings, losses, PSNR, SSIM) and the
-reconstruction save_image/encode/NAME.png. Without --src_im every image of --src_dir is encoded, --batch_size at a time.
+For each image it writes the reconstruction save_image/encode/NAME.png, latent_W/NAME.npy (float32 [1, L, 512]) and NAME.json
+(settings, losses, PSNR, SSIM). Without --src_im every image of --src_dir is encoded, --batch_size at a time; a run that was
+stopped goes on with --resume.
 
 Finer, with the noise maps (latent_W/NAME.noise.npz), as in Image2StyleGAN++:
 
     python encode_image.py --src_im aligned_images/me_01.png --noise_iteration 500
 
-Fill in what is hidden: white in the mask must match, the rest is the generator's guess:
+Fill in what is hidden (NAME_fill_MASK): white in the mask must match, the rest is the generator's guess:
 
     python encode_image.py --src_im aligned_images/me_01.png --mask part:mouth --invert_mask --composite --noise_iteration 300
 """
@@ -17,130 +18,288 @@ Fill in what is hidden: white in the mask must match, the rest is the generator'
 import contextlib
 import csv
 import dataclasses
-import sys
+import re
 import time
 from pathlib import Path
 
-import numpy as np
+from editor import cli, files, settings
 
-from editor import animation, checkpoints, cli, face, fast_conv, files, images, masks, projection, render, session, settings
+FRAME = re.compile(r"\d{5,}\.png")  # in NAME_steps/
 
 
 def flags():
     config = settings.Config()
+    weight = cli.number(float, 0)
     p = cli.Parser(__doc__)
-    p.add_argument("--src_im", help="an image: a name in --src_dir, or a path (default: all of --src_dir)")
-    p.add_argument("--src_dir", default="source_image/", help="folder of aligned images")
-    p.add_argument("--latent_dir", default="latent_W/", help="where latents go")
-    p.add_argument("--save_dir", default="save_image/encode/", help="where reconstructions go")
-    p.add_argument("--iteration", type=int, default=config.iteration, help="steps of the optimiser (default: %(default)s)")
-    p.add_argument("--batch_size", default="1", metavar="N|auto", help="images optimised together; auto: as many as pay (default: 1)")
+    p.add_argument("--src_im", metavar="IMAGE", help="an image: a name in --src_dir, or a path (default: all of --src_dir)")
+    p.add_argument("--src_dir", metavar="DIR", help="folder of aligned images (default: aligned_images/, else source_image/)")
+    p.add_argument("--latent_dir", default="latent_W/", metavar="DIR", help="where latents go (default: %(default)s)")
+    p.add_argument("--save_dir", default="save_image/encode/", metavar="DIR", help="where reconstructions go (default: %(default)s)")
+    cli.add_embedding_flags(p, config.iteration)
     p.add_argument(
-        "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time"
+        "--batch_size", type=batch_size, default=1, metavar="N|auto", help="images optimised together; auto: as many as pay (default: 1)"
     )
-    p.add_argument("--resolution", type=int, help="checked against the generator")
-    p.add_argument("--space", default=config.space, choices=settings.SPACES)
+    p.add_argument("--resolution", type=int, help="side of the generator's pictures in pixels; checked against the generator")
+    p.add_argument(
+        "--space", default=config.space, choices=settings.SPACES, help="; ".join(f"{k}: {v}" for k, v in settings.SPACES.items())
+    )
     p.add_argument(
         "--init",
-        help=f"{', '.join([*settings.INITS, 'encoder'])}, or a latent or encoder file (default: encoder where there is one, else mean)",
+        metavar="WORD|FILE",
+        help=f"{', '.join([*settings.INITS, 'encoder'])}, or a latent (its noise maps with it) or encoder "
+        "file (default: encoder where there is one, else mean)",
     )
-    p.add_argument("--lr", type=float, default=config.lr, help="Adam's learning rate (default: %(default)s)")
-    p.add_argument("--schedule", default=config.schedule, choices=settings.SCHEDULES)
-    p.add_argument("--lambda_mse", type=float, default=config.lambda_mse)
-    p.add_argument("--lambda_percep", type=float, default=config.lambda_percep)
-    p.add_argument("--perceptual", choices=session.DISTANCES, help="distance (default: what the generator's checkpoint names)")
+    p.add_argument("--lr", type=cli.number(float, above=0), default=config.lr, help="Adam's learning rate (default: %(default)s)")
+    p.add_argument("--schedule", default=config.schedule, choices=settings.SCHEDULES, help="of the learning rate (default: %(default)s)")
+    p.add_argument("--lambda_mse", type=weight, default=config.lambda_mse, help="weight of the squared error (default: %(default)s)")
+    p.add_argument("--lambda_percep", type=weight, default=config.lambda_percep, help="weight of the distance (default: %(default)s)")
     p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the first and last two)")
-    p.add_argument("--noise_iteration", type=int, default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)")
-    p.add_argument("--noise_lr", type=float, default=config.noise_lr, help="their learning rate (default: %(default)s)")
+    p.add_argument(
+        "--noise_iteration", type=cli.number(int, 0), default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)"
+    )
+    p.add_argument(
+        "--noise_lr", type=cli.number(float, above=0), default=config.noise_lr, help="their learning rate (default: %(default)s)"
+    )
     p.add_argument("--noise_layers", help="noise maps that may move, such as 4-8 (default: all that act)")
-    p.add_argument("--lambda_noise", type=float, default=config.lambda_noise, help="holds the maps near the generator's own (default: 0)")
+    p.add_argument(
+        "--lambda_noise", type=weight, default=config.lambda_noise, help="holds the maps near those they start from (default: 0)"
+    )
     p.add_argument("--joint", action="store_true", help="move the noise maps with the latent from the first step on")
-    p.add_argument("--lambda_start", type=float, help="holds the latent near --init (default: 0; with --mask 1, near one w for all)")
-    p.add_argument("--lambda_prior", type=float, default=config.lambda_prior, help="holds it where the mapping network puts w (default: 0)")
+    p.add_argument("--lambda_start", type=weight, help="holds the latent near --init (default: 0; with --mask 1, near one w for all)")
+    p.add_argument(
+        "--lambda_prior", type=weight, default=config.lambda_prior, help="holds it where the mapping network puts w (default: 0)"
+    )
     p.add_argument("--mask", help="where the rendering must match, white: a picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1 or part:NAME")
     p.add_argument("--invert_mask", action="store_true", help="black must match instead")
     p.add_argument("--composite", action="store_true", help="save the photograph with only the masked-out part taken from the rendering")
-    p.add_argument("--save_every", type=int, default=0, metavar="N", help="a picture every N steps, in SAVE_DIR/NAME_steps/")
-    p.add_argument("--save_video", metavar="FILE.mp4", help="target and rendering side by side (several images: FILE_NAME.mp4)")
-    p.add_argument("--compile", default="auto", choices=("on", "off", "auto"), help="torch.compile (default: auto, where it pays)")
+    p.add_argument("--save_every", type=cli.number(int, 0), default=0, metavar="N", help="a picture every N steps, in SAVE_DIR/NAME_steps/")
+    p.add_argument("--save_video", metavar="FILE.mp4", help="target and rendering side by side (of a folder: FILE_NAME.mp4)")
     p.add_argument("--early_stop", action="store_true", help="stop when the loss no longer falls")
-    p.add_argument("--resume", action="store_true", help="skip images whose latent is there already")
-    p.add_argument("--force", action="store_true", help="take an --init latent of another generator")
+    p.add_argument(
+        "--resume", action="store_true", help="skip images that are done: same photograph, generator and settings, run to the end"
+    )
+    cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
 
 
-def sources(args):
-    """The images to encode."""
-    if not args.src_im:
-        return images.list_images(args.src_dir)
-    return [images.find(args.src_im, args.src_dir)]
+def batch_size(text):
+    """--batch_size -> a number, or "auto"."""
+    return text if text == "auto" else cli.number(int, 1)(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One photograph's files
+
+
+@dataclasses.dataclass
+class Photo:
+    """A photograph to encode: its file, the pixels [1, 3, R, R] in [-1, 1], the mask [1, 1, R, R] or None, and where its results go."""
+
+    path: Path
+    image: object
+    mask: object
+    latent: Path
+    picture: Path
+
+
+def result_name(path, args):
+    """NAME; with a mask NAME_fill_MASK, since what is filled in must not replace the embedding."""
+    if not args.mask:
+        return path.stem
+    words = Path(args.mask).stem if Path(args.mask).is_file() else args.mask.removeprefix("part:")
+    return f"{path.stem}_fill_{re.sub(r'[^a-zA-Z0-9.]+', '-', words)[:60]}"
+
+
+def destination(path, args):
+    """Where a photograph's latent and picture go."""
+    name = result_name(path, args)
+    return Path(args.latent_dir) / f"{name}.npy", Path(args.save_dir) / f"{name}.png"
+
+
+def read(path, args, session):
+    """A photograph, checked with all that its results need, before any work on it."""
+    from editor import face, images, masks
+    from editor.session import claim
+
+    latent, picture = destination(path, args)
+    image = images.load(path, session.G.resolution)
+    mask = masks.read(args.mask, session.G.resolution, image, args.invert_mask) if args.mask else None
+    if mask is not None and mask.max() <= 0.5:
+        raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
+    files.check_writable(*face.outputs(latent), picture)
+    claim(latent, {"image": path})
+    return Photo(path, image, mask, latent, picture)
 
 
 class Steps:
-    """What --save_every and --save_video write on the way."""
+    """What --save_every and --save_video write on the way; an animation begins with its first frame and ends well with Ctrl-C, too."""
 
-    def __init__(self, args, names, targets, stack):
-        self.names, self.args, self.targets = names, args, images.to_uint8(targets)
-        self.videos = []
-        if args.save_video:
-            path = Path(args.save_video)
-            paths = [path] if args.single else [path.with_name(f"{path.stem}_{n.stem}{path.suffix}") for n in names]
-            self.videos = [stack.enter_context(animation.Animation(p, fps=20)) for p in paths]
+    def __init__(self, args, photos, stack):
+        self.args, self.photos, self.stack, self.videos = args, photos, stack, {}
+        for photo in photos:
+            for old in self.folder(photo).glob("*.png") if args.save_every else ():
+                if FRAME.fullmatch(old.name):  # of an earlier run
+                    old.unlink()
 
-    def show(self, step, rendered):
-        for i, picture in enumerate(images.to_uint8(rendered.nan_to_num())):
+    def folder(self, photo):
+        return photo.picture.with_name(f"{photo.picture.stem}_steps")
+
+    def show(self, first, step, rendered):
+        """Images [N, 3, R, R] of the photographs from number `first` on."""
+        import numpy as np
+
+        from editor import animation, images
+
+        for photo, picture in zip(self.photos[first:], images.to_uint8(rendered.nan_to_num()), strict=False):
             if self.args.save_every:
-                images.save(Path(self.args.save_dir) / f"{self.names[i].stem}_steps" / f"{step:05}.png", picture)
-            if self.videos:
-                both = np.concatenate([self.targets[i], picture], axis=1)
+                images.save(self.folder(photo) / f"{step:05}.png", picture)
+            if self.args.save_video:
+                if photo.path not in self.videos:
+                    path = Path(self.args.save_video)
+                    path = path if self.args.src_im else path.with_name(f"{path.stem}_{photo.latent.stem}{path.suffix}")
+                    self.videos[photo.path] = self.stack.enter_context(animation.Animation(path, fps=20))
+                both = np.concatenate([images.to_uint8(photo.image)[0], picture], axis=1)
                 enlarged = max(1, 256 // len(picture))
-                self.videos[i].add(both.repeat(enlarged, 0).repeat(enlarged, 1))
+                self.videos[photo.path].add(both.repeat(enlarged, 0).repeat(enlarged, 1))
 
 
-def settings_of(config):
-    """A `settings.Config` as JSON holds it."""
-    plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | {"dtype": str(config.dtype)}
-    return {k: v if isinstance(v, (int, float, str, list, type(None))) else "file" for k, v in plain.items()}
+def write(photo, found, i, args, session, chosen, seconds):
+    """The picture, the latent and the record of the i-th image of a `projection.Projection`; returns what the record says.
+
+    Raises:
+        ValueError: its loss stopped being finite.
+    """
+    import numpy as np
+
+    from editor import face, images, render
+    from editor.session import DIVERGED
+
+    if found.diverged[i]:
+        raise ValueError(DIVERGED.format(steps=found.steps))
+    person = face.Face(found.ws[i : i + 1], None if found.noise is None else [m[i : i + 1] for m in found.noise])
+    picture, target = render.one(session.G, person), images.to_uint8(photo.image)[0]
+    known = np.ones(picture.shape[:2]) if photo.mask is None else photo.mask[0, 0].cpu().numpy()
+    psnr, ssim = render.measures(picture, target, known > 0.5)
+    images.save(photo.picture, render.composite(picture, target, known) if args.composite else picture)
+    info = session.record(
+        "encode_image.py", {"image": photo.path}, name=photo.latent.stem, psnr=round(psnr, 2), ssim=round(ssim, 4),
+        loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(seconds, 1), settings=chosen, stopped=found.stopped,
+        complete=found.interrupted is None, picture={"path": str(photo.picture), "sha256": files.file_hash(photo.picture)},
+    )  # fmt: skip
+    face.write(photo.latent, person.ws, info, face.changed(person.noise, session.G))
+    return info
 
 
-def encode(G, distance, batch, config, args, bar):
-    """Optimise one batch, [(path, image, mask or None)], and write its files; returns the table's rows and whether Ctrl-C ended it."""
-    import torch
+# ---------------------------------------------------------------------------------------------------------------------
+# What was asked, what is done
 
-    device = G.w_avg.device
-    names, targets = [path for path, _, _ in batch], torch.cat([image for _, image, _ in batch]).to(device)
-    mask = torch.cat([m for _, _, m in batch]).to(device) if args.mask else None
-    began = time.time()
-    if args.encoder:
-        with torch.no_grad():
-            config = dataclasses.replace(config, init=fast_conv.alone(args.encoder, targets, always=True))
-    with contextlib.ExitStack() as stack:
-        steps = Steps(args, names, targets, stack)
-        goal = projection.Goal(targets, mask)
-        found = projection.project(G, distance, goal, config, lambda step, losses: bar(step, losses.mean().item()), steps.show)
-    seconds = (time.time() - began) / len(names)
-    settings = settings_of(config) | {"init": args.init, "mask": args.mask, "invert_mask": args.invert_mask}
-    rows = []
-    for i, path in enumerate(names):
-        noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
-        with torch.no_grad():
-            picture = images.to_uint8(G.synthesis(found.ws[i : i + 1], noise="const" if noise is None else noise))[0]
-        target, known = images.to_uint8(targets[i : i + 1])[0], np.ones(picture.shape[:2])
-        if mask is not None:
-            known = mask[i, 0].cpu().numpy()
-        psnr, ssim = render.measures(picture, target, known > 0.5)
-        row = {"name": path.stem, "psnr": round(psnr, 2), "ssim": round(ssim, 4), "loss": round(float(found.loss[i]), 5),
-               "steps": found.steps, "seconds": round(seconds, 1)}  # fmt: skip
-        if found.diverged[i]:
-            cli.warn(f"{path}: the loss stopped being finite; the best latent before that is kept (lower --lr?)")
-        images.save(Path(args.save_dir) / f"{path.stem}.png", render.composite(picture, target, known) if args.composite else picture)
-        info = row | {"source": str(path), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"],
-                      "perceptual": args.perceptual, "settings": settings, "stopped": found.stopped, "toolkit": cli.__version__,
-                      "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
-        face.save(Path(args.latent_dir) / f"{path.stem}.npy", found.ws[i : i + 1], info, face.changed(noise, G))
-        rows.append(row)
-    return rows, found.stopped == "Ctrl-C"
+
+def configure(args, session):
+    """The flags as a `settings.Config`, the encoder to start from or None, and the settings as the record keeps them."""
+    from editor import face, projection
+
+    num_ws = session.G.num_ws
+    total = args.iteration + args.noise_iteration
+    start, encoder = session.start(args.init, args.space, whole=not args.mask)
+    config = settings.Config(
+        iteration=args.iteration, space=args.space, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
+        lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, noise_iteration=args.noise_iteration, noise_lr=args.noise_lr,
+        noise_layers=face.layer_range(args.noise_layers, num_ws) if args.noise_layers else None, lambda_noise=args.lambda_noise,
+        joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed, low_memory=args.low_memory,
+        show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), **start,
+    )  # fmt: skip
+    if args.mask and args.space == "w+":
+        config = dataclasses.replace(config, **projection.inpainting(session.G, args.iteration))
+    if args.layers:
+        config = dataclasses.replace(config, layers=face.layer_range(args.layers, num_ws))
+    if args.lambda_start is not None:
+        config.lambda_start = args.lambda_start
+    return config, encoder, remembered(config, args, session)
+
+
+def remembered(config, args, session):
+    """The settings that make a result what it is, as JSON holds them; files by their content, not by their name."""
+    plain = {k: v for k, v in dataclasses.asdict(dataclasses.replace(config, init="mean", noise="const")).items() if k not in PASSING}
+    init = files.file_hash(args.init) if args.init and Path(args.init).is_file() else args.init
+    mask = files.file_hash(args.mask) if args.mask and Path(args.mask).is_file() else args.mask
+    return plain | {
+        "init": init,
+        "mask": mask,
+        "invert_mask": args.invert_mask,
+        "composite": args.composite,
+        "perceptual": session.perceptual,
+    }
+
+
+PASSING = ("dtype", "compile", "low_memory", "show_every", "check_every", "noise")  # settings that do not make another result
+
+
+def why_again(path, args, session, chosen):
+    """Why a photograph must be encoded (again), or None when --resume may skip it: the record says that all of it is done."""
+    from editor import face
+
+    latent, picture = destination(path, args)
+    if not latent.exists():
+        return "not done before"
+    try:
+        said = face.read(latent, session.G).info
+    except (ValueError, OSError):
+        return "unfinished, damaged or of another generator"
+    if said.get("settings") != chosen:
+        return "done with other settings"
+    if not said.get("complete"):
+        return "stopped before its end"
+    image = (said.get("sources") or {}).get("image") or {}
+    if image.get("sha256") != files.file_hash(path):
+        return "the photograph changed"
+    if not picture.is_file() or (said.get("picture") or {}).get("sha256") != files.file_hash(picture):
+        return "its picture is gone or changed"
+    return None
+
+
+def still_to_do(paths, args, session, chosen):
+    """The photographs that --resume leaves to be encoded; says how many are skipped and why others are not."""
+    reasons = {}
+    for path in paths:
+        try:
+            reasons[path] = why_again(path, args, session, chosen)
+        except (ValueError, OSError):
+            reasons[path] = "not readable"
+    left = [path for path in paths if reasons[path]]
+    counts = {reason: list(reasons.values()).count(reason) for reason in dict.fromkeys(reasons.values()) if reason}
+    again = "; ".join(f"{count} {reason}" for reason, count in counts.items())
+    if not args.quiet:
+        cli.say(f"--resume: {len(paths) - len(left)} of {len(paths)} are done already" + (f"; to do: {again}" if again else ""))
+    return left
+
+
+COLUMNS = ("name", "psnr", "ssim", "loss", "steps", "seconds")
+
+
+def write_table(args):
+    """SAVE_DIR/metrics.csv: a row for each face in --latent_dir whose picture is in --save_dir, whichever run made it."""
+    from editor import face
+
+    rows, home = [], Path(args.save_dir).resolve()
+    for record in files.visible(args.latent_dir, "*.json"):
+        try:
+            said = face.record(record)
+        except ValueError:
+            continue
+        picture = said.get("picture")
+        if isinstance(picture, dict) and Path(str(picture.get("path"))).resolve().parent == home:
+            rows.append({column: said.get(column) for column in COLUMNS})
+    if rows:
+        with files.atomic(home / "metrics.csv") as temporary:
+            with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as f:
+                table = csv.DictWriter(f, COLUMNS)
+                table.writeheader()
+                table.writerows(rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
 
 
 def auto_batch(count, resolution, device):
@@ -149,138 +308,110 @@ def auto_batch(count, resolution, device):
     return max(1, min(count, busy, 64))
 
 
-def encode_what_fits(G, distance, batch, config, args, bar):
-    """`encode`, in halves where the batch does not fit into memory; later batches are then smaller too."""
-    try:
-        return encode(G, distance, batch, config, args, bar)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-        if not any(sign in str(error) for sign in ("out of memory", "not enough memory", "can't allocate memory")):
-            raise
-    if len(batch) == 1:
-        advice = "a smaller generator, or another device" if args.low_memory else "--low_memory"
-        raise ValueError(f"{batch[0][0]}: out of memory with a single image; try {advice}")
-    half = (len(batch) + 1) // 2
-    cli.warn(f"out of memory with {len(batch)} images at once; going on with {half}")
-    args.batch_size, rows, stopped = half, [], False
-    for part in (batch[:half], batch[half:]):
-        if not stopped:
-            done, stopped = encode_what_fits(G, distance, part, config, args, bar)
-            rows += done
-    return rows, stopped
-
-
-def write_table(rows, folder):
-    with files.atomic(Path(folder) / "metrics.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        table = csv.DictWriter(f, rows[0].keys())
-        table.writeheader()
-        table.writerows(rows)
-
-
-def check(args):
-    """Raise ValueError for flags that do not go together."""
-    if args.batch_size != "auto" and not (args.batch_size.isdecimal() and int(args.batch_size) > 0):
-        raise ValueError(f"--batch_size {args.batch_size}: 1 or more, or auto")
-    if args.save_every < 0:
-        raise ValueError(f"--save_every {args.save_every}: 0 or more steps")
+def check(args, paths):
+    """Raise ValueError for flags that do not go together, and for results that would replace inputs or each other."""
     for name in ("composite", "invert_mask"):
         if getattr(args, name) and not args.mask:
             raise ValueError(f"--{name} needs --mask")
+    cli.require_different_names(paths, "latents and pictures")
+    for flag in ("latent_dir", "save_dir"):
+        inside = [path for path in paths if path.resolve().parent == Path(getattr(args, flag)).resolve()]
+        if inside:
+            raise ValueError(
+                f"--{flag} {getattr(args, flag)}: the folder of {inside[0].name}, whose files results would replace; give another"
+            )
 
 
-def start(args, G, device):
-    """`--init` -> (what `settings.Config` takes, encoder or None)."""
-    if args.init is None:  # an encoder's guess needs the whole face
-        args.init = "encoder" if checkpoints.has_encoder(G) and not args.mask and args.space != "z" else "mean"
-        args.init = "z" if args.space == "z" else args.init
-    if args.init == "encoder" or args.init.endswith(".safetensors"):
-        path = checkpoints.BUNDLED["encoder"] if args.init == "encoder" else args.init
-        return "mean", checkpoints.load_encoder(path, G, device)
-    return args.init if args.init in settings.INITS else face.load(args.init, G, args.force), None
+class Run:
+    """The state of a run over photographs: what failed, how far it is."""
 
+    def __init__(self, args, session, config, encoder, chosen, count):
+        self.args, self.session, self.config, self.encoder, self.chosen = args, session, config, encoder, chosen
+        self.failures = cli.Failures(single=bool(args.src_im))
+        self.size = auto_batch(count, session.G.resolution, session.device) if args.batch_size == "auto" else args.batch_size
+        self.done = 0  # photographs, the failed ones too
 
-def configure(args, G, device, init):
-    """The flags as a `settings.Config`."""
-    total = args.iteration + args.noise_iteration
-    dtype = session.dtype(args.precision, device, G.resolution)
-    config = settings.Config(
-        iteration=args.iteration, space=args.space, init=init, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
-        lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, noise_iteration=args.noise_iteration,
-        noise_lr=args.noise_lr, noise_layers=face.layer_range(args.noise_layers, G.num_ws) if args.noise_layers else None,
-        lambda_noise=args.lambda_noise, joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed,
-        show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), dtype=dtype,
-        compile=session.compiles(args.compile, device, dtype, G.resolution, total), low_memory=args.low_memory,
-    )  # fmt: skip
-    if args.mask and args.space == "w+":
-        config = dataclasses.replace(config, **projection.inpainting(G, args.iteration))
-    if args.layers:
-        config.layers = face.layer_range(args.layers, G.num_ws)
-    if args.lambda_start is not None:
-        config.lambda_start = args.lambda_start
-    return config
+    def encode(self, photos, show):
+        """Optimise a batch and write its files. Raises KeyboardInterrupt once the best so far is written."""
+        import torch
+
+        from editor import projection
+
+        device, began = self.session.device, time.time()
+        masks = [photo.mask for photo in photos]
+        goal = projection.Goal(
+            torch.cat([photo.image for photo in photos]).to(device), None if masks[0] is None else torch.cat(masks).to(device)
+        )
+        steps_in_all = max(1, self.config.steps)
+        with contextlib.ExitStack() as stack:
+            steps = Steps(self.args, photos, stack)
+
+            def bar(before, count, step, losses):
+                show((self.done + before) * steps_in_all + (step + 1) * count, losses.mean().item())
+
+            for first, last, found in self.session.embed(goal, self.config, self.encoder, self.size, bar, steps.show, cli.warn):
+                self.size = min(self.size, last - first) if last < len(photos) else self.size
+                seconds, began = (time.time() - began) / (last - first), time.time()
+                for i, photo in enumerate(photos[first:last]):
+                    with self.failures.catch(photo.path):
+                        said = write(photo, found, i, self.args, self.session, self.chosen, seconds)
+                        line = f"{said['name']}: PSNR {said['psnr']:.2f} dB, SSIM {said['ssim']:.3f}, {said['seconds']:.1f} s"
+                        cli.written(self.args, photo.latent, photo.picture, what=line)
+                if found.interrupted:
+                    cli.say(f"the best so far of {last - first} is in {self.args.latent_dir}; --resume goes on")
+                    raise found.interrupted
+        self.done += len(photos)
+
+    def all(self, paths):
+        """Read and encode photographs, a batch at a time."""
+        batch = []
+        with cli.progress(len(paths) * max(1, self.config.steps), self.args.quiet) as show:
+            for path in paths:
+                with self.failures.catch(path):
+                    batch.append(read(path, self.args, self.session))
+                if batch and (len(batch) >= self.size or path == paths[-1]):
+                    self.encode(batch, show)
+                    batch = []
 
 
 def main(argv):
     args = flags().parse_args(argv)
-    check(args)
-    paths = sources(args)
-    import torch
-    from tqdm import tqdm
+    from editor import images
+    from editor import session as sessions
 
-    device = session.device(args.device)
-    torch.manual_seed(args.seed)
-    G = checkpoints.load_generator(args.weight_file, device)
-    if args.resolution not in (None, G.resolution):
-        raise ValueError(f"--resolution {args.resolution}: this generator makes {G.resolution}x{G.resolution}")
-    args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    distance = session.load_distance(args.perceptual, device)
-    init, args.encoder = start(args, G, device)
-    config = configure(args, G, device, init)
+    paths = (
+        [sessions.aligned_image(args.src_im, args.src_dir)] if args.src_im else images.list_images(sessions.aligned_folder(args.src_dir))
+    )
+    check(args, paths)
+    if args.save_video:
+        from editor import animation
+
+        animation.Animation(args.save_video)  # a bad ending is said at once
+    files.check_writable(Path(args.save_dir) / "metrics.csv", Path(args.latent_dir) / "check.npy")
+    session = sessions.open(args)
+    if args.resolution not in (None, session.G.resolution):
+        raise ValueError(f"--resolution {args.resolution}: this generator makes {session.G.resolution}x{session.G.resolution}")
+    if args.mask:
+        from editor import masks
+
+        if not masks.needs_picture(args.mask):
+            masks.read(args.mask, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
+    config, encoder, chosen = configure(args, session)
     if args.resume:
-        paths = [p for p in paths if not (Path(args.latent_dir) / f"{p.stem}.npy").is_file()]
-    args.single = len(paths) == 1
-    args.batch_size = auto_batch(len(paths), G.resolution, device) if args.batch_size == "auto" else int(args.batch_size)
+        paths = still_to_do(paths, args, session, chosen)
+    run = Run(args, session, config, encoder, chosen, len(paths))
     if not args.quiet:
-        chosen = f"{str(config.dtype).removeprefix('torch.')}, compile {'on' if config.compile else 'off'}, batches of {args.batch_size}"
-        print(f"{device.type}: {chosen}", file=sys.stderr)
-    if args.mask and not masks.needs_picture(args.mask):
-        masks.read(args.mask, G.resolution)  # a mask that cannot be read ends the run now, not once for each image
-    failures, rows, batch, stopped = cli.Failures(single=args.single), [], [], False
-    total = args.iteration + args.noise_iteration
-    progress = tqdm(total=len(paths) * total, disable=args.quiet, unit="step", file=sys.stderr)
-    for position, path in enumerate(paths):
-        with failures.catch(path):
-            image = images.load(path, G.resolution)
-            mask = masks.read(args.mask, G.resolution, image, args.invert_mask) if args.mask else None
-            if mask is not None and mask.max() <= 0.5:
-                raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
-            batch.append((path, image, mask))
-        if batch and (len(batch) >= args.batch_size or position == len(paths) - 1):
-            base, count = progress.n, len(batch)
-
-            def bar(step, loss, base=base, count=count):
-                progress.n = base + (step + 1) * count
-                progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
-                progress.update(0)
-
-            done, stopped = encode_what_fits(G, distance, batch, config, args, bar)
-            rows, batch = rows + done, []
-            if stopped:
-                break
-    progress.close()
-    return report(rows, stopped, args) or failures.exit_code
-
-
-def report(rows, stopped, args):
-    """Write and print the table; returns the exit code of a run that Ctrl-C ended, else 0."""
-    if rows:
-        write_table(rows, args.save_dir)
-    if not args.quiet:
-        for row in rows:
-            print(f"{row['name']:30} PSNR {row['psnr']:5.2f} dB  SSIM {row['ssim']:.3f}  {row['seconds']:.1f} s")
-    if stopped:
-        print(f"stopped with Ctrl-C: the best latents so far are in {args.latent_dir}", file=sys.stderr)
-        return 130
-    return 0
+        for remark in session.remarks:
+            cli.warn(remark)
+        cli.say(
+            f"{session.device.type}: {session.dtype_name}, compile {'on' if session.compiles(config) else 'off'}, batches of {run.size}"
+        )
+    session.distance()  # read, or downloaded, before the bar starts
+    try:
+        run.all(paths)
+    finally:
+        write_table(args)
+    return run.failures.exit_code
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Boundaries: directions in W in which a face gains an attribute (InterFaceGAN, Shen et al., CVPR 2020)."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 
 from editor import downloads, files
-from editor.face import info, read_array
+from editor.face import read_array, record
 
 
 @dataclass
@@ -65,25 +64,27 @@ def load(path, G=None, force=False):
         if normal.shape[1] != G.config.w_dim or len(normal) not in (1, G.num_ws):
             wanted = f"[1, {G.config.w_dim}] or [{G.num_ws}, {G.config.w_dim}]"
             raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes {wanted}, so the boundary is another generator's")
-    said, own = info(path), getattr(G, "meta", {}).get("hash")
+    said, own = record(path), getattr(G, "meta", {}).get("hash")
     made_for = said.get("generator_hash")
     if made_for and own and made_for != own and not force:
         raise ValueError(
             f"{path}: made for another generator ({made_for[:12]}, not {own[:12]}); train one with train_boundary.py, or use --force"
         )
-    offset = said.get("offset", 0.0)
-    if not isinstance(offset, (int, float)):
-        raise ValueError(f"{path.with_suffix('.json')}: offset {offset!r}, expected a number; train the boundary again")
+    offset, parts = said.get("offset", 0.0), said.get("files")
+    if type(offset) not in (int, float) or not abs(offset) < 1e6:
+        raise ValueError(f"{path.with_suffix('.json')}: offset {str(offset)[:40]!r}, expected a number; train the boundary again")
+    if parts and parts.get("direction") != files.file_hash(path):
+        raise ValueError(f"{path}: an unfinished write: {path.stem}.json is of another direction; train it again, or remove that .json")
     return Boundary(normal / norm, float(offset), norm, said)
 
 
 def save(path, boundary):
-    """Write a boundary's normal as float64 to `path`, and its offset and info to the `.json` beside it."""
+    """Write a boundary's normal as float64 to `path`, and then its offset, info and the normal's sha256 to the `.json` beside it."""
     path = Path(path)
-    with files.atomic(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"offset": boundary.offset} | boundary.info, indent=1) + "\n", encoding="utf-8")
     with files.atomic(path) as temporary, open(temporary, "wb") as f:
         np.save(f, boundary.normal.numpy())
+    said = {"offset": boundary.offset} | boundary.info | {"files": {"direction": files.file_hash(path)}}
+    files.write_json(path.with_suffix(".json"), said)
 
 
 def conditioned(normal, others):
@@ -121,10 +122,6 @@ def cosine(a, b):
     return (a * b).sum(1).mean().item()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The boundary
-
-
 def signed_distance(ws, boundary):
     """ws [N, 1 or L, 512] -> [N], positive where the attribute is."""
     normal = boundary.normal.numpy()
@@ -138,11 +135,10 @@ def accuracy(high, low, boundary):
     return float(((signed_distance(high, boundary) > 0).mean() + (signed_distance(low, boundary) <= 0).mean()) / 2)
 
 
-MODES = {"relative": "so far from where the latent is", "absolute": "to this distance from the boundary, wherever the latent is"}
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The edit
+
+MODES = {"relative": "so far from where the latent is", "absolute": "to this distance from the boundary, wherever the latent is"}
 
 
 def moved(ws, boundary, distance, direction=None, mode="relative", layers=None):
@@ -218,7 +214,7 @@ def read(names, folder, G, force):
         ValueError: one is not found or does not fit, two are of one name, or nothing fits.
     """
     if names is None:
-        paths = [p for p in sorted(Path(folder).glob("*.npy")) if fits(p, G, force)]
+        paths = [p for p in files.visible(folder, "*.npy") if fits(p, G, force)]
         if not paths:
             there = sorted(p.stem for p in Path(folder).glob("*.npy"))
             hint = "train one with train_boundary.py, or give --boundary FILE"

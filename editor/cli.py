@@ -1,21 +1,27 @@
-"""What the scripts share on the command line: flags, messages, exit codes.
+"""What the commands share on the command line: flags, messages, exit codes.
 
 Exit codes: 0 done; 1 some inputs of a batch failed (each was named); 2 the command cannot run (one line on stderr);
-130 stopped with Ctrl-C.
+130 stopped with Ctrl-C, 143 with SIGTERM. Paths of what was written go to stdout, one a line; all words go to stderr.
 """
 
 import argparse
+import math
 import os
+import re
+import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
-__version__ = "0.1.0"
+from editor import __version__, settings
+
+LONGEST = 500  # characters of a message; what a file says of itself may be endless
 
 
 class Parser(argparse.ArgumentParser):
     """argparse that takes `--save_dir` and `--save-dir` alike, never guesses at a shortened flag, and knows --version.
 
-    The script's docstring is the help: what it does, and a command that works as written.
+    The command's docstring is the help: what it does, and a command that works as written.
     """
 
     def __init__(self, doc, **options):
@@ -24,10 +30,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([_snake(a) for a in args], namespace)
+        flags = args.index("--") if "--" in args else len(args)  # what follows is names of files
+        return super().parse_known_args([_snake(a) for a in args[:flags]] + args[flags:], namespace)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {plain(message)} (see {self.prog} --help)\n")
 
 
 def _snake(argument):
@@ -37,52 +44,138 @@ def _snake(argument):
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
+def number(kind=float, least=None, above=None, most=None):
+    """The `type` of a flag: a finite number, or a whole one (kind int), in a range that the error message states.
+
+    Args:
+        least, most: bounds that are allowed themselves. above: a bound that is not.
+    """
+    bounds = [f"{word} {bound:g}" for word, bound in (("at least", least), ("above", above), ("at most", most)) if bound is not None]
+    expected = f"a {'whole' if kind is int else 'finite'} number {' and '.join(bounds)}".strip()
+
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        low = (least is None or value >= least) and (above is None or value > above)
+        if not (low and (most is None or value <= most) and (kind is int or math.isfinite(value))):
+            raise argparse.ArgumentTypeError(f"{text[:40]}: expected {expected}")
+        return value
+
+    return read
+
+
 def add_model_flags(parser):
     """Add --weight_file, --device, --precision, --seed and --quiet."""
-    parser.add_argument(
-        "--weight_file", metavar="FILE|NAME", help="generator: a checkpoint, or a name of editor.downloads (default: the bundled one)"
-    )
+    parser.add_argument("--weight_file", metavar="FILE|NAME", help="generator: a checkpoint, or the name of an official one (see --list) "
+                        "(default: the bundled one)")  # fmt: skip
     add_run_flags(parser)
 
 
 def add_run_flags(parser):
-    """Add --device, --precision, --seed and --quiet."""
+    """Add --device, --precision, --seed, --list and --quiet."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="number format of the convolutions (default: auto)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
+    parser.add_argument("--seed", type=number(int, 0, most=2**63 - 1), default=0, help="of everything drawn at random (default: 0)")
+    parser.add_argument("--list", action=Listing, help="show the models, boundaries and parts of masks that can be named, and exit")
+    add_quiet_flag(parser)
 
 
-def add_noise_flag(parser):
-    """Add --no_saved_noise."""
+def add_quiet_flag(parser):
+    """Add --quiet."""
+    parser.add_argument("--quiet", action="store_true", help="errors and warnings only: no progress bar, no paths")
+
+
+def add_face_flags(parser):
+    """Add --no_saved_noise and --force, of all commands that read faces."""
     parser.add_argument("--no_saved_noise", action="store_true", help="leave out the noise maps saved beside a latent (NAME.noise.npz)")
+    parser.add_argument("--force", action="store_true", help="take latents and directions that another generator of the same shape made")
+
+
+def add_embedding_flags(parser, iteration):
+    """Add --iteration, --perceptual, --compile and --low_memory, of all commands that optimise; session.open reads them."""
+    parser.add_argument("--iteration", type=number(int, 0), default=iteration, help="steps of the optimiser (default: %(default)s)")
+    parser.add_argument("--perceptual", choices=settings.DISTANCES, help="distance (default: what the generator's checkpoint names)")
+    parser.add_argument("--compile", default="auto", choices=settings.COMPILES, help="torch.compile (default: auto, where it pays)")
+    parser.add_argument(
+        "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time"
+    )
+
+
+class Listing(argparse.Action):
+    """--list: print what can be named, from the dicts that the commands themselves look names up in."""
+
+    def __init__(self, option_strings, dest, **options):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from editor import checkpoints, downloads, landmarks
+
+        names = sorted(p.stem for p in (checkpoints.HERE / "boundaries").glob("*.npy"))
+        models = [f"  {name:22} {item.what}; {item.license}" for name, item in downloads.DOWNLOADS.items() if name.startswith("stylegan")]
+        print("models for --weight_file (weight_convert.py NAME downloads and converts one):", *models, sep="\n")
+        print(f"boundaries that come with the bundled generator:\n  {', '.join(names)}")
+        print(f"parts of a face for masks (part:NAME):\n  {', '.join(landmarks.NAMES)}")
+        parser.exit()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages
+
+
+def plain(text):
+    """Text from files and names as a terminal may show it: control characters escaped, one line, not endless."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", lambda m: repr(m[0])[1:-1], str(text).strip())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text)} characters)"
 
 
 def one_line(error):
     """What an exception says, on one line; an OSError from the system with its file."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return plain(f"{where}{error.strerror}")
+    return plain(" ".join(str(error).split())) or type(error).__name__
+
+
+def say(message):
+    """Print one line on stderr, above a progress bar if there is one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(plain(message), file=sys.stderr)
+    else:
+        print(plain(message), file=sys.stderr, flush=True)
 
 
 def warn(message):
     """Print one line on stderr, after `warning:`."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    say(f"warning: {message}")
+
+
+def written(args, *paths, what=None):
+    """Print the paths of results on stdout, one a line, and what they are on stderr; nothing with --quiet."""
+    if args.quiet:
+        return
+    if what:
+        say(what)
+    for path in paths:
+        print(plain(path), flush=True)
 
 
 @contextmanager
-def progress(steps, quiet=False):
-    """A progress bar on stderr for an optimiser; yields what to call with (step, losses [N])."""
+def progress(total, quiet=False, unit="step"):
+    """A progress bar on stderr; yields what to call with (how many are done, loss of them or None)."""
     from tqdm import tqdm
 
-    with tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr) as bar:
+    with tqdm(total=total, disable=quiet, unit=unit, file=sys.stderr) as bar:
 
-        def show(step, losses):
-            bar.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)
-            bar.update(step + 1 - bar.n)
+        def show(done, loss=None):
+            if loss is not None:
+                bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+            bar.update(done - bar.n)
 
         yield show
 
@@ -91,7 +184,7 @@ class Failures:
     """The inputs of a batch that failed. `with failures.catch(name): work` names the failure and goes on.
 
     Only ValueError and OSError are taken for bad input; anything else is our bug and keeps its traceback. When the
-    whole batch was one input, `single=True` lets the error through, so that the command ends with exit code 2.
+    command was given one input, `single=True` lets the error through, so that it ends with exit code 2.
     """
 
     def __init__(self, single=False):
@@ -99,6 +192,12 @@ class Failures:
 
     def catch(self, name):
         return _Catch(self, name)
+
+    def add(self, name, reason):
+        """Name a failure: `failed: NAME: REASON` on stderr, NAME once."""
+        reason = plain(reason).removeprefix(f"{plain(name)}: ")
+        say(f"failed: {plain(name)}: {reason}")
+        self.names.append(name)
 
     @property
     def exit_code(self):
@@ -113,11 +212,27 @@ class _Catch:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self.failures.single or not isinstance(error, (ValueError, OSError)):
+        if self.failures.single or not isinstance(error, (ValueError, OSError)) or isinstance(error, BrokenPipeError):
             return False
-        print(f"failed: {self.name}: {one_line(error)}", file=sys.stderr, flush=True)
-        self.failures.names.append(self.name)
+        self.failures.add(self.name, one_line(error))
         return True
+
+
+def require_different_names(paths, what):
+    """Raise ValueError if two inputs have one stem: their results would have one name. Letters' case is not enough of a difference."""
+    first = {}
+    for path in map(Path, paths):
+        other = first.setdefault(path.stem.casefold(), path)
+        if other is not path:
+            raise ValueError(f"{other} and {path}: {what} are named after them, and one would replace the other; rename one")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running a command
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, with exit code 143."""
 
 
 def keep_buffers():
@@ -134,19 +249,51 @@ def keep_buffers():
             ctypes.CDLL(None).mallopt(option, 2**31 - 1)
 
 
+def open_streams():
+    """Standard streams that a shell closed (2>&-) lead nowhere, instead of into the next file that is opened; none fails for a character."""
+    for place, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(place)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(place, "r" if place == 0 else "w", closefd=False))
+        if place and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _on_signal(number, frame):
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt; inside an import, which would be left half done, nothing is to be saved: end at once."""
+    error, inner = (Terminated if number == signal.SIGTERM else KeyboardInterrupt), frame
+    while inner is not None:
+        if inner.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{os.path.basename(sys.argv[0])}: stopped\n".encode())
+            os._exit(128 + number)
+        inner = inner.f_back
+    raise error
+
+
 def run(main):
-    """Run a script's `main(argv) -> exit code or None` and leave Python with its exit code.
+    """Run a command's `main(argv) -> exit code or None` and leave Python with its exit code.
 
     ValueError and OSError (bad input, a missing file, a full disk) become one line on stderr and exit code 2.
     """
     program = os.path.basename(sys.argv[0])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    open_streams()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait yield: on a busy machine spinning ones crawl
     keep_buffers()
     try:
         code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output is gone (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 128 + 13
     except (ValueError, OSError) as error:
-        print(f"{program}: {one_line(error)}", file=sys.stderr)
+        say(f"{program}: {one_line(error)}")
         code = 2
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        code = 130
+    except KeyboardInterrupt as error:
+        say(f"{program}: stopped")
+        code = 143 if isinstance(error, Terminated) else 130
     sys.exit(code)

@@ -1,11 +1,16 @@
-"""Latent files: `.npy`, float32, [1, L, 512], with a `.json` beside it that says how it was made; and boundaries, directions in W.
+"""A face on disk, whole: its latent, its noise maps and its record are read, written, mixed and moved together.
 
-Where noise maps were optimised too, they lie beside a latent as `.noise.npz`: "0", "1", ... for each layer of
-`G.synthesis.layers()`, float32 [1, 1, r, r]; a key is absent where the map is the generator's own.
+NAME.npy        the latent, float32 [1, L, 512]: one w a layer
+NAME.noise.npz  where noise maps were optimised: "0", "1", ... for each layer of `G.synthesis.layers()`, float32 [1, 1, r, r];
+                a key is absent where the map is the generator's own
+NAME.json       the record, written last: what made the face, and the sha256 of the other two. It makes the set valid: parts
+                that do not match it are an unfinished write and are never used together.
 """
 
-import json
+import functools
+import math
 import zipfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,118 +18,314 @@ import torch
 
 from editor import files
 
+SUFFIXES = (".npy", ".npz", ".pt")
+WHAT = "a latent is a .npy that encode_image.py writes"
+MAX_BYTES = 4 << 30  # of one array; more is a broken or hostile file sooner than latents
+FAR = 2.0  # one w for all layers, further from the mean latent than so often the usual distance, is something else: a z (measured: 2.8; w up to 1.4)
 
-def load(path, G=None, force=False):
-    """Read a latent.
 
-    Args:
-        path: `.npy` of shape [L, 512], [N, L, 512], [1, 512] or [512] (W, one w for all layers), or `.npz` with the key `w`.
-        G: the generator it is meant for: L and the hash in the `.json` beside the file must agree; W is then broadcast.
-        force: accept a latent that another generator of the same shape made.
+@dataclass
+class Face:
+    """One face or several from one file.
 
-    Returns:
-        float32 [N, L, 512] (without G, W comes as [N, 1, 512]).
+    ws: float32 [N, L, 512] (without a generator to ask, W comes as [N, 1, 512]).
+    noise: maps [1, 1, r, r], one a layer of `G.synthesis.layers()`; None: the generator's own.
+    info: what the record says; {} without one.
+    path: the latent's file, or None.
+    remarks: what a user should know of it, in sentences.
+    """
+
+    ws: torch.Tensor
+    noise: list | None = None
+    info: dict = field(default_factory=dict)
+    path: Path | None = None
+    remarks: list = field(default_factory=list)
+
+    @property
+    def name(self):
+        return self.path.stem if self.path else ""
+
+    @property
+    def maps(self):
+        """The noise as `G.synthesis(ws, noise=...)` takes it."""
+        return "const" if self.noise is None else self.noise
+
+    def to(self, device):
+        return replace(self, ws=self.ws.to(device), noise=None if self.noise is None else [m.to(device) for m in self.noise])
+
+    def split(self):
+        """Its faces one by one, each [1, L, 512]; where there are several they are called NAME_0, NAME_1, ..."""
+        if len(self.ws) == 1:
+            return [self]
+        names = [self.path.with_name(f"{self.path.stem}_{i}{self.path.suffix}") if self.path else None for i in range(len(self.ws))]
+        return [replace(self, ws=ws, path=name) for ws, name in zip(self.ws.split(1), names, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Read
+
+
+def expand(paths):
+    """What a user may name -> files: a folder means the latents in it, in the order of their names.
 
     Raises:
-        ValueError, OSError: missing, unreadable, of another shape, with NaN, or of another generator.
+        ValueError: a folder without latents.
+    """
+    found = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = files.visible(path, "*.npy")
+        if not inside:
+            raise ValueError(f"{path}: no .npy in this folder; {WHAT}")
+        found += inside
+    return found
+
+
+def read(path, G=None, force=False, saved_noise=True):
+    """Read a face with all its parts.
+
+    Args:
+        path: `.npy` of shape [1, L, 512], [L, 512], [N, L, 512], [1, 512] or [512] (W, one w for all layers), [N, 512] (W of N
+            faces), `.npz` with the key `w`, or a `.pt` that holds one tensor.
+        G: the generator it is meant for: L and the hash in the record must agree; W is then broadcast.
+        force: accept a latent that another generator of the same shape made.
+        saved_noise: read the noise maps beside it, too.
+
+    Returns:
+        Face.
+
+    Raises:
+        ValueError, OSError: missing, unreadable, of another shape, with NaN, of another generator, or an unfinished write.
     """
     path = Path(path)
-    array = read_array(path)
+    ws, said = _latents(path, G), record(path)
+    made_by, own = said.get("generator_hash"), getattr(G, "meta", {}).get("hash")
+    if made_by and own and made_by != own and not force:
+        raise ValueError(
+            f"{path}: made by another generator ({made_by[:12]}, not {own[:12]}); encode it again, give its generator with --weight_file, "
+            "or, if that was fine-tuned into this one, use --force"
+        )
+    parts = said.get("files")
+    if parts and parts.get("latent") != files.file_hash(path):
+        raise _unfinished(path)
+    found = Face(ws, info=said, path=path)
+    noise = noise_path(path)
+    if saved_noise and G is not None and noise.is_file():
+        if parts is not None and "noise" not in parts:
+            found.remarks.append(f"{noise}: left out; by its record {path.name} has no noise maps, so they are an older face's")
+        elif parts and parts["noise"] != files.file_hash(noise):
+            raise _unfinished(path)
+        elif not said:
+            raise ValueError(f"{noise}: no {path.stem}.json says that it belongs to {path.name}; encode again, or use --no_saved_noise")
+        else:
+            found.noise = _read_noise(noise, G)
+    elif parts and "noise" in parts and saved_noise and G is not None:
+        raise ValueError(f"{path}: its noise maps ({noise.name}) are gone; encode again, or use --no_saved_noise")
+    if G is not None and torch.equal(ws, ws[:, :1].expand_as(ws)) and (distance := _distance(ws, G)) > FAR:
+        found.remarks.append(
+            f"{path}: {distance:.1f} times as far from the mean latent as faces are; is it a z? A latent is w, what the mapping network makes of z"
+        )
+    return found
+
+
+def read_one(path, G=None, force=False, saved_noise=True):
+    """As `read`, of a file that must hold one face."""
+    found = read(path, G, force, saved_noise)
+    if len(found.ws) != 1:
+        raise ValueError(f"{path}: holds {len(found.ws)} latents, and one is wanted here; write the one you mean into a file of its own")
+    return found
+
+
+def _unfinished(path):
+    return ValueError(
+        f"{path}: an unfinished write: its parts do not belong together (the hashes in {path.stem}.json differ); encode again, or remove "
+        f"{path.stem}.json to take the latent as it is"
+    )
+
+
+def _latents(path, G):
+    """float32 [N, L, 512], fit for G; [N, 1, 512] for W without G."""
+    array = read_array(path, WHAT)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: holds {array.dtype}, not numbers; a latent is float32 [1, L, 512]")
     if array.size == 0 or array.ndim not in (1, 2, 3):
         raise ValueError(f"{path}: shape {list(array.shape)}; a latent is [1, L, 512], [L, 512] or [512]")
-    w = np.array(array, np.float32)
-    w = w.reshape(1, 1, -1) if w.ndim == 1 else w[None] if w.ndim == 2 else w
+    with np.errstate(over="ignore"):
+        w = np.array(array, np.float32)
     if not np.isfinite(w).all():
         raise ValueError(f"{path}: holds NaN or infinity; encode it again")
+    several = G is not None and w.ndim == 2 and len(w) not in (1, G.num_ws)  # W of as many faces
+    w = w.reshape(1, 1, -1) if w.ndim == 1 else w[:, None] if several else w[None] if w.ndim == 2 else w
     ws = torch.from_numpy(w)
     if G is None:
         return ws
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
+        of = f"; it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file" if _plausible(ws, G) else ""
         raise ValueError(
-            f"{path}: shape {list(array.shape)}; this generator takes [1, {G.num_ws}, {G.config.w_dim}], so another generator made it"
+            f"{path}: shape {list(array.shape)}; this generator (side {G.resolution}) takes [1, {G.num_ws}, {G.config.w_dim}]{of}"
         )
-    made_by = info(path).get("generator_hash")
-    own = getattr(G, "meta", {}).get("hash")
-    if made_by and own and made_by != own and not force:
-        raise ValueError(f"{path}: made by another generator ({made_by[:12]}, not {own[:12]}); encode it again, or use --force")
     return ws.expand(n, G.num_ws, dim).clone()
 
 
-def read_array(path, what="a latent is a .npy that encode_image.py writes"):
-    """The array of a `.npy`, or of the key `w` of a `.npz`; pickled objects are never read. `what` ends the error for a missing file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; {what}")
-    try:
-        data = np.load(path, allow_pickle=False)
-        if isinstance(data, np.lib.npyio.NpzFile):
-            if "w" not in data:
-                raise ValueError(f"holds {', '.join(data) or 'nothing'}, and no `w`")
-            data = data["w"]
-        return np.asarray(data)
-    except (ValueError, EOFError, OSError) as error:
-        reason = "an object array, which is never read" if "pickle" in str(error).lower() else str(error)
-        raise ValueError(f"{path}: not a latent: {reason}") from None
+def _plausible(ws, G):
+    return ws.shape[2] == G.config.w_dim and ws.shape[1] % 2 == 0 and 4 <= ws.shape[1] <= 18
 
 
-def info(path):
-    """What the `.json` beside a latent says; {} when there is none."""
-    beside = Path(path).with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        said = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{beside}: not JSON ({error}); remove it or encode again") from None
-    return said if isinstance(said, dict) else {}
+def _distance(ws, G):
+    """The largest distance of a face from the mean latent, a mean over its layers, in units of what is usual for this generator."""
+    return (ws.to(G.w_avg.device) - G.w_avg).norm(dim=2).mean(1).max().item() / _usual_distance(G)
 
 
-def load_one(path, G=None, force=False):
-    """As `load`, of a file that must hold one latent: float32 [1, L, 512].
+@functools.lru_cache(maxsize=2)
+@torch.no_grad()
+def _usual_distance(G):
+    z = torch.randn(256, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(G.w_avg.device)
+    return max((G.mapping(z) - G.w_avg).norm(dim=1).mean().item(), 1e-8)
+
+
+def read_array(path, what):
+    """The array of a `.npy`, of the key `w` of a `.npz`, or of a `.pt` that holds one tensor; pickled objects are never read.
+
+    What a file declares is compared with its size before memory is taken.
+
+    Args:
+        what: ends the error for a missing file.
 
     Raises:
-        ValueError, OSError: as `load`; and when it holds several.
-    """
-    ws = load(path, G, force)
-    if len(ws) != 1:
-        raise ValueError(f"{path}: holds {len(ws)} latents, and one is wanted here; write the one you mean into a file of its own")
-    return ws
-
-
-def mix(base, other, layers, amount=1.0):
-    """`base` with the chosen layers moved towards `other`'s: all the way (1) they are other's, bit for bit.
-
-    Args:
-        base, other: [N or 1, L, 512] each.
-        layers: list of layers, such as `layer_range` gives.
-        amount: 0 (base's) .. 1 (other's).
-
-    Returns:
-        [N, L, 512].
-    """
-    base, other = torch.broadcast_tensors(base, other)
-    mixed = base.clone()
-    mixed[:, layers] = torch.lerp(base[:, layers], other[:, layers], amount)
-    return mixed
-
-
-def save(path, ws, info=None, noise=None):
-    """Write a latent and what lies beside it; each file whole or not at all, the latent last.
-
-    Args:
-        ws: [N, L, 512], written as float32 to `path`.
-        info: a dict, for the `.json`.
-        noise: as `save_noise`; None removes the maps of an older latent of this name, which are not this one's.
+        ValueError, OSError: missing, no plain file, damaged, or of something else.
     """
     path = Path(path)
-    save_noise(path, noise)
-    if info is not None:
-        with files.atomic(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    files.require_regular(path, what)
+    try:
+        if path.suffix == ".pt":
+            return _tensor(path)
+        with open(path, "rb") as f:
+            start = f.read(6)
+            f.seek(0)
+            if start[:2] == b"PK":
+                return _zipped(f)
+            if start != b"\x93NUMPY":
+                raise ValueError(_looks_like(start))
+            return _array(f, path.stat().st_size)
+    except Exception as error:  # NumPy, zipfile and PyTorch answer damaged files with a dozen kinds of errors
+        if isinstance(error, (MemoryError, OSError)) and not isinstance(error, zipfile.BadZipFile) and getattr(error, "errno", None):
+            raise
+        raise ValueError(f"{path}: not readable as numbers: {' '.join(str(error).split())[:200] or type(error).__name__}; {what}") from None
+
+
+def _looks_like(start):
+    if not start:
+        return "an empty file"
+    if start[:1] == b"\x80":
+        return "a pickle, which is never read"
+    text = all(byte >= 32 or byte in b"\t\r\n" for byte in start)
+    return f"{'a text file' if text else 'something else'}, not NumPy's .npy (numpy.save writes one)"
+
+
+def _zipped(f, key="w"):
+    """One array of an open `.npz`."""
+    with zipfile.ZipFile(f) as archive:
+        names = [n.removesuffix(".npy") for n in archive.namelist()]
+        if key not in names:
+            raise ValueError(f"it holds {', '.join(names)[:100] or 'nothing'}, and no `{key}`")
+        return _member(archive, f"{key}.npy")
+
+
+def _member(archive, name):
+    entry = archive.getinfo(name)
+    with archive.open(entry) as f:
+        return _array(f, entry.file_size)
+
+
+def _array(f, size):
+    """One array of an open `.npy` of `size` bytes (which may lie, in an archive): no more is read than its header asks for."""
+    version = np.lib.format.read_magic(f)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(f)
+    if dtype.hasobject:
+        raise ValueError("an array of objects, which is never read")
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or not 0 <= count * dtype.itemsize <= min(MAX_BYTES, size):
+        raise ValueError(f"its header says {list(shape)[:6]} {dtype}, which its {size} bytes cannot hold")
+    return np.frombuffer(f.read(count * dtype.itemsize), dtype, count).reshape(shape, order="F" if fortran else "C")
+
+
+def _tensor(path):
+    """The one tensor that a `.pt` holds, or a list or dict of one."""
+    data = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(data, dict) and len(data) == 1:
+        data = next(iter(data.values()))
+    if isinstance(data, (list, tuple)) and len(data) == 1:
+        data = data[0]
+    if not isinstance(data, torch.Tensor) or data.layout != torch.strided:
+        raise ValueError(f"a PyTorch file that holds a {type(data).__name__}; one tensor [N, L, 512] is expected")
+    if data.numel() > data.untyped_storage().nbytes():
+        raise ValueError("a tensor larger than its storage")
+    return data.detach().float().numpy()
+
+
+def record(path):
+    """What the record beside a latent (or direction) says; {} when there is none.
+
+    Raises:
+        ValueError: it is no JSON object, or what it says of the generator or of its files is of another type.
+    """
+    beside = Path(path).with_suffix(".json")
+    if not beside.exists():
+        return {}
+    advice = "remove it, or encode again"
+    said = files.read_json(beside, advice)
+    if not isinstance(said, dict):
+        raise ValueError(f"{beside}: a JSON {type(said).__name__}, not an object; {advice}")
+    made_by, parts = said.get("generator_hash"), said.get("files")
+    if not isinstance(made_by, (str, type(None))):
+        raise ValueError(f"{beside}: generator_hash is no text; {advice}")
+    if parts is not None and not (isinstance(parts, dict) and parts and all(isinstance(v, str) for v in parts.values())):
+        raise ValueError(f"{beside}: files does not name the sha256 of the parts; {advice}")
+    return said
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Write
+
+
+def write(path, ws, info=None, noise=None):
+    """Write a face; each file whole or not at all, and the record last: it makes the set valid.
+
+    Args:
+        path: NAME.npy.
+        ws: [N, L, 512], written as float32.
+        info: a dict, for the record; `files` is added.
+        noise: list of maps [1, 1, r, r], one a layer, with None where the map is the generator's own (see `changed`); None: none.
+
+    Raises:
+        ValueError: another ending than .npy.
+        OSError: a file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise ValueError(f"{path}: latents are written as .npy; give a name that ends so")
+    arrays = None if noise is None else {str(i): m.detach().cpu().numpy().astype(np.float32) for i, m in enumerate(noise) if m is not None}
+    parts = {}
+    if arrays is not None:
+        with files.atomic(noise_path(path)) as temporary, open(temporary, "wb") as f:
+            np.savez_compressed(f, **arrays)
+        parts["noise"] = files.file_hash(noise_path(path))
     with files.atomic(path) as temporary, open(temporary, "wb") as f:
         np.save(f, ws.detach().cpu().numpy().astype(np.float32))
+    parts["latent"] = files.file_hash(path)
+    files.write_json(path.with_suffix(".json"), (info or {}) | {"files": parts})
+    if arrays is None:
+        noise_path(path).unlink(missing_ok=True)  # an older face's; the record does not name it any more
+
+
+def outputs(path):
+    """The files that `write` may write, for checks before the work."""
+    path = Path(path)
+    return [path, noise_path(path), path.with_suffix(".json")]
 
 
 def noise_path(path):
@@ -132,60 +333,73 @@ def noise_path(path):
     return Path(path).with_suffix(".noise.npz")
 
 
-def changed(maps, G):
-    """Noise maps as `save_noise` takes them: None in place of those that are the generator's own."""
-    if maps is None:
-        return None
-    own = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
-    return [None if torch.equal(m, o) else m for m, o in zip(maps, own, strict=True)]
-
-
-def save_noise(path, maps):
-    """Write noise maps beside the latent `path`.
-
-    Args:
-        maps: list of [1, 1, r, r], one a layer, with None where the map is the generator's own; None: remove the file.
-    """
-    target = noise_path(path)
-    if maps is None:
-        target.unlink(missing_ok=True)
-        return
-    arrays = {str(i): m.detach().cpu().numpy().astype(np.float32) for i, m in enumerate(maps) if m is not None}
-    with files.atomic(target) as temporary, open(temporary, "wb") as f:
-        np.savez_compressed(f, **arrays)
-
-
-def load_noise(path, G):
-    """The noise maps beside a latent.
-
-    Args:
-        path: of the latent, a `.npy`.
-
-    Returns:
-        list of float32 [1, 1, r, r], one a layer, for `G.synthesis(ws, noise=...)`; None when there is no such file.
+def _read_noise(target, G):
+    """The noise maps beside a latent: float32 [1, 1, r, r], one a layer.
 
     Raises:
         ValueError: unreadable, or of another generator: unknown keys, other shapes, NaN or infinity.
     """
-    target, layers = noise_path(path), G.synthesis.layers()
-    if not target.is_file():
-        return None
+    layers = G.synthesis.layers()
+    files.require_regular(target, "encode again, or use --no_saved_noise")
     try:
-        with np.load(target, allow_pickle=False) as data:
-            arrays = {key: np.asarray(data[key]) for key in data}
-    except (ValueError, EOFError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{target}: not noise maps ({error}); encode again, or remove it") from None
-    maps = [layer.noise_const[None, None] for layer in layers]
+        with open(target, "rb") as f, zipfile.ZipFile(f) as archive:
+            largest = 128 * len(layers) + 4 * sum(layer.noise_const.numel() for layer in layers)
+            if sum(entry.file_size for entry in archive.infolist()) > 2 * largest + 65536:
+                raise ValueError("larger than this generator's maps")
+            arrays = {name.removesuffix(".npy"): _member(archive, name) for name in archive.namelist()}
+    except Exception as error:  # as in `read_array`
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{target}: not noise maps ({reason}); encode again, or use --no_saved_noise") from None
+    maps = own_noise(G)
     for key, array in arrays.items():
-        if not key.isdecimal() or int(key) >= len(layers):
-            raise ValueError(f"{target}: holds {key!r}; this generator has maps 0 to {len(layers) - 1}")
+        if not key.isdecimal() or len(key) > 4 or int(key) >= len(layers):
+            raise ValueError(f"{target}: holds {key[:40]!r}; this generator has maps 0 to {len(layers) - 1}")
         want = maps[int(key)].shape
         if array.dtype.kind != "f" or array.shape != want:
             raise ValueError(f"{target}: map {key} is {array.dtype} {list(array.shape)}; this generator takes float32 {list(want)}")
         if not np.isfinite(array).all():
-            raise ValueError(f"{target}: map {key} holds NaN or infinity; encode again, or remove it")
+            raise ValueError(f"{target}: map {key} holds NaN or infinity; encode again, or use --no_saved_noise")
         maps[int(key)] = torch.from_numpy(array.astype(np.float32)).to(maps[int(key)].device)
     return maps
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mix and move
+
+
+def own_noise(G):
+    """The generator's own maps, list of [1, 1, r, r]."""
+    return [layer.noise_const[None, None] for layer in G.synthesis.layers()]
+
+
+def changed(maps, G):
+    """Noise maps as `write` takes them: None in place of those that are the generator's own."""
+    if maps is None:
+        return None
+    kept = [None if torch.equal(m, own) else m for m, own in zip(maps, own_noise(G), strict=True)]
+    return kept if any(m is not None for m in kept) else None
+
+
+def mix(base, other, layers, amount=1.0, G=None):
+    """`base` with the chosen layers moved towards `other`'s, latent and noise alike: all the way (1) they are other's, bit for bit.
+
+    Args:
+        base, other: Face of N and N or 1 faces.
+        layers: list of layers, such as `layer_range` gives; a layer's noise map goes with its w.
+        amount: 0 (base's) .. 1 (other's).
+        G: the generator; needed where one of the two has noise of its own.
+
+    Returns:
+        Face, without path and record.
+    """
+    first, second = torch.broadcast_tensors(base.ws, other.ws)
+    ws = first.clone()
+    ws[:, layers] = torch.lerp(first[:, layers], second[:, layers], amount)
+    noise = None
+    if base.noise is not None or other.noise is not None:
+        pairs = zip(base.noise or own_noise(G), other.noise or own_noise(G), strict=True)
+        noise = [torch.lerp(a, b, float(amount)) if i in layers else a for i, (a, b) in enumerate(pairs)]
+    return Face(ws, noise)
 
 
 def layer_range(text, num_ws):
@@ -197,10 +411,10 @@ def layer_range(text, num_ws):
     chosen = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"layers {text!r}: write numbers and ranges, as in 0-8,12")
+        if not (first.isdecimal() and first.isascii()) or (dash and not (last.isdecimal() and last.isascii())) or len(part) > 20:
+            raise ValueError(f"layers {text[:60]!r}: write numbers and ranges, as in 0-8,12")
         a, b = int(first), int(last or first)
         if a > b or b >= num_ws:
-            raise ValueError(f"layers {text!r}: {part.strip()} is not within 0-{num_ws - 1}, the layers of this generator")
+            raise ValueError(f"layers {text[:60]!r}: {part.strip()} is not within 0-{num_ws - 1}, the layers of this generator")
         chosen.update(range(a, b + 1))
     return sorted(chosen)

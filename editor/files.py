@@ -1,12 +1,22 @@
-"""How a file is written: whole under its own name, or not at all."""
+"""How a file is written: whole under its own name, or not at all; and how small text files are read without trust."""
 
 import errno
 import functools
 import hashlib
+import json
 import os
+import platform
+import re
+import stat
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
+
+MAX_TEXT = 20_000_000  # bytes of a .json or .csv; more is no record of ours
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # process numbers mean nothing on another machine
+LOCK = threading.Lock()
+TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{6})-(\d+)-")
 
 
 @contextmanager
@@ -15,25 +25,19 @@ def atomic(path):
 
     The temporary name keeps the ending of `path`, so that writers that choose a format by it work. When the block
     raises (a full disk, Ctrl-C, a crash of the writer), the temporary file is removed and an older `path` is untouched.
-    Missing folders are made.
+    Missing folders are made. What a killed process left in the folder is removed first.
 
     Raises:
         OSError: the folder cannot be made or written to, the disk is full, ...; names `path`, not the temporary file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename not in (None, name):
+        if error.filename not in (None, str(temporary)):
             raise
         what = error.strerror or f"{error} (is the disk full?)"  # numpy and safetensors do not pass on what the system said
         raise OSError(error.errno or errno.EIO, what, str(path)) from None
@@ -41,13 +45,109 @@ def atomic(path):
         temporary.unlink(missing_ok=True)
 
 
+def _temporary(path):
+    """A new empty file beside `path`; raises OSError that names `path`."""
+    _check_name(path)  # too long, a loop of links: the temporary name would not tell
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".tmp-{HOST}-{os.getpid()}-", suffix=path.suffix[-20:], dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    os.close(handle)
+    return Path(name)
+
+
+@functools.cache
+def _sweep(folder):
+    """Remove the temporary files of processes of this machine that are no more; once a folder and process."""
+    for entry in os.scandir(folder):
+        found = TEMPORARY.match(entry.name)
+        if found and found[1] == HOST and not _runs(int(found[2])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _runs(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+@functools.cache
 def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
+    """The process's mask of permissions, asked once: there is no way to ask but to set it, which another thread's file would feel."""
+    with LOCK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 
-@functools.lru_cache(maxsize=16)
+def check_writable(*paths):
+    """Raise OSError if a file could not be written under one of these names: found before the work, not after it."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "a folder, expected the name of a file", str(path))
+        _temporary(path).unlink()
+
+
+def _check_name(path):
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def require_regular(path, what):
+    """Raise ValueError unless `path` is a plain file: reading a pipe or a device might never end. `what` says what was expected."""
+    path = Path(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{path}: no such file; {what}") from None
+    except ValueError:  # a null character in the name
+        raise ValueError(f"{str(path)!r}: not the name of a file; {what}") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file; {what}")
+
+
+def visible(folder, pattern):
+    """The plain files of a folder whose names fit a pattern such as "*.npy", by name; hidden ones are no data."""
+    return sorted(p for p in Path(folder).glob(pattern) if not p.name.startswith(".") and p.is_file())
+
+
+def read_json(path, what):
+    """A JSON file that others may have written -> its value.
+
+    Raises:
+        ValueError: missing, no plain file, too large, no JSON (NaN and infinity are none), nested too deep; `what` says what was expected.
+    """
+    require_regular(path, what)
+    if os.stat(path).st_size > MAX_TEXT:
+        raise ValueError(f"{path}: {os.stat(path).st_size} bytes; {what}")
+    try:
+        return json.loads(Path(path).read_bytes(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({str(error)[:100]}); {what}") from None
+
+
+def _refuse(word):
+    raise ValueError(f"it holds {word}")
+
+
+def write_json(path, value):
+    """Write `value` as JSON, whole or not at all; NaN and infinity, which JSON has no word for, are a ValueError."""
+    text = json.dumps(value, indent=1, allow_nan=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@functools.lru_cache(maxsize=64)
 def _hash(path, size, modified):
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -55,5 +155,5 @@ def _hash(path, size, modified):
 
 def file_hash(path):
     """sha256 of a file, as hex; remembered while the file does not change."""
-    stat = os.stat(path)
-    return _hash(str(path), stat.st_size, stat.st_mtime_ns)
+    found = os.stat(path)
+    return _hash(str(path), found.st_size, found.st_mtime_ns)

@@ -13,14 +13,17 @@ Several images are optimised together, each on its own: losses are summed, Adam'
 keeps its own best latent.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from editor.settings import INITS, SCHEDULES, SPACES
+from editor import fast_conv
+from perceptual_model import gram
 
 LOW_MEMORY_FROM = 128
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # how PyTorch's allocators say it
 NO_STRENGTH = 1e-6  # a layer that multiplies its map by less cannot show it; training leaves 1e-5 and more
 
 
@@ -33,6 +36,13 @@ class Goal:
     noise_mask: torch.Tensor | None = None  # M_n: where the noise stage works, the rest keeping what w renders; None: M
     style: torch.Tensor | None = None  # y: the image whose texture is wanted
     style_mask: torch.Tensor | None = None  # M_s: where
+    content: torch.Tensor | None = None  # [N], of each image the weight of its squared error and perceptual distance; None: 1
+    gram: torch.Tensor | None = None  # [N], of each image the weight of the Gram loss of its deepest features (Yang & Lim 2019); None: 0
+
+    def part(self, first, last):
+        """The goal of images first .. last - 1."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Goal(**{k: v if v is None or len(v) == 1 else v[first:last] for k, v in fields.items()})
 
 
 @dataclass
@@ -40,8 +50,9 @@ class Projection:
     """What `project` found.
 
     ws: [N, L, 512]. noise: list of maps [N, 1, r, r], or None: the generator's own. loss: [N], the best of each;
-    noise_loss: [N], after the noise stage, or None. history: (step, [N] losses). stopped: why it ended early, or None.
-    diverged: for each image, whether its loss stopped being finite (ws is then the best before).
+    noise_loss: [N], after the noise stage, or None. history: (step, [N] losses). stopped: why its last stage ended early, or None.
+    diverged: for each image, whether its loss stopped being finite (ws is then the best before). interrupted: the KeyboardInterrupt
+    that ended it, or None; whoever has saved the best so far raises it again.
     """
 
     ws: torch.Tensor
@@ -52,6 +63,7 @@ class Projection:
     stopped: str | None = None
     diverged: list = field(default_factory=list)
     steps: int = 0
+    interrupted: KeyboardInterrupt | None = None
 
 
 @dataclass
@@ -64,17 +76,17 @@ class Variable:
     eps: float = 1e-8  # Adam's
 
 
-def start(G, config, count, device):
+def first_value(G, config, count, device):
     """The variable to optimise and how it becomes ws: z or w [N, 512], or ws [N, L, 512]."""
     generator = torch.Generator().manual_seed(config.seed)
     dim = G.config.z_dim if config.space == "z" else G.config.w_dim
     if isinstance(config.init, torch.Tensor):
         if config.space == "z":
             raise ValueError("--space z starts from --init z: a latent file holds w, and the mapping network has no inverse")
+        if len(config.init) not in (1, count):
+            raise ValueError(f"{len(config.init)} latents to start {count} images from; give one, or one for each image")
         ws = config.init.to(device).expand(count, G.num_ws, dim).clone()
         return ws if config.space == "w+" else ws.mean(1)
-    if config.init not in INITS:
-        raise ValueError(f"--init {config.init}: use {', '.join(INITS)}, or a latent file")
     # one draw for all images: the result of an image must not depend on its place in a batch
     if config.space == "z":
         return torch.randn(1, dim, generator=generator).to(device).expand(count, dim).clone()
@@ -98,22 +110,15 @@ def rate(lr, schedule, step, iteration):
     return lr * warm * fall
 
 
-def check(G, goal, config):
-    """Raise ValueError for images or masks of another size, or a setting that is not known."""
-    if config.space not in SPACES:
-        raise ValueError(f"--space {config.space}: use {', '.join(SPACES)}")
-    if config.schedule not in SCHEDULES:
-        raise ValueError(f"schedule {config.schedule!r}; use {', '.join(SCHEDULES)}")
+def require_fit(G, goal, config):
+    """Raise ValueError for images or masks of another size than the generator's, or layers that it does not have."""
     n, r = len(goal.image), G.resolution
     for what in ("image", "mask", "noise_mask", "style", "style_mask"):
         found, channels = getattr(goal, what), 1 if "mask" in what else 3
         if found is not None and (list(found.shape[1:]) != [channels, r, r] or len(found) not in (1, n)):
             raise ValueError(f"{what} of shape {list(found.shape)}; this generator makes [{n}, {channels}, {r}, {r}]")
-    for name in ("iteration", "noise_iteration"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"--{name} {getattr(config, name)}: 0 or more")
-    if config.layers is not None and config.space != "w+":
-        raise ValueError("--layers needs --space w+: the other spaces have one vector for all layers")
+    if config.layers is not None and any(i not in range(G.num_ws) for i in config.layers):
+        raise ValueError(f"layers {config.layers}; this generator has 0 to {G.num_ws - 1}")
 
 
 def movable(G, config, device):
@@ -211,6 +216,11 @@ def squares(a, b):
     return torch.stack([d.square().mean() for d in a - b])
 
 
+def share(a, b):
+    """|A - B|^2 / |B|^2 of Gram matrices [N, C, C] -> [N]: 1 is as far as a blank image, whatever network they come from."""
+    return (a - b).square().sum((1, 2)) / b.square().sum((1, 2))
+
+
 def objective(G, distance, goal, config):
     """The terms that look at the image, as a function (ws, maps) -> (losses [N], images [N, 3, R, R])."""
 
@@ -221,7 +231,7 @@ def objective(G, distance, goal, config):
         return distance.grams(images if goal.style_mask is None else images * goal.style_mask)
 
     targets = seen(goal.image)
-    wanted = distance.features(targets) if distance is not None and config.lambda_percep else None
+    wanted = distance.features(targets) if distance is not None and (config.lambda_percep or goal.gram is not None) else None
     style = styled(goal.style) if goal.style is not None else None
 
     recompute_from = LOW_MEMORY_FROM if config.low_memory else math.inf
@@ -230,11 +240,14 @@ def objective(G, distance, goal, config):
         images = G.synthesis(ws, noise=maps, dtype=config.dtype or torch.float32, recompute_from=recompute_from)
         total = config.lambda_mse * squares(seen(images), targets)
         if wanted is not None:
-            total = total + config.lambda_percep * distance.compare(distance.features(seen(images)), wanted)
+            features = distance.features(seen(images))
+            total = total + config.lambda_percep * distance.compare(features, wanted)
+        if goal.content is not None:
+            total = total * goal.content
+        if goal.gram is not None:
+            total = total + goal.gram * share(gram(features[-1]), gram(wanted[-1]))
         if style is not None:  # relative to the style's own size: 1 is as far as a blank image
-            total = total + config.lambda_style * sum(
-                (a - b).square().sum((1, 2)) / b.square().sum((1, 2)) for a, b in zip(styled(images), style, strict=True)
-            )
+            total = total + config.lambda_style * sum(share(a, b) for a, b in zip(styled(images), style, strict=True))
         return total, images
 
     if not config.compile:
@@ -282,7 +295,7 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
     Args:
         variables: list of `Variable`.
         evaluate: () -> (losses [N], images), at the variables' values.
-        result: a `Projection`; history, steps, stopped and diverged are written to it.
+        result: a `Projection`; history, steps, stopped, interrupted and diverged are written to it.
 
     Returns:
         [N]: the lowest losses. Ctrl-C, and losses that are not finite, end the descent early.
@@ -292,6 +305,7 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
         [{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999), fused=values[0].device.type != "mps"
     )
     best, first, marker = Best(variables), result.steps, math.inf
+    result.stopped = None  # an earlier stage's reason is not this one's
     try:
         for step in range(iteration):
             for group, v in zip(optimiser.param_groups, variables, strict=True):
@@ -317,8 +331,8 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
                     result.stopped = "the loss no longer falls"
                     break
                 marker = now
-    except KeyboardInterrupt:
-        result.stopped = "Ctrl-C"
+    except KeyboardInterrupt as interruption:
+        result.stopped, result.interrupted = "Ctrl-C", interruption
     with torch.no_grad():
         last, _ = evaluate()
     best.keep(last)
@@ -328,7 +342,7 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
 
 
 def project(G, distance, targets, config, callback=None, show=None):
-    """Find latents for images, then, if asked, noise maps.
+    """Find latents for images, then, if asked, noise maps; all images in one batch (see `project_in_parts`).
 
     Args:
         G: a frozen generator.
@@ -339,24 +353,24 @@ def project(G, distance, targets, config, callback=None, show=None):
         show: called with (step, images [N, 3, R, R]) every `show_every` steps.
 
     Returns:
-        Projection. Ctrl-C ends it early with the best so far (`stopped` says so); so does a loss that is not finite.
+        Projection. Ctrl-C ends it early with the best so far (`interrupted`); so does a loss that is not finite (`diverged`).
 
     Raises:
         ValueError: targets of another size, or a setting that is not known.
     """
     goal = targets if isinstance(targets, Goal) else Goal(targets)
-    check(G, goal, config)
+    require_fit(G, goal, config)
     n, device, result = len(goal.image), goal.image.device, Projection(ws=None, loss=None)
     if config.w_iteration and config.space == "w+":
         first = replace(
             config, space="w", iteration=config.w_iteration, w_iteration=0, noise_iteration=0, joint=False, layers=None, lambda_start=0
         )
         result = project(G, distance, goal, first, callback, show)
-        if result.stopped == "Ctrl-C":
+        if result.interrupted:
             return result
         config = replace(config, init=result.ws)
     noise = NoiseMaps(G, config, n, device) if config.joint or config.noise_iteration else None
-    value = start(G, config, n, device)
+    value = first_value(G, config, n, device)
     latent = Variable(value, config.lr, movable(G, config, device) if config.space == "w+" else torch.ones((), device=device))
     w0, prior = value.detach().clone(), Prior(G, device) if config.lambda_prior else None
     losses_of = objective(G, distance, goal, config)
@@ -373,7 +387,7 @@ def project(G, distance, targets, config, callback=None, show=None):
     variables = [latent, *(noise.variables if config.joint else [])]
     result.loss = descend(variables, latent_losses, config.iteration, config, result, callback, show)
     result.ws = to_ws(G, latent.value.detach(), config.space).contiguous().clone()
-    if config.noise_iteration and result.stopped != "Ctrl-C":
+    if config.noise_iteration and not result.interrupted:
         pixels = objective(G, None, noise_goal(G, goal, result.ws, noise.maps(), config), replace(config, lambda_mse=1.0))
 
         def noise_losses():
@@ -381,6 +395,56 @@ def project(G, distance, targets, config, callback=None, show=None):
             return losses + config.lambda_noise * noise.drift(), images
 
         result.noise_loss = descend(noise.variables, noise_losses, config.noise_iteration, config, result, callback, show)
-    if noise is not None:
-        result.noise = [m.detach().expand(n, -1, -1, -1).clone() for m in noise.maps()]
+    maps = config.noise if noise is None else noise.maps()
+    if not isinstance(maps, str):  # maps that were given belong to the result even if they did not move: it was found under them
+        result.noise = [m.detach().expand(n, -1, -1, -1).clone() for m in maps]
     return result
+
+
+def project_in_parts(G, distance, goal, config, size=None, start=None, callback=None, show=None, warn=None):
+    """As `project`, of as many images at a time as fit into memory: where a batch does not, its halves are tried.
+
+    Args:
+        goal: a `Goal`.
+        size: images in a batch (default: all).
+        start: images [N, 3, R, R] -> latents [N, L, 512] to start from, such as an encoder; None: config.init.
+        callback: called with (images done before, images in this batch, step, losses).
+        show: called with (first image's number, step, images).
+        warn: called with a sentence when a batch is halved.
+
+    Yields:
+        (first, last, Projection of images first .. last - 1), until all are done or one was interrupted.
+
+    Raises:
+        ValueError: a single image does not fit.
+    """
+    count, first = len(goal.image), 0
+    size = size or count
+    while first < count:
+        last = min(first + size, count)
+        part, chosen = goal.part(first, last), config
+        try:
+            if start is not None:
+                with torch.no_grad():
+                    chosen = replace(config, init=fast_conv.alone(start, part.image, always=True))
+            elif isinstance(config.init, torch.Tensor) and len(config.init) == count > 1:
+                chosen = replace(config, init=config.init[first:last])
+            found = project(
+                G, distance, part, chosen,
+                (lambda step, losses, first=first, n=last - first: callback(first, n, step, losses)) if callback else None,
+                (lambda step, images, first=first: show(first, step, images)) if show else None,
+            )  # fmt: skip
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
+            if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+            if last - first == 1:
+                advice = "a smaller generator, or another device" if config.low_memory else "--low_memory"
+                raise ValueError(f"out of memory with a single image; try {advice}") from None
+            size = (last - first + 1) // 2
+            if warn:
+                warn(f"out of memory with {last - first} images at once; going on with {size}")
+            continue
+        yield first, last, found
+        if found.interrupted:
+            return
+        first = last

@@ -44,6 +44,11 @@ def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=()):
         first = last
 
 
+def one(G, face, dtype=None):
+    """A `face.Face` of one latent -> its picture, uint8 [R, R, 3]."""
+    return next(pictures(G, face.ws, face.maps, dtype=dtype))
+
+
 def measures(picture, target, known):
     """PSNR in dB and SSIM of two uint8 images [H, W, 3], over the pixels where `known` [H, W] is true."""
     from skimage.metrics import structural_similarity

@@ -1,18 +1,211 @@
-"""What every command opens first: device, number format, generator, distance."""
+"""What every command opens first: device, number format, generator, distance, the way to the optimiser, and the record of a result.
+
+session = open(args)                                 # --device, --precision, --weight_file, --seed
+face = session.read(path)                            # --force, --no_saved_noise
+for first, last, found in session.embed(goal, config, ...):
+    face.write(path, found.ws, session.record("encode_image.py", ...))
+"""
 
 import os
 import shutil
-import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from editor import checkpoints, face
+from editor import __version__, checkpoints, face, files, projection
+from editor.settings import DISTANCES
 
-DISTANCES = {  # what --perceptual may say
-    "bundled": "first stages of EfficientNet-lite0, comes with the project",
-    "vgg16": "torchvision's VGG16 (downloaded once), Image2StyleGAN's layers",
-    "lpips": "LPIPS on VGG16 (downloaded once)",
-    "none": "mean squared error alone",
-}
+
+@dataclass
+class Session:
+    """An open generator and what goes with it.
+
+    G: the generator, frozen, on `device`. dtype: of its convolutions. compile: what --compile says. perceptual: the distance's name.
+    """
+
+    G: object
+    device: object
+    dtype: object
+    seed: int = 0
+    force: bool = False
+    saved_noise: bool = True
+    compile: str = "auto"
+    perceptual: str = "bundled"
+    remarks: list = field(default_factory=list)
+    _distance: object = None
+
+    def read(self, path):
+        """A file's faces, on the session's device: `face.read`; what a user should know is added to `remarks`."""
+        found = face.read(path, self.G, self.force, self.saved_noise)
+        return self._taken(found)
+
+    def read_one(self, path):
+        """As `read`, of a file that must hold one face."""
+        return self._taken(face.read_one(path, self.G, self.force, self.saved_noise))
+
+    @property
+    def dtype_name(self):
+        return str(self.dtype).removeprefix("torch.")
+
+    def compiles(self, config):
+        """Whether this session takes torch.compile for a `settings.Config`."""
+        return compiles(self.compile, self.device, self.dtype, self.G.resolution, config.steps)
+
+    def _taken(self, found):
+        self.remarks += found.remarks
+        return found.to(self.device)
+
+    def distance(self):
+        """The perceptual distance that --perceptual or the checkpoint names, loaded once."""
+        if self._distance is None and self.perceptual != "none":
+            self._distance = load_distance(self.perceptual, self.device)
+        return self._distance
+
+    def start(self, init, space="w+", whole=True):
+        """`--init` -> what a `settings.Config` takes for init and noise, and an encoder or None.
+
+        Args:
+            init: a key of INITS, "encoder", the file of an encoder (.safetensors) or of a latent; None: the encoder where the
+                project has one for this generator, else the mean latent.
+            whole: whether the whole face is to be seen: an encoder's guess needs it.
+        """
+        if init is None:
+            init = "z" if space == "z" else "encoder" if whole and space != "z" and checkpoints.has_encoder(self.G) else "mean"
+        if init == "encoder" or str(init).endswith(".safetensors"):
+            path = checkpoints.BUNDLED["encoder"] if init == "encoder" else init
+            return {"init": "mean"}, checkpoints.load_encoder(path, self.G, self.device)
+        if not str(init).endswith(face.SUFFIXES):
+            return {"init": init}, None
+        found = self.read_one(init)
+        return {"init": found.ws, "noise": found.maps}, None
+
+    def embed(self, goal, config, encoder=None, size=None, callback=None, show=None, warn=None):
+        """The one way to the optimiser: `projection.project_in_parts` with this session's generator, distance and number format."""
+        config.dtype = self.dtype
+        config.compile = self.compiles(config)
+        return projection.project_in_parts(self.G, self.distance(), goal, config, size, encoder, callback, show, warn)
+
+    def embed_one(self, goal, config, encoder=None, callback=None, warn=None):
+        """As `embed`, for one result: a projection.Projection of all images of the goal.
+
+        Raises:
+            ValueError: the loss stopped being finite.
+            KeyboardInterrupt: Ctrl-C before all images were begun: half of a pair is nothing.
+        """
+        import torch
+
+        parts = [found for _, _, found in self.embed(goal, config, encoder, None, callback, None, warn)]
+        if any(any(found.diverged) for found in parts):
+            raise ValueError(DIVERGED.format(steps=parts[-1].steps))
+        if sum(len(found.ws) for found in parts) < len(goal.image):
+            raise parts[-1].interrupted
+        if len(parts) == 1:
+            return parts[0]
+        whole = parts[-1]
+        whole.ws, whole.loss = (torch.cat([getattr(found, name) for found in parts]) for name in ("ws", "loss"))
+        if whole.noise is not None:
+            whole.noise = [torch.cat(maps) for maps in zip(*(found.noise for found in parts), strict=True)]
+        return whole
+
+    def record(self, made_by, sources, **more):
+        """What the `.json` beside a result says: where it comes from, by which generator and which versions.
+
+        Args:
+            made_by: the command.
+            sources: {role: path} of the files that it was made of; their sha256 is noted.
+        """
+        import numpy
+        import torch
+
+        return {
+            "made_by": made_by,
+            "sources": {role: {"path": str(path), "sha256": files.file_hash(path)} for role, path in sources.items()},
+            **more,
+            "seed": self.seed,
+            "generator": str(self.G.meta["path"]),
+            "generator_hash": self.G.meta["hash"],
+            "precision": self.dtype_name,
+            "device": self.device.type,
+            "toolkit": __version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        }
+
+
+DIVERGED = "the loss stopped being finite after {steps} steps, and nothing was written; lower --lr, or the weights of the losses"
+
+
+def open(args):
+    """The flags of `cli.add_model_flags`, and of `cli.add_face_flags` and `cli.add_embedding_flags` where a command has them -> Session.
+
+    Raises:
+        ValueError, OSError: no such device, checkpoint or name.
+    """
+    import torch
+
+    chosen = device(args.device)
+    torch.manual_seed(args.seed)
+    G = checkpoints.load_generator(args.weight_file, chosen)
+    return Session(
+        G, chosen, dtype(args.precision, chosen, G.resolution), args.seed, getattr(args, "force", False),
+        not getattr(args, "no_saved_noise", False), getattr(args, "compile", "auto"),
+        getattr(args, "perceptual", None) or G.meta["perceptual"] or "vgg16",
+    )  # fmt: skip
+
+
+ALIGNED = ("aligned_images", "source_image")  # where align_images.py writes, and where LatentEditor looked
+
+
+def aligned_folder(given=None):
+    """--src_dir, or the first of ALIGNED that is there.
+
+    Raises:
+        ValueError: none is.
+    """
+    if given is not None:
+        return Path(given)
+    for name in ALIGNED:
+        if Path(name).is_dir():
+            return Path(name)
+    raise ValueError(
+        f"no folder {' or '.join(ALIGNED)} here; cut faces out with align_images.py photographs/ aligned_images/, or give --src_dir"
+    )
+
+
+def aligned_image(name, given=None):
+    """What a user calls an aligned image: a name in --src_dir (by default in the folders of ALIGNED), else a path.
+
+    Raises:
+        ValueError: it is nowhere; says where it was looked for.
+    """
+    folders = [Path(given)] if given is not None else [Path(folder) for folder in ALIGNED]
+    for path in [folder / name for folder in folders] + [Path(name)]:
+        if path.is_file():
+            return path
+    if Path(name).exists():  # a folder, a pipe: the reader says what it is
+        return Path(name)
+    raise ValueError(f"{name}: no such image, neither in {' nor in '.join(map(str, folders))} nor as a path")
+
+
+def claim(path, sources):
+    """Raise ValueError if `path` holds a result of other sources: a result never replaces another's.
+
+    Args:
+        path: NAME.npy, about to be written.
+        sources: {role: path} as for `record`; a source is the same if its name or its content is.
+    """
+    try:
+        before = face.record(path).get("sources")
+    except ValueError:
+        return  # no record that says anything
+    if not isinstance(before, dict) or not all(isinstance(entry, dict) for entry in before.values()):
+        return
+
+    def same(entry, source):
+        return entry.get("sha256") == files.file_hash(source) or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
+
+    if before.keys() != sources.keys() or not all(same(before[role], source) for role, source in sources.items()):
+        made_of = ", ".join(str(entry.get("path")) for entry in before.values())
+        raise ValueError(f"{path}: holds the result of {made_of}; give another name or folder, or remove it first")
 
 
 def load_distance(name, device="cpu"):
@@ -38,8 +231,9 @@ def _vgg(distance, name):
     import torchvision
 
     try:
-        weights = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
-    except OSError as error:
+        chosen = torchvision.models.VGG16_Weights.IMAGENET1K_V1
+        weights = chosen.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # off line; a file that is not the published one
         raise OSError(f"--perceptual {name}: VGG16 could not be downloaded ({error}); use --perceptual bundled") from None
     distance.load_torchvision(weights)
     if name == "lpips":
@@ -47,23 +241,6 @@ def _vgg(distance, name):
 
         distance.load_linear(torch.load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", weights_only=True, map_location="cpu"))
     return distance
-
-
-def noise_of(path, G, args):
-    """The noise maps that were optimised with a latent, list of [1, 1, r, r], said on stderr; None: the generator's own.
-
-    Args:
-        path: the latent's file; its noise is NAME.noise.npz beside it.
-        args: has `no_saved_noise` and `quiet`.
-
-    Raises:
-        ValueError, OSError: the file is not noise of this generator.
-    """
-
-    maps = None if args.no_saved_noise else face.load_noise(path, G)
-    if maps is not None and not args.quiet:
-        print(f"{path}: rendered with the noise saved beside it", file=sys.stderr, flush=True)
-    return maps
 
 
 def device(name):

@@ -1,15 +1,28 @@
 """What the optimiser may be told, with its defaults; without torch, so that `--help` answers at once."""
 
+import math
 from dataclasses import dataclass
 
 SPACES = {"w+": "one w per layer", "w": "one w for all layers", "z": "the input of the mapping network"}
 INITS = {"mean": "the mean latent", "zeros": "zeros (LatentEditor)", "uniform": "uniform in [-1, 1]", "z": "the mapping of a random z"}
 SCHEDULES = {"cosine": "short warm-up, constant, then a cosine to 0 over the last quarter", "constant": "the same all along"}
+DISTANCES = {  # what --perceptual may say
+    "bundled": "first stages of EfficientNet-lite0, comes with the project",
+    "vgg16": "torchvision's VGG16 (downloaded once), Image2StyleGAN's layers",
+    "lpips": "LPIPS on VGG16 (downloaded once)",
+    "none": "mean squared error alone",
+}
+COMPILES = {"auto": "where it pays", "on": "always", "off": "never"}
+WEIGHTS = ("lambda_mse", "lambda_percep", "lambda_style", "lambda_start", "lambda_prior", "lambda_noise", "early_stop")
 
 
 @dataclass
 class Config:
-    """Settings of `project`. Defaults suit faces; LatentEditor: init zeros, lr 0.01, schedule constant."""
+    """Settings of `projection.project`. Defaults suit faces; LatentEditor: init zeros, lr 0.01, schedule constant.
+
+    Raises:
+        ValueError: a name that is not known, a rate that is not above 0, a weight or a number of steps below 0.
+    """
 
     iteration: int = 1000
     w_iteration: int = 0  # before them, steps with one w for all layers (space w+ only): a start that stays a plausible face
@@ -36,3 +49,26 @@ class Config:
     dtype: object = None  # torch.dtype of the generator's convolutions, None: float32; latents, losses and RGB stay float32
     compile: bool = False  # torch.compile of rendering and losses
     low_memory: bool = False  # render layers of 128x128 and more a second time in the backward pass instead of keeping them
+
+    def __post_init__(self):
+        for name, known in (("space", SPACES), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"--{name} {getattr(self, name)}: use {', '.join(known)}")
+        if isinstance(self.init, str) and self.init not in INITS:
+            raise ValueError(f"--init {self.init}: use {', '.join(INITS)}, or a latent file")
+        for name in ("iteration", "w_iteration", "noise_iteration", "show_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)}: 0 or more")
+        for name in ("lr", "noise_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} {getattr(self, name)}: a finite number above 0")
+        for name in WEIGHTS:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} {getattr(self, name)}: a finite number, 0 or more")
+        if self.layers is not None and self.space != "w+":
+            raise ValueError("--layers needs --space w+: the other spaces have one vector for all layers")
+
+    @property
+    def steps(self):
+        """Steps in all stages."""
+        return self.w_iteration + self.iteration + self.noise_iteration
