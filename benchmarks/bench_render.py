@@ -55,8 +55,8 @@ def main(argv):
             G, _ = networks("stylegan1", resolution, torch.device("cpu"))
             checkpoints.save(folder / "g.safetensors", G)
             a, b = torch.randn(2, 1, G.num_ws, 512, generator=torch.Generator().manual_seed(0)).unbind(0)
-            face.save(folder / "a.npy", a)
-            face.save(folder / "b.npy", b)
+            face.write(folder / "a.npy", a)
+            face.write(folder / "b.npy", b)
             began = time.perf_counter()
             plain_loop(G, a, b, args.frames, folder)
             plain = time.perf_counter() - began
