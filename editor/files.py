@@ -68,6 +68,8 @@ def _sweep(folder):
 
 
 def _runs(process):
+    if os.name == "nt":  # there os.kill(process, 0) is Ctrl-C
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
