@@ -114,7 +114,7 @@ def encode(G, distance, batch, config, args, bar):
     began = time.time()
     if args.encoder:
         with torch.no_grad():
-            config = dataclasses.replace(config, init=fast_conv.alone(args.encoder, targets, always=True))
+            config = dataclasses.replace(config, init=fast_conv.image_by_image(args.encoder, targets, always=True))
     with contextlib.ExitStack() as stack:
         steps = Steps(args, names, targets, stack)
         goal = projection.Goal(targets, mask)
