@@ -97,7 +97,7 @@ def test_truncation_moves_the_first_layers_only():
 
 @pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
 def test_a_frozen_network_follows_new_weights(kind):
-    """Loading weights, training on and moving to another number format drop or carry what `freeze()` kept."""
+    """Loading weights drops what `freeze()` kept, moving to another number format carries it along."""
     first, second = Generator(small(kind, 32)), Generator(small(kind, 32))
     with torch.no_grad():
         for p in second.parameters():
