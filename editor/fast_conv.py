@@ -79,7 +79,7 @@ class Freezable(nn.Module):
 
 def usable(layer, x):
     """Whether a layer of stylegan_layers may take its fast way: frozen, float32, and not being compiled (which fuses by itself)."""
-    return layer.frozen is not None and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    return layer.frozen is not None and x.dtype == layer.bias.dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
