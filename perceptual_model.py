@@ -13,17 +13,17 @@ from torch import nn
 from editor import fast_conv
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-VGG_CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
-VGG_LAYERS = (
-    *("conv1_1", "conv1_2", "pool", "conv2_1", "conv2_2", "pool", "conv3_1", "conv3_2", "conv3_3", "pool"),
-    *("conv4_1", "conv4_2", "conv4_3", "pool", "conv5_1", "conv5_2", "conv5_3"),
-)
-IMAGE2STYLEGAN_LAYERS = ("conv1_1", "conv1_2", "conv3_2", "conv4_2")
-LPIPS_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+VGG_LAYERS = {  # name -> channels (Simonyan & Zisserman 2015, table 1, D); max pooling stands between the blocks
+    **{"conv1_1": 64, "conv1_2": 64, "conv2_1": 128, "conv2_2": 128, "conv3_1": 256, "conv3_2": 256, "conv3_3": 256},
+    **{"conv4_1": 512, "conv4_2": 512, "conv4_3": 512, "conv5_1": 512, "conv5_2": 512, "conv5_3": 512},
+}
+IMAGE2STYLEGAN_LAYERS = ("conv1_1", "conv1_2", "conv3_2", "conv4_2")  # Abdal et al. 2019, below equation 2
+LPIPS_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")  # Zhang et al. 2018; the last of each block
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # the lpips package's own, for images in [-1, 1]
 
 
 def resized(images, size):
-    """Images with their shorter side brought to `size`: averaged when larger, bilinear when smaller."""
+    """images [N, 3, H, W] -> their shorter side brought to `size`: squares averaged where it divides the side, else bilinear."""
     side = min(images.shape[-2:])
     if side == size:
         return images
@@ -32,58 +32,52 @@ def resized(images, size):
     return F.interpolate(images, scale_factor=size / side, mode="bilinear", antialias=side > size)
 
 
-def squares(a, b):
-    """Mean squared difference of each image, [N, ...] and [N or 1, ...] -> [N]."""
-    return fast_conv.alone(lambda d: d.square().flatten(1).mean(1), a - b, always=True)
-
-
-def pointwise(conv, x):
-    """A 1x1 convolution as one product of matrices per image: faster on a CPU, and alike for an image alone and in a batch."""
-    return (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:]) + conv.bias.view(-1, 1, 1)
-
-
 class Distance(nn.Module):
-    """Sum over layers of the mean squared difference of features (Image2StyleGAN, equation 2, all lambda 1)."""
+    """Sum over layers of the mean squared difference of features (Abdal et al. 2019, equation 2, all lambda 1).
 
-    def features(self, images):
-        raise NotImplementedError
+    A distance has `features(images [N, 3, H, W] in [-1, 1])`, which returns a list of tensors [N, ...].
+    """
 
     def compare(self, a, b):
         """Feature lists of equal shapes (the second may have one image for all) -> [N]."""
-        return sum(squares(x, y) for x, y in zip(a, b, strict=True))
+        return sum(fast_conv.mean_squared_error(x, y) for x, y in zip(a, b, strict=True))
 
     def grams(self, images):
         """[N, 3, H, W] in [-1, 1] -> the Gram matrix [N, C, C] of each layer."""
         return [gram(f) for f in self.features(images)]
 
     def forward(self, images, targets):
+        """[N, 3, H, W] and [N or 1, 3, H, W], in [-1, 1] -> [N]"""
         return self.compare(self.features(images), self.features(targets))
 
 
 class VGG16(Distance):
-    """VGG16 features by name: conv1_1 ... conv5_3.
+    """VGG16 features (Simonyan & Zisserman 2015).
 
     Args:
-        layers: which features to compare.
+        layers: which features to compare, of VGG_LAYERS.
         after_relu: taken after the ReLU (LatentEditor) or before it.
         normalise: ImageNet mean and variance, as the network was trained; False gives it [0, 1] images, as LatentEditor does.
         size: images are brought to this side first; None leaves them.
 
-    The weights are passed in with `load_torchvision`: torchvision's `vgg16().features` state dict.
+    The weights are passed in with `load_torchvision`.
+
+    Raises:
+        ValueError: no layer, or an unknown one.
     """
 
     def __init__(self, layers=IMAGE2STYLEGAN_LAYERS, after_relu=True, normalise=True, size=256):
         super().__init__()
         self.layers, self.after_relu, self.size = tuple(layers), after_relu, size
-        unknown = set(self.layers) - set(VGG_LAYERS)
+        unknown = [layer for layer in self.layers if layer not in VGG_LAYERS]
         if unknown or not self.layers:
-            raise ValueError(f"VGG16 layers {sorted(unknown)}; known are {', '.join(n for n in VGG_LAYERS if n != 'pool')}")
-        self.order = VGG_LAYERS[: 1 + max(VGG_LAYERS.index(layer) for layer in self.layers)]  # nothing deeper is asked for
+            raise ValueError(f"VGG16 layers {', '.join(unknown) or 'none'}; known are {', '.join(VGG_LAYERS)}")
+        names = list(VGG_LAYERS)
+        self.needed = names[: 1 + max(map(names.index, self.layers))]  # nothing deeper is asked for
         fan_in = 3
-        for name, channels in zip(self.order, VGG_CHANNELS, strict=False):
-            if name != "pool":
-                self.add_module(name, fast_conv.Conv3(fan_in, channels))
-                fan_in = channels
+        for name in self.needed:
+            self.add_module(name, fast_conv.Conv3(fan_in, VGG_LAYERS[name]))
+            fan_in = VGG_LAYERS[name]
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalise else ((0, 0, 0), (1, 1, 1))
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -91,52 +85,44 @@ class VGG16(Distance):
     def load_torchvision(self, state):
         """Take the weights of torchvision's vgg16 (`features.0.weight`, ... or `0.weight`, ...). Returns self, frozen."""
         state = {k.removeprefix("features."): v for k, v in state.items() if not k.startswith("classifier")}
-        index, mine = 0, {}
-        for name in self.order:
-            if name == "pool":
-                index += 1
-                continue
-            for part in ("weight", "bias"):
-                mine[f"{name}.{part}"] = state[f"{index}.{part}"]
-            index += 2
+        places = sorted({int(k.split(".")[0]) for k in state})  # of the convolutions: 0, 2, 5, ...
+        mine = {f"{name}.{part}": state[f"{i}.{part}"] for name, i in zip(self.needed, places, strict=False) for part in ("weight", "bias")}
         self.load_state_dict(mine)
         return self.eval().requires_grad_(False)
 
     def features(self, images):
+        """images [N, 3, H, W] in [-1, 1] -> for each layer [N, C, h, w]"""
         x = images if self.size is None else resized(images, self.size)
-        x = ((x + 1) / 2 - self.mean) / self.std
+        x = ((x + 1) / 2 - self.mean) / self.std  # [N, 3, size, size], about of mean 0 and variance 1
         found = {}
-        for name in self.order:
-            if name == "pool":
-                x = F.max_pool2d(x, 2)
-                continue
-            x = getattr(self, name)(x)
-            if not self.after_relu:
-                found[name] = x
-            x = F.relu(x)
-            if self.after_relu:
-                found[name] = x
+        for name in self.needed:
+            if name.endswith("_1") and name != "conv1_1":
+                x = F.max_pool2d(x, 2)  # [N, C, h/2, w/2]
+            before = getattr(self, name)(x)  # [N, C, h, w]
+            x = F.relu(before)
+            found[name] = x if self.after_relu else before
         return [found[name] for name in self.layers]
 
 
 class LPIPS(VGG16):
-    """Learned perceptual distance (Zhang et al. 2018) on VGG16: unit-normalised features, weighted by channel.
+    """Learned perceptual distance (Zhang et al. 2018, equation 1) on VGG16: unit-normalised features, weighted by channel.
 
     `load_linear` takes the weights that the `lpips` package ships (vgg.pth, version 0.1).
     """
 
     def __init__(self, size=256):
         super().__init__(LPIPS_LAYERS, size=size)
-        # lpips' own constants: what it does to [-1, 1] images, written for (x + 1) / 2
-        self.mean.copy_((torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1) + 1) / 2)
-        self.std.copy_(torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1) / 2)
+        self.mean.copy_((torch.tensor(LPIPS_SHIFT).view(3, 1, 1) + 1) / 2)  # `features` normalises (x + 1) / 2
+        self.std.copy_(torch.tensor(LPIPS_SCALE).view(3, 1, 1) / 2)
         self.linear = None
 
     def load_linear(self, state):
+        """Take the channels' weights, `lin0.model.1.weight` [1, C, 1, 1], ... Returns self."""
         self.linear = [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(self.layers))]
         return self
 
     def features(self, images):
+        """images [N, 3, H, W] in [-1, 1] -> for each layer [N, C, h, w], of length 1 over the channels"""
         found = super().features(images)
         return [f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10) for f in found]
 
@@ -146,9 +132,9 @@ class LPIPS(VGG16):
 
 
 def gram(features):
-    """[N, C, H, W] -> [N, C, C]: inner products of the channels, divided by C H W (Gatys et al. 2016)."""
+    """[N, C, H, W] -> [N, C, C]: inner products of the channels (Gatys et al. 2016, equation 3), divided by C H W."""
     n, c, h, w = features.shape
-    flat = features.reshape(n, c, h * w)
+    flat = features.reshape(n, c, h * w)  # [N, C, H W]
     return flat @ flat.transpose(1, 2) / (c * h * w)
 
 
@@ -167,6 +153,7 @@ class ContentAndStyle(Distance):
         self.distance, self.content, self.style = distance, content, style
 
     def features(self, images):
+        """images [N, 3, H, W] in [-1, 1] -> the distance's features, and the Gram matrix [N, C, C] of the last"""
         found = self.distance.features(images)
         return [*found, gram(found[-1])]
 
@@ -188,9 +175,9 @@ class FeatureConfig:
 
 
 class Features(Distance):
-    """The first stages of EfficientNet-lite0 (Apache 2.0), batch norm folded in: small, fast, trained on ImageNet.
+    """The first stages of EfficientNet-lite0 (Tan & Le 2019; Apache 2.0), batch norm folded in: small, fast, trained on ImageNet.
 
-    Each tap is divided by its spread on real faces (`scale`), so that all layers count alike.
+    Each tap is multiplied by `scale`, one over its spread on real faces, so that all layers count alike.
     """
 
     def __init__(self, config):
@@ -209,20 +196,22 @@ class Features(Distance):
             fan_in = s["out"]
         self.register_buffer("scale", torch.ones(len(config.taps)))
 
-    def _padded(self, conv, x):
+    def padded(self, conv, x):
+        """conv(x) with zeros around x as TensorFlow's SAME puts them, for even sides: [N, I, H, W] -> [N, O, H/s, W/s], s the stride."""
         k, stride = conv.kernel_size[0], conv.stride[0]
-        total = k - stride if stride > 1 else k - 1  # TensorFlow's SAME, for even sizes
+        total = k - stride if stride > 1 else k - 1
         return conv(F.pad(x, (total // 2, total - total // 2) * 2))
 
     def features(self, images):
-        x, found = resized(images, self.config.size), []
+        """images [N, 3, H, W] in [-1, 1] -> for each tap [N, C, h, w]"""
+        x, found = resized(images, self.config.size), []  # [N, 3, size, size]
         for i, s in enumerate(self.config.stages[: max(self.config.taps) + 1]):
             if i == 0:
-                x = F.relu6(self._padded(self.block0_conv, x))
-            else:
-                y = F.relu6(pointwise(getattr(self, f"block{i}_expand"), x)) if s["expand"] else x
-                y = F.relu6(self._padded(getattr(self, f"block{i}_depthwise"), y))
-                y = pointwise(getattr(self, f"block{i}_project"), y)
+                x = F.relu6(self.padded(self.block0_conv, x))  # [N, C, size/2, size/2]
+            else:  # widen, filter each channel, narrow; added to what came in where the shapes agree
+                y = F.relu6(fast_conv.pointwise(getattr(self, f"block{i}_expand"), x)) if s["expand"] else x
+                y = F.relu6(self.padded(getattr(self, f"block{i}_depthwise"), y))
+                y = fast_conv.pointwise(getattr(self, f"block{i}_project"), y)
                 x = x + y if y.shape == x.shape else y
             if i in self.config.taps:
                 found.append(x * self.scale[len(found)])

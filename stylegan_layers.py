@@ -1,11 +1,13 @@
 """StyleGAN1 (Karras et al. 2019) and StyleGAN2 (Karras et al. 2020): mapping, synthesis, discriminator, in plain PyTorch.
 
 Read from top to bottom: what both share, StyleGAN1, StyleGAN2, then `Generator` and `Discriminator`, which choose.
-Parameters are stored as the official checkpoints store them, so training goes on as it began (equalised learning rate);
-the gains are applied on the way, or once for all by `freeze()`.
+Parameters are stored as the official checkpoints store them, so training goes on as it began (equalised learning rate:
+Karras et al. 2018, section 4.1). A layer's `derive()` applies the gains, `tensors()` returns the outcome; `freeze()` does so
+once for all. Frozen layers have a fast way too, which computes the same (`editor/fast_conv.py`): what stands here is the plain one.
 
 Shapes: z and w [N, 512], one w a layer ws [N, L, 512] with L = 2 log2(R) - 2 (18 at 1024), images [N, 3, R, R], about
-[-1, 1]. Both kinds name their parts alike: `mapping.fc0`, `synthesis.b8.conv0`, `b64.fromrgb`, ...
+[-1, 1]. In a layer I and O are its input and output channels. Both kinds name their parts alike: `mapping.fc0`,
+`synthesis.b8.conv0`, `b64.fromrgb`, ...
 """
 
 import math
@@ -17,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from editor import fast_conv
+from editor.fast_conv import Freezable
 
 SQRT2 = math.sqrt(2)
 MIRRORED_FROM = 128  # StyleGAN1's up-sampling layers: kernels of checkpoints are stored mirrored from this resolution on
@@ -66,46 +69,7 @@ class Config:
 # What both kinds share
 
 
-class Layer(nn.Module):
-    """A layer that derives its working tensors from its parameters, anew in training, once when frozen.
-
-    `derive()` returns them; `tensors()` is what forward uses. `freeze()` keeps them until `train()` or new weights, and
-    with them `kernels`, the same weights in the form that a fast convolution takes (fast_conv.py), or None.
-    """
-
-    frozen = kernels = None
-
-    def extra(self):
-        return None
-
-    def derive(self):
-        raise NotImplementedError
-
-    def tensors(self):
-        return self.derive() if self.frozen is None else self.frozen
-
-    def freeze(self):
-        with torch.no_grad():
-            self.frozen, self.kernels = self.derive(), self.extra()
-
-    def train(self, mode=True):
-        if mode:
-            self.frozen = self.kernels = None
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args):
-        self.frozen = self.kernels = None
-        super()._load_from_state_dict(*args)
-
-    def _apply(self, fn, recurse=True):  # .to(device) moves the derived tensors along
-        super()._apply(fn, recurse)
-        if self.frozen is not None:
-            self.frozen = tuple(None if t is None else fn(t) for t in self.frozen)
-            self.kernels = self.extra()
-        return self
-
-
-class Dense(Layer):
+class Dense(Freezable):
     """y = x (weight * gain / sqrt(fan_in) * lr_mul)^T + bias * lr_mul."""
 
     def __init__(self, fan_in, fan_out, gain=1.0, lr_mul=1.0, bias_init=0.0):
@@ -118,11 +82,14 @@ class Dense(Layer):
         return self.weight * self.weight_gain, self.bias * self.lr_mul
 
     def forward(self, x):
-        return (fast_conv.rows if fast(self, x) else F.linear)(x, *self.tensors())
+        """x [N, I] -> [N, O]"""
+        if fast_conv.usable(self, x):
+            return fast_conv.linear(x, *self.tensors())
+        return F.linear(x, *self.tensors())
 
 
 class Mapping(nn.Module):
-    """z [N, z_dim] -> w [N, w_dim]: normalise, then dense layers with leaky ReLU.
+    """The mapping network: z is normalised, then passes dense layers with leaky ReLU.
 
     StyleGAN1 keeps the gain sqrt 2 of the leaky ReLU in the weights, StyleGAN2 applies it (to the bias too).
     """
@@ -137,9 +104,10 @@ class Mapping(nn.Module):
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def forward(self, z):
-        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        """z [N, z_dim] -> w [N, w_dim]"""
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()  # [N, z_dim], of mean square 1
         for i in range(self.depth):
-            x = F.leaky_relu(getattr(self, f"fc{i}")(x), 0.2) * self.act_gain
+            x = F.leaky_relu(getattr(self, f"fc{i}")(x), 0.2) * self.act_gain  # [N, w_dim]
         return x
 
 
@@ -151,35 +119,23 @@ def upsample(x):
     return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[:, :, 2:-2, 2:-2]
 
 
-def fast(layer, x):
-    """Whether a layer may take its hand-written backward pass: frozen, float32, and not being compiled (which fuses by itself)."""
-    return layer.frozen is not None and x.dtype == torch.float32 and not torch.compiler.is_compiling()
-
-
-def spent(x):
-    """x, to be written over, where no gradient will ask for it (new memory costs more than the sums that fill it); else None."""
-    return None if torch.is_grad_enabled() or torch.compiler.is_compiling() else x
-
-
-def kept(layer, again, *inputs):
-    """layer(*inputs); with `again` its inner tensors are not kept for the backward pass but computed a second time there."""
-    if again and torch.is_grad_enabled():
+def apply_layer(layer, *inputs, recompute=False):
+    """layer(*inputs); with `recompute` its inner tensors are not kept for the backward pass but computed a second time there."""
+    if recompute and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)
 
 
-def filtered(x, taps, padding, stride=1, gain=1.0, bias=None, fixed=False):
-    """Each channel of x [N, C, H, W] filtered with the normalised outer product of `taps`. `fixed`: the bias has no gradient."""
+def filtered(x, taps, padding, stride=1, gain=1.0, bias=None):
+    """Each channel of x [N, C, H, W] filtered with the outer product of `taps`, whose sum is made `gain`; bias [C] or None."""
     k = torch.tensor(taps, dtype=x.dtype, device=x.device)
     k = k.outer(k) * (gain / k.sum() ** 2)
-    if fixed and stride == 1:
-        return fast_conv.Blur.apply(x, k, bias, padding)
     channels = x.shape[1]
     return F.conv2d(x, k.expand(channels, 1, *k.shape), bias, stride=stride, padding=padding, groups=channels)
 
 
 def sum_of_shifts(weight):
-    """3x3 kernels -> the sum of their four 1-pixel shifts, 4x4: nearest up-sampling, or 2x2 sums, inside the kernel.
+    """Kernels [O, I, 3, 3] -> the sum of their four 1-pixel shifts [O, I, 4, 4]: nearest up-sampling, or 2x2 sums, inside the kernel.
 
     The official StyleGAN1 does so from 128x128 on only; it is as exact, and cheaper, at every size.
     """
@@ -188,61 +144,26 @@ def sum_of_shifts(weight):
 
 
 def minibatch_stddev(x, group=4):
-    """Append to x [N, C, 4, 4] one map with the mean standard deviation of a group of images.
+    """x [N, C, 4, 4] -> [N, C + 1, 4, 4]: one more map, the mean standard deviation of a group of images (Karras et al. 2018, section 3).
 
     Image i is grouped with i + N/G, i + 2N/G, ...; G is the largest divisor of N up to `group`.
     """
     n, c, h, w = x.shape
     g = max(d for d in range(1, group + 1) if n % d == 0)
-    y = x.float().view(g, n // g, c, h, w)
-    y = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    y = x.float().view(g, n // g, c, h, w)  # [G, N/G, C, 4, 4]
+    y = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [N/G]
     return torch.cat([x, y.to(x.dtype).repeat(g).view(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)
-
-
-def channel_sums(a, b):
-    """Sum over the pixels of a * b, [N, C, H, W] each (b: C or 1 channels) -> [N, C, 1, 1], in one pass over memory."""
-    sums = "nchw,nchw->nc" if b.shape[1] > 1 else "nchw,nxhw->nc"
-    return fast_conv.alone(lambda a, b: torch.einsum(sums, a, b), a, b, always=True)[:, :, None, None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # StyleGAN1
 
 
-class Epilogue1(torch.autograd.Function):
-    """What follows StyleGAN1's convolution, for frozen weights: noise, leaky ReLU, instance norm, style, in five passes over memory.
+class StyledConv1(Freezable):
+    """StyleGAN1's layer: (up-)convolution, noise, bias, leaky ReLU, AdaIN (instance norm, then style).
 
-    x [N, C, H, W] is overwritten and the only large tensor kept: the leaky ReLU keeps signs, so its slope can be read off
-    its output. The formulas are those of a batch norm whose gain and bias come from the style.
+    Karras et al. 2019, figure 1 and equation 1. `fan_in` None: no convolution, the first layer of 4x4.
     """
-
-    @staticmethod
-    def forward(ctx, x, noise, strength, scale, shift):
-        if noise is not None:
-            x.addcmul_(noise, strength)
-        F.leaky_relu_(x, 0.2)
-        # layer norm over a channel's pixels is instance norm, and PyTorch's fastest on a CPU
-        y, mean, inverse = torch.native_layer_norm(x.flatten(2), (x[0, 0].numel(),), None, None, 1e-8)
-        mean, inverse = mean[..., None], inverse[..., None]
-        ctx.save_for_backward(x, mean, inverse, (scale + 1) * inverse, strength)
-        y = y.view_as(x)
-        return torch.addcmul(shift, y, scale + 1, out=y)
-
-    @staticmethod
-    def backward(ctx, g):
-        x, mean, inverse, gain, strength = ctx.saved_tensors
-        pixels = x[0, 0].numel()
-        shift = g.sum((2, 3), keepdim=True)
-        scale = (channel_sums(g, x) - mean * shift) * inverse
-        slope = -gain * inverse * scale / pixels
-        y = torch.addcmul(-gain * shift / pixels - slope * mean, x, slope).addcmul_(g, gain)
-        y = torch.ops.aten.leaky_relu_backward(y, x, 0.2, True)
-        noise = (y * strength).sum(1, keepdim=True) if ctx.needs_input_grad[1] else None
-        return y, noise, None, scale, shift
-
-
-class StyledConv1(Layer):
-    """StyleGAN1's layer: (up-)convolution, noise, bias, leaky ReLU, instance norm, style. `fan_in` None: no convolution."""
 
     def __init__(self, fan_in, fan_out, w_dim, resolution, up=False):
         super().__init__()
@@ -264,32 +185,34 @@ class StyledConv1(Layer):
             weight = sum_of_shifts(weight).transpose(0, 1).contiguous()
         return weight, self.bias, self.noise_strength.view(-1, 1, 1)
 
-    def extra(self):
-        weight = self.derive()[0]
-        return None if weight is None else fast_conv.phases_of(weight) if self.up else fast_conv.transformed(weight, self.resolution)
+    def fast_kernels(self):
+        weight = self.frozen[0]
+        if weight is None:
+            return None
+        return fast_conv.phase_kernels(weight) if self.up else fast_conv.winograd_kernels(weight, self.resolution)
 
     def forward(self, x, w, noise):
-        weight, bias, strength = self.tensors()
-        if weight is not None:
-            weight = weight.to(x.dtype)
-        bias, strength, fixed = bias.to(x.dtype), strength.to(x.dtype), fast(self, x)
+        """x [N, I, H, W], w [N, w_dim], noise [1 or N, 1, R, R] or None -> [N, O, R, R], R = resolution: 2H with `up`, else H."""
+        if fast_conv.usable(self, x):
+            return fast_conv.styled1(self, x, w, noise)
+        weight, bias, strength = (None if t is None else t.to(x.dtype) for t in self.tensors())
         if self.up:
-            x = fast_conv.UpConv.apply(x, weight, self.kernels, 1) if fixed else F.conv_transpose2d(x, weight, stride=2, padding=1)
-            x = filtered(x, [1, 2, 1], 1, bias=bias, fixed=fixed)
+            x = F.conv_transpose2d(x, weight, stride=2, padding=1)  # [N, O, 2H, 2W]
+            x = filtered(x, [1, 2, 1], padding=1, bias=bias)
         elif weight is not None:
-            x = fast_conv.conv(x, weight, bias, self.kernels) if fixed else F.conv2d(x, weight, bias, padding=1)
+            x = F.conv2d(x, weight, bias, padding=1)  # [N, O, H, W]
         else:
             x = x + bias.view(-1, 1, 1)
-        scale, shift = self.affine(w).to(x.dtype).view(len(w), 2, -1, 1, 1).unbind(1)
-        noise = None if noise is None else noise.to(x.dtype)
-        if fixed:
-            return Epilogue1.apply(x, noise, strength, scale, shift)
-        x = x if noise is None else torch.addcmul(x, noise, strength, out=spent(x))
-        x = F.instance_norm(F.leaky_relu(x, 0.2, inplace=spent(x) is x), eps=1e-8)
-        return torch.mul(x, scale + 1, out=spent(x)).add_(shift)  # addcmul takes five times as long in bfloat16
+        if noise is not None:  # before or after the bias is the same
+            x = x.addcmul_(noise.to(x.dtype), strength)  # strength [O, 1, 1]
+        x = F.leaky_relu_(x, 0.2)
+        x = F.instance_norm(x, eps=1e-8)
+        style = self.affine(w).to(x.dtype)  # [N, 2 O]
+        scale, shift = style.view(len(w), 2, -1, 1, 1).unbind(1)  # [N, O, 1, 1] each
+        return (x * (scale + 1)).add_(shift)  # addcmul takes five times as long in bfloat16
 
 
-class Pointwise1(Layer):
+class Pointwise1(Freezable):
     """StyleGAN1's 1x1 convolution to or from RGB."""
 
     def __init__(self, fan_in, fan_out, gain):
@@ -302,8 +225,11 @@ class Pointwise1(Layer):
         return self.weight * self.weight_gain, self.bias
 
     def forward(self, x):
+        """x [N, I, H, W] -> [N, O, H, W]"""
+        if fast_conv.usable(self, x):
+            return fast_conv.conv(x, *self.tensors())
         weight, bias = self.tensors()
-        return (fast_conv.conv if fast(self, x) else F.conv2d)(x, weight.to(x.dtype), bias.to(x.dtype))
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
 class Block1(nn.Module):
@@ -320,7 +246,7 @@ class Block1(nn.Module):
 
 
 class Synthesis1(nn.Module):
-    """StyleGAN1's synthesis network: ws [N, L, 512] -> image [N, 3, R, R], about [-1, 1].
+    """StyleGAN1's synthesis network: a learned constant, two styled layers a resolution, then RGB.
 
     Layers of `recompute_from` pixels and more keep only their input for the backward pass (less memory, more time).
     """
@@ -337,15 +263,16 @@ class Synthesis1(nn.Module):
         return [layer for r in self.config.resolutions for layer in (getattr(self, f"b{r}").conv0, getattr(self, f"b{r}").conv1)]
 
     def forward(self, ws, noise="const", dtype=torch.float32, recompute_from=math.inf):
+        """ws [N, L, 512] -> image [N, 3, R, R], about [-1, 1]; `noise` as in `noise_maps`, `dtype` of the convolutions."""
         check_ws(ws, self.config)
-        x = self.b4.const.to(dtype).expand(len(ws), -1, -1, -1)
-        maps = noise_maps(self.layers(), noise, ws)
+        x = self.b4.const.to(dtype).expand(len(ws), -1, -1, -1)  # [N, C, 4, 4]
+        maps = noise_maps(self.layers(), noise, ws)  # L of [1 or N, 1, r, r], r = 4, 4, 8, 8, ..., R, R
         for i, layer in enumerate(self.layers()):
-            x = kept(layer, layer.resolution >= recompute_from, x, ws[:, i], maps[i])
-        return self.torgb(x.float())
+            x = apply_layer(layer, x, ws[:, i], maps[i], recompute=layer.resolution >= recompute_from)  # [N, C, r, r]
+        return self.torgb(x.float())  # [N, 3, R, R]
 
 
-class DiscriminatorConv1(Layer):
+class DiscriminatorConv1(Freezable):
     """3x3 convolution, bias, leaky ReLU; `down`: halved after a [1, 2, 1] blur, the mean of 2x2 pixels inside the kernel."""
 
     def __init__(self, fan_in, fan_out, down=False):
@@ -359,13 +286,17 @@ class DiscriminatorConv1(Layer):
         return (sum_of_shifts(weight) * 0.25 if self.down else weight), self.bias
 
     def forward(self, x):
+        """x [N, I, H, W] -> [N, O, H, W], or [N, O, H/2, W/2] with `down`"""
         weight, bias = (t.to(x.dtype) for t in self.tensors())
         if self.down:
-            x = filtered(x, [1, 2, 1], padding=1)
-        return F.leaky_relu_(F.conv2d(x, weight, bias, padding=1, stride=2 if self.down else 1), 0.2)
+            x = filtered(x, [1, 2, 1], padding=1)  # [N, I, H, W]
+        x = F.conv2d(x, weight, bias, padding=1, stride=2 if self.down else 1)
+        return F.leaky_relu_(x, 0.2)
 
 
 class DiscriminatorBlock1(nn.Module):
+    """One resolution of StyleGAN1's discriminator: two convolutions, the second halves; at 4x4 one, and two dense layers."""
+
     def __init__(self, config, resolution):
         super().__init__()
         c, below = config.channels(resolution), config.channels(resolution // 2)
@@ -380,67 +311,26 @@ class DiscriminatorBlock1(nn.Module):
             self.out = Dense(below, 1)
 
     def forward(self, x):
+        """x [N, C, r, r], or the image [N, 3, R, R] in the first block -> [N, C', r/2, r/2], or scores [N, 1] in the last"""
         if hasattr(self, "fromrgb"):
-            x = F.leaky_relu(self.fromrgb(x), 0.2)
+            x = F.leaky_relu(self.fromrgb(x), 0.2)  # [N, C, R, R]
         if hasattr(self, "conv0"):
             return self.conv1(self.conv0(x))
-        x = self.conv(minibatch_stddev(x)).float()
-        return self.out(F.leaky_relu(self.fc(x.flatten(1)), 0.2))
+        x = self.conv(minibatch_stddev(x)).float()  # [N, C, 4, 4]
+        x = F.leaky_relu(self.fc(x.flatten(1)), 0.2)  # [N, C]
+        return self.out(x)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # StyleGAN2
 
 
-class Scale(torch.autograd.Function):
-    """x [N, C, H, W] * s [N, C, 1, 1]; the gradient of s in one pass over memory."""
+class StyledConv2(Freezable):
+    """StyleGAN2's layer: modulate, (up-)convolution, demodulate, noise, bias, leaky ReLU * sqrt 2.
 
-    @staticmethod
-    def forward(ctx, x, s):
-        ctx.save_for_backward(x, s)
-        return x * s
-
-    @staticmethod
-    def backward(ctx, g):
-        x, s = ctx.saved_tensors
-        return (g * s if ctx.needs_input_grad[0] else None), channel_sums(g, x)
-
-
-class Epilogue2(torch.autograd.Function):
-    """What follows StyleGAN2's convolution, for frozen weights: demodulation, noise, bias, leaky ReLU.
-
-    x [N, C, H, W] is overwritten by the output y, the only large tensor kept. With p the value before the leaky ReLU,
-    (dL/dp) p = (dL/dy) y, and x is (p - noise - bias) / demodulation: no other tensor is needed for the gradients.
-    """
-
-    @staticmethod
-    def forward(ctx, x, demodulation, noise, strength, bias):
-        torch.addcmul(bias, x, demodulation, out=x)
-        if noise is not None:
-            x.addcmul_(noise, strength)
-        F.leaky_relu_(x, 0.2)
-        ctx.save_for_backward(x, demodulation, noise, strength, bias)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, g):
-        y, demodulation, noise, strength, bias = ctx.saved_tensors
-        d = channel_sums(g, y)
-        g = torch.ops.aten.leaky_relu_backward(g, y, 0.2, True)
-        d = d - bias * g.sum((2, 3), keepdim=True)
-        if noise is not None:
-            d = d - strength * channel_sums(g, noise.expand(len(g), -1, -1, -1))
-        to_noise = g.sum(1, keepdim=True) * strength if ctx.needs_input_grad[2] else None
-        if to_noise is not None and len(noise) < len(g):
-            to_noise = to_noise.sum(0, keepdim=True)
-        return g.mul_(demodulation), d / demodulation, to_noise, None, None
-
-
-class StyledConv2(Layer):
-    """StyleGAN2's layer: modulated (up-)convolution, demodulation, noise, bias, leaky ReLU * sqrt 2.
-
-    The input is scaled instead of the weights: one convolution for the whole batch. Demodulation needs only the sum of
-    squares of each kernel. The gain sqrt 2 goes into what comes before the leaky ReLU, which is homogeneous.
+    Karras et al. 2020, section 2.2, equations 1 and 3. The input is scaled instead of the weights, and the output divided by
+    the norm of the scaled kernels: one convolution for the whole batch. The gain sqrt 2 goes into what comes before the
+    leaky ReLU, which is homogeneous.
     """
 
     def __init__(self, fan_in, fan_out, w_dim, resolution, up=False, clamp=None):
@@ -460,30 +350,30 @@ class StyledConv2(Layer):
             weight = weight.transpose(0, 1)  # the layout of a transposed convolution, which flips the kernel as asked
         return weight.contiguous(), squares, SQRT2 * self.bias.view(-1, 1, 1), SQRT2 * self.noise_strength
 
-    def extra(self):
-        return None if self.up else fast_conv.transformed(self.derive()[0], self.resolution)
+    def fast_kernels(self):
+        return None if self.up else fast_conv.winograd_kernels(self.frozen[0], self.resolution)
 
     def forward(self, x, w, noise):
-        (weight, squares, bias, strength), fixed = self.tensors(), fast(self, x)
+        """x [N, I, H, W], w [N, w_dim], noise [1 or N, 1, R, R] or None -> [N, O, R, R], R = resolution: 2H with `up`, else H."""
+        if fast_conv.usable(self, x):
+            return fast_conv.styled2(self, x, w, noise)
+        weight, squares, bias, strength = self.tensors()
         style = self.affine(w)  # [N, I]
-        linear = fast_conv.rows if fixed else F.linear
-        demodulation = SQRT2 * (linear(style.square(), squares) + 1e-8).rsqrt()[:, :, None, None]  # [N, O, 1, 1]
-        style = style.to(x.dtype)[:, :, None, None]
-        x = Scale.apply(x, style) if fixed else x * style
+        demodulation = SQRT2 * (F.linear(style.square(), squares) + 1e-8).rsqrt()  # [N, O]
+        style, demodulation = (t.to(x.dtype)[:, :, None, None] for t in (style, demodulation))
+        x = x * style  # modulate: [N, I, H, W]
         if self.up:
-            x = fast_conv.UpConv.apply(x, weight, None, 0) if fixed else F.conv_transpose2d(x, weight.to(x.dtype), stride=2)
-            x = filtered(x, [1, 3, 3, 1], padding=1, gain=4, fixed=fixed)
+            x = F.conv_transpose2d(x, weight.to(x.dtype), stride=2)  # [N, O, 2H + 1, 2W + 1]
+            x = filtered(x, [1, 3, 3, 1], padding=1, gain=4)  # [N, O, 2H, 2W]
         else:
-            x = fast_conv.conv(x, weight, None, self.kernels) if fixed else F.conv2d(x, weight.to(x.dtype), padding=1)
-        if fixed:
-            x = Epilogue2.apply(x, demodulation, noise, strength, bias)
-        else:
-            offset = bias if noise is None else bias + strength * noise
-            x = F.leaky_relu_(torch.addcmul(offset.to(x.dtype), x, demodulation.to(x.dtype)), 0.2)
+            x = F.conv2d(x, weight.to(x.dtype), padding=1)  # [N, O, H, W]
+        offset = bias if noise is None else bias + strength * noise  # [O, 1, 1] or [1 or N, O, R, R]
+        x = torch.addcmul(offset.to(x.dtype), x, demodulation)  # demodulate, noise, bias
+        x = F.leaky_relu_(x, 0.2)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
-class ToRGB2(Layer):
+class ToRGB2(Freezable):
     """StyleGAN2's modulated 1x1 convolution to RGB, without demodulation and noise."""
 
     def __init__(self, fan_in, w_dim, clamp=None):
@@ -498,10 +388,12 @@ class ToRGB2(Layer):
         return self.weight.flatten(1) * self.weight_gain, self.bias
 
     def forward(self, x, w):
+        """x [N, I, H, W], w [N, w_dim] -> [N, 3, H, W], float32"""
         weight, bias = self.tensors()
         weight = weight * self.affine(w)[:, None, :]  # [N, 3, I]: three maps only, so scale the weights
         n, c, h, width = x.shape
-        y = torch.bmm(weight.to(x.dtype), x.reshape(n, c, h * width)).view(n, 3, h, width).float() + bias.view(-1, 1, 1)
+        y = torch.bmm(weight.to(x.dtype), x.reshape(n, c, h * width))  # [N, 3, H W]
+        y = y.view(n, 3, h, width).float() + bias.view(-1, 1, 1)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
@@ -520,7 +412,7 @@ class Block2(nn.Module):
 
 
 class Synthesis2(nn.Module):
-    """StyleGAN2's synthesis network: ws [N, L, 512] -> image [N, 3, R, R], about [-1, 1].
+    """StyleGAN2's synthesis network: a learned constant, styled layers, and an image summed over the resolutions (figure 7b).
 
     A block's ToRGB shares its w with the first layer of the next block. Layers of `recompute_from` pixels and more keep
     only their input for the backward pass (less memory, more time).
@@ -538,20 +430,22 @@ class Synthesis2(nn.Module):
         return [layer for b in blocks for layer in ([b.conv0, b.conv1] if hasattr(b, "conv0") else [b.conv1])]
 
     def forward(self, ws, noise="const", dtype=torch.float32, recompute_from=math.inf):
+        """ws [N, L, 512] -> image [N, 3, R, R], about [-1, 1]; `noise` as in `noise_maps`, `dtype` of the convolutions."""
         check_ws(ws, self.config)
-        x, image, i = self.b4.const.to(dtype).expand(len(ws), -1, -1, -1), None, 0
-        maps = noise_maps(self.layers(), noise, ws)
+        x = self.b4.const.to(dtype).expand(len(ws), -1, -1, -1)  # [N, C, 4, 4]
+        maps = noise_maps(self.layers(), noise, ws)  # L - 1 of [1 or N, 1, r, r], r = 4, 8, 8, ..., R, R
+        image, i = None, 0
         for r in self.config.resolutions:
-            block, again = getattr(self, f"b{r}"), r >= recompute_from
+            block, recompute = getattr(self, f"b{r}"), r >= recompute_from
             for layer in [block.conv0, block.conv1] if r > 4 else [block.conv1]:
-                x = kept(layer, again, x, ws[:, i], maps[i])
+                x = apply_layer(layer, x, ws[:, i], maps[i], recompute=recompute)  # [N, C, r, r]
                 i += 1
-            rgb = kept(block.torgb, again, x, ws[:, i])
+            rgb = apply_layer(block.torgb, x, ws[:, i], recompute=recompute)  # [N, 3, r, r]
             image = rgb if image is None else upsample(image) + rgb
         return image
 
 
-class Conv2(Layer):
+class Conv2(Freezable):
     """The StyleGAN2 discriminator's convolution: bias, leaky ReLU * sqrt 2 * gain; `down`: filtered, then stride 2."""
 
     def __init__(self, fan_in, fan_out, kernel, bias=True, down=False, gain=1.0, clamp=None):
@@ -566,20 +460,24 @@ class Conv2(Layer):
         return self.weight * (self.weight_gain * gain), None if self.bias is None else self.bias * gain
 
     def forward(self, x):
-        weight, bias = self.tensors()
-        bias = None if bias is None else bias.to(x.dtype)
+        """x [N, I, H, W] -> [N, O, H, W], or [N, O, H/2, W/2] with `down`"""
+        weight, bias = (None if t is None else t.to(x.dtype) for t in self.tensors())
         if self.down and self.kernel == 1:
-            x = F.conv2d(filtered(x, [1, 3, 3, 1], padding=1, stride=2), weight.to(x.dtype), bias)
+            x = filtered(x, [1, 3, 3, 1], padding=1, stride=2)  # [N, I, H/2, W/2]
+            x = F.conv2d(x, weight, bias)
         elif self.down:
-            x = F.conv2d(filtered(x, [1, 3, 3, 1], padding=2), weight.to(x.dtype), bias, stride=2)
+            x = filtered(x, [1, 3, 3, 1], padding=2)  # [N, I, H + 1, W + 1]
+            x = F.conv2d(x, weight, bias, stride=2)
         else:
-            x = F.conv2d(x, weight.to(x.dtype), bias, padding=self.kernel // 2)
+            x = F.conv2d(x, weight, bias, padding=self.kernel // 2)
         if bias is not None:
             x = F.leaky_relu_(x, 0.2)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
 class DiscriminatorBlock2(nn.Module):
+    """One resolution of StyleGAN2's discriminator, residual (Karras et al. 2020, figure 7c); at 4x4 a convolution and two dense layers."""
+
     def __init__(self, config, resolution):
         super().__init__()
         c, clamp = config.channels(resolution), config.conv_clamp
@@ -596,12 +494,14 @@ class DiscriminatorBlock2(nn.Module):
             self.out = Dense(c, 1)
 
     def forward(self, x):
+        """x [N, C, r, r], or the image [N, 3, R, R] in the first block -> [N, C', r/2, r/2], or scores [N, 1] in the last"""
         if hasattr(self, "fromrgb"):
-            x = self.fromrgb(x)
+            x = self.fromrgb(x)  # [N, C, R, R]
         if hasattr(self, "conv0"):
             return self.skip(x) + self.conv1(self.conv0(x))
-        x = self.conv(minibatch_stddev(x)).float()
-        return self.out(F.leaky_relu(self.fc(x.flatten(1)), 0.2) * SQRT2)
+        x = self.conv(minibatch_stddev(x)).float()  # [N, C, 4, 4]
+        x = F.leaky_relu(self.fc(x.flatten(1)), 0.2) * SQRT2  # [N, C]
+        return self.out(x)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -612,6 +512,7 @@ DISCRIMINATOR_BLOCK = {"stylegan1": DiscriminatorBlock1, "stylegan2": Discrimina
 
 
 def check_ws(ws, config):
+    """ValueError unless ws are [N, L, 512] of this generator's L."""
     if ws.ndim != 3 or ws.shape[1:] != (config.num_ws, config.w_dim):
         raise ValueError(f"latent of shape {list(ws.shape)}; this generator takes [N, {config.num_ws}, {config.w_dim}]")
 
@@ -637,7 +538,7 @@ class Network(nn.Module):
         """No more training: eval mode, no gradients for the weights, gains folded in once. Returns self."""
         self.eval().requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, Layer):
+            if isinstance(module, Freezable):
                 module.freeze()
         return self
 
@@ -662,20 +563,22 @@ class Generator(Network):
 
     def truncate(self, w, psi=1.0, cutoff=None):
         """w [N, 512] or ws [N, L, 512] -> ws [N, L, 512] with the first `cutoff` layers (default all) moved towards w_avg."""
-        ws = w[:, None].expand(-1, self.num_ws, -1) if w.ndim == 2 else w
+        ws = w[:, None].expand(-1, self.num_ws, -1) if w.ndim == 2 else w  # [N, L, 512]
         if psi == 1:
             return ws
-        psis = torch.ones(self.num_ws, 1, device=ws.device, dtype=ws.dtype)
+        psis = torch.ones(self.num_ws, 1, device=ws.device, dtype=ws.dtype)  # [L, 1]
         psis[:cutoff] = psi
         return self.w_avg + psis * (ws - self.w_avg)
 
     def forward(self, z, truncation_psi=1.0, truncation_cutoff=None, noise="const"):
         """z [N, 512] ~ N(0, 1) -> images [N, 3, R, R], about [-1, 1]."""
-        return self.synthesis(self.truncate(self.mapping(z), truncation_psi, truncation_cutoff), noise)
+        w = self.mapping(z)  # [N, 512]
+        ws = self.truncate(w, truncation_psi, truncation_cutoff)  # [N, L, 512]
+        return self.synthesis(ws, noise)
 
 
 class Discriminator(Network):
-    """images [N, 3, R, R] in [-1, 1] -> scores [N, 1]; above 0: looks real."""
+    """Tells photographs from pictures of a generator: blocks from R x R down to 4x4."""
 
     def __init__(self, config):
         super().__init__()
@@ -684,6 +587,8 @@ class Discriminator(Network):
             self.add_module(f"b{r}", DISCRIMINATOR_BLOCK[config.kind](config, r))
 
     def forward(self, image):
+        """images [N, 3, R, R] in [-1, 1] -> scores [N, 1]; above 0: looks real."""
+        x = image
         for r in reversed(self.config.resolutions):
-            image = getattr(self, f"b{r}")(image)
-        return image
+            x = getattr(self, f"b{r}")(x)  # [N, C, r/2, r/2]; [N, 1] after the last
+        return x

@@ -23,8 +23,7 @@ class AttributeNet(nn.Module):
     """A small VGG for faces: five blocks of two 3x3 convolutions with ReLU, each followed by 2x2 max pooling; two dense layers.
 
     Trained by training/train_attributes.py for several attributes at once. Its convolutions are named like VGG's (conv1_1,
-    conv1_2, conv2_1, ... conv5_2), and `features` gives what they see: the project's perceptual distance off line.
-    Batch normalisation, used in training, is folded into the weights.
+    conv1_2, conv2_1, ... conv5_2). Batch normalisation, used in training, is folded into the weights.
     """
 
     OUTPUTS = {"gender": 1, "age": 5, "yaw": 1, "smile": 1, "glasses": 1}  # raw outputs of each attribute
@@ -47,7 +46,7 @@ class AttributeNet(nn.Module):
         return [f"conv{block}_{i}" for block in range(1, len(self.config.channels) + 1) for i in (1, 2)]
 
     def features(self, x, names, relu=True):
-        """Feature maps of named layers, in the order of `names`.
+        """Feature maps [N, C, H/s, W/s] of named layers, in the order of `names`; s is 1, 2, 4, 8, 16 in the five blocks.
 
         Args:
             x: images [N, 3, H, W] in [-1, 1], sides divisible by 32; the network was trained at 128.
@@ -63,15 +62,15 @@ class AttributeNet(nn.Module):
         found, last = {}, max((self.layers.index(name) for name in names), default=-1)
         for name in self.layers[: last + 1]:
             if name.endswith("_1") and name != "conv1_1":
-                x = F.max_pool2d(x, 2)
-            raw = getattr(self, name)(x)
-            x = F.relu(raw)
-            found[name] = x if relu else raw
+                x = F.max_pool2d(x, 2)  # [N, C, H/2s, W/2s]
+            before = getattr(self, name)(x)
+            x = F.relu(before)
+            found[name] = x if relu else before
         return [found[name] for name in names]
 
     def embed(self, x):
         """Images [N, 3, 128, 128] in [-1, 1] -> the hidden dense layer [N, hidden], for Frechet distances and neighbours."""
-        x = F.max_pool2d(self.features(x, self.layers[-1:])[0], 2)
+        x = F.max_pool2d(self.features(x, self.layers[-1:])[0], 2)  # [N, C, 4, 4]
         return F.relu(self.fc1(x.flatten(1)))
 
     def forward(self, x):
@@ -107,7 +106,7 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """Guesses the latent of a picture: images [N, 3, R, R] in [-1, 1] -> ws [N, L, 512], w_avg added.
+    """Guesses the latent of a picture.
 
     The frozen features (shared with the distance) are read at three scales; two dense layers give one w a layer, as an
     offset from the mean latent. Trained by training/train_encoder.py; `--init encoder` starts from its guess.
@@ -131,11 +130,12 @@ class Encoder(nn.Module):
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def forward(self, images):
-        _, fine, middle, coarse = self.features.features(images)
-        x = F.leaky_relu(self.conv1(fine), 0.2)
-        x = F.leaky_relu(self.conv2(torch.cat([x, middle], 1)), 0.2)
-        x = F.leaky_relu(self.conv3(torch.cat([x, coarse], 1)), 0.2)
-        x = F.leaky_relu(self.conv4(x), 0.2).flatten(1)
-        x = self.norm(F.leaky_relu(self.fc1(self.narrow1(x)), 0.2))
-        offset = 0.1 * self.fc2(self.narrow2(x))  # 0.1: a step of Adam moves w by a tenth of its spread
+        """images [N, 3, R, R] in [-1, 1] -> ws [N, L, 512], w_avg added"""
+        _, fine, middle, coarse = self.features.features(images)  # at a quarter, an eighth, a sixteenth of the features' input
+        x = F.leaky_relu(self.conv1(fine), 0.2)  # [N, a, S/8, S/8]
+        x = F.leaky_relu(self.conv2(torch.cat([x, middle], 1)), 0.2)  # [N, b, S/16, S/16]
+        x = F.leaky_relu(self.conv3(torch.cat([x, coarse], 1)), 0.2)  # [N, c, S/16, S/16]
+        x = F.leaky_relu(self.conv4(x), 0.2).flatten(1)  # [N, c (S/32)^2]
+        x = self.norm(F.leaky_relu(self.fc1(self.narrow1(x)), 0.2))  # [N, hidden]
+        offset = 0.1 * self.fc2(self.narrow2(x))  # [N, L * 512]; 0.1: a step of Adam moves w by a tenth of its spread
         return self.w_avg + offset.view(len(images), self.config.num_ws, self.config.w_dim)

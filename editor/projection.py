@@ -211,11 +211,6 @@ class Prior:
         return ((self.undo(ws) - self.mean) @ self.whiten).square().flatten(1).mean(1)
 
 
-def squares(a, b):
-    """Mean squared difference of each image, [N, ...] and [N or 1, ...] -> [N]; of each alone, so that no batch changes its last bit."""
-    return torch.stack([d.square().mean() for d in a - b])
-
-
 def share(a, b):
     """|A - B|^2 / |B|^2 of Gram matrices [N, C, C] -> [N]: 1 is as far as a blank image, whatever network they come from."""
     return (a - b).square().sum((1, 2)) / b.square().sum((1, 2))
@@ -238,7 +233,7 @@ def objective(G, distance, goal, config):
 
     def losses_of(ws, maps):
         images = G.synthesis(ws, noise=maps, dtype=config.dtype or torch.float32, recompute_from=recompute_from)
-        total = config.lambda_mse * squares(seen(images), targets)
+        total = config.lambda_mse * fast_conv.mean_squared_error(seen(images), targets)
         if wanted is not None:
             features = distance.features(seen(images))
             total = total + config.lambda_percep * distance.compare(features, wanted)
@@ -379,7 +374,7 @@ def project(G, distance, targets, config, callback=None, show=None):
         ws = to_ws(G, latent.value, config.space)
         losses, images = losses_of(ws, noise.maps() if config.joint else config.noise)
         if config.lambda_start:
-            losses = losses + config.lambda_start * squares(latent.value, w0)
+            losses = losses + config.lambda_start * fast_conv.mean_squared_error(latent.value, w0)
         if prior:
             losses = losses + config.lambda_prior * prior(ws)
         return losses + config.lambda_noise * noise.drift() if config.joint else losses, images
@@ -426,7 +421,7 @@ def project_in_parts(G, distance, goal, config, size=None, start=None, callback=
         try:
             if start is not None:
                 with torch.no_grad():
-                    chosen = replace(config, init=fast_conv.alone(start, part.image, always=True))
+                    chosen = replace(config, init=fast_conv.image_by_image(start, part.image, always=True))
             elif isinstance(config.init, torch.Tensor) and len(config.init) == count > 1:
                 chosen = replace(config, init=config.init[first:last])
             found = project(

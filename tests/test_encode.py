@@ -4,10 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 
 import encode_image
-import perceptual_model
 from editor import checkpoints, images, projection, session, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,33 +86,6 @@ def test_interruption_keeps_the_best(G, made):
 
     found = projection.project(G, None, made, settings.Config(iteration=500), stop)
     assert found.stopped == "Ctrl-C" and (found.loss < found.history[0][1]).all()
-
-
-def test_vgg_features_are_torchvisions():
-    torch.manual_seed(0)
-    vgg = torchvision.models.vgg16(weights=None).eval()
-    ours = perceptual_model.VGG16(("conv1_1", "conv3_2", "conv4_2"), size=None).load_torchvision(vgg.state_dict())
-    x = torch.rand(1, 3, 64, 64) * 2 - 1
-    normalised = torchvision.transforms.functional.normalize((x + 1) / 2, perceptual_model.IMAGENET_MEAN, perceptual_model.IMAGENET_STD)
-    for got, index in zip(ours.features(x), (1, 13, 20), strict=True):
-        with torch.no_grad():
-            expected = vgg.features[: index + 1](normalised)
-        assert got.shape == expected.shape and torch.allclose(got, expected, atol=1e-4)
-
-
-def test_lpips_is_the_packages():
-    import lpips
-
-    torch.manual_seed(0)
-    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
-    state = {f"features.{i}.{p}": getattr(m, p) for s in range(1, 6) for i, m in getattr(theirs.net, f"slice{s}").named_children()
-             if hasattr(m, "weight") for p in ("weight", "bias")}  # fmt: skip
-    ours = perceptual_model.LPIPS(size=None).load_torchvision(state)
-    path = Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"
-    ours.load_linear(torch.load(path, weights_only=True, map_location="cpu"))
-    a, b = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
-    with torch.no_grad():
-        assert torch.allclose(ours(a, b), theirs(a, b).flatten(), rtol=1e-4)
 
 
 def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, made):

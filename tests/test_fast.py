@@ -1,11 +1,109 @@
-"""The hand-written backward passes of frozen layers give what autograd gives."""
+"""The fast ways of frozen layers (editor/fast_conv.py) give what the plain ones give: outputs, and gradients by autograd."""
 
 import pytest
 import torch
 
-import stylegan_layers
 from editor import fast_conv
-from stylegan_layers import Config, Generator, noise_maps
+from stylegan_layers import Config, Dense, Generator, Pointwise1, StyledConv1, StyledConv2, noise_maps
+
+
+def both_ways(monkeypatch, outcome):
+    """What `outcome()` returns, by the fast way and by the plain one; the fast one was really taken, and only there."""
+    taken, usable = [], fast_conv.usable
+    monkeypatch.setattr(fast_conv, "usable", lambda layer, x: taken.append(layer) or usable(layer, x))
+    fast = outcome()
+    assert taken and all(layer.frozen is not None for layer in taken)
+    monkeypatch.setattr(fast_conv, "usable", lambda *_: False)
+    for name in ("styled1", "styled2", "conv", "linear"):
+        monkeypatch.setattr(fast_conv, name, None)
+    return fast, outcome()
+
+
+def close(found, wanted):
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape and (a - b).abs().max() <= 1e-4 * b.abs().max()  # float32: sums of some thousand terms in another order
+    return True
+
+
+@pytest.mark.parametrize("noise", ["none", "one", "each"])
+@pytest.mark.parametrize("kind, up, clamp", [(1, False, None), (1, True, None), (1, None, None), (2, False, None), (2, True, None),
+                                             (2, False, 0.5), (2, True, 0.5)])  # fmt: skip
+def test_a_styled_layer_is_the_same_both_ways(kind, up, clamp, noise, monkeypatch):
+    """`up` None: StyleGAN1's first layer, without a convolution."""
+    torch.manual_seed(0)
+    fan_in, side = (12 if up is None else 10), (16 if up else 8)
+    layer = (
+        StyledConv2(fan_in, 12, 32, side, up, clamp) if kind == 2 else StyledConv1(None if up is None else fan_in, 12, 32, side, bool(up))
+    )
+    layer.bias.data.normal_()
+    layer.noise_strength.data.normal_()
+    layer.requires_grad_(False).freeze()
+    for part in layer.modules():
+        if part is not layer:
+            part.freeze()
+    x, w, weights = torch.randn(3, fan_in, 8, 8, requires_grad=True), torch.randn(3, 32, requires_grad=True), torch.randn(3, 12, side, side)
+    noise = None if noise == "none" else torch.randn(1 if noise == "one" else 3, 1, side, side, requires_grad=True)
+
+    def outcome():
+        y = layer(x, w, noise)
+        with torch.no_grad():
+            assert torch.equal(layer(x, w, noise), y)  # alike without a gradient
+        return [y.detach(), *torch.autograd.grad((y * weights).sum(), [t for t in (x, w, noise) if t is not None])]
+
+    fast, plain = both_ways(monkeypatch, outcome)
+    assert close(fast, plain)
+    assert clamp is None or (fast[0].abs().max() == clamp and (plain[0].abs() == clamp).float().mean() > 0.05)
+
+
+def test_a_wide_styled_layer_is_the_same_both_ways(monkeypatch):
+    """From 128 channels and 16 pixels on Winograd's way is taken; and StyleGAN1's up-convolution at many channels, and mirrored."""
+    torch.manual_seed(0)
+    for layer, side in [(StyledConv1(128, 128, 8, 16), 16), (StyledConv2(128, 128, 8, 16), 16), (StyledConv1(144, 4, 8, 16, True), 8),
+                        (StyledConv1(4, 4, 8, 128, True), 64)]:  # fmt: skip
+        for part in layer.requires_grad_(False).modules():
+            part.freeze()
+        assert (layer.kernels is None) == (layer.up and layer.resolution == 16)
+        x, w = torch.randn(2, layer.weight.shape[1], side, side, requires_grad=True), torch.randn(2, 8, requires_grad=True)
+        weights = torch.randn(2, layer.weight.shape[0], layer.resolution, layer.resolution)
+
+        def outcome(layer=layer, x=x, w=w, weights=weights):
+            y = layer(x, w, layer.noise_const[None, None])
+            return [y.detach(), *torch.autograd.grad((y * weights).sum(), [x, w])]
+
+        with monkeypatch.context() as patch:
+            assert close(*both_ways(patch, outcome))
+
+
+def test_dense_and_pointwise_layers_are_the_same_both_ways(monkeypatch):
+    torch.manual_seed(0)
+    for layer, x in [(Dense(20, 7, lr_mul=0.5), torch.randn(5, 20)), (Pointwise1(20, 3, 1.0), torch.randn(2, 20, 6, 6))]:
+        layer.bias.data.normal_()
+        layer.requires_grad_(False).freeze()
+        x.requires_grad_()
+
+        def outcome(layer=layer, x=x):
+            y = layer(x)
+            return [y.detach(), *torch.autograd.grad(y.square().sum(), x)]
+
+        with monkeypatch.context() as patch:
+            assert close(*both_ways(patch, outcome))
+
+
+def test_fast_ways_are_for_frozen_float32_alone():
+    layer = Dense(4, 4)
+    x = torch.randn(1, 4)
+    assert not fast_conv.usable(layer, x)
+    layer.freeze()
+    assert fast_conv.usable(layer, x) and not fast_conv.usable(layer, x.bfloat16())
+    layer.train()
+    assert not fast_conv.usable(layer, x)
+
+
+def test_filters_are_those_of_the_plain_way():
+    """[1, 2, 1] and [1, 3, 3, 1], normalised; StyleGAN2's times 4, since three of four pixels are zeros."""
+    for found, taps, gain in [(fast_conv.BLUR1, [1, 2, 1], 1), (fast_conv.BLUR2, [1, 3, 3, 1], 4)]:
+        taps = torch.tensor(taps, dtype=torch.float32)
+        assert torch.equal(found, taps[:, None] * taps * gain / taps.sum() ** 2)
 
 
 @pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
@@ -28,9 +126,7 @@ def test_gradients_of_frozen_layers_equal_autograds(kind, noise, monkeypatch):
         image = G.synthesis(ws, noise=maps)
         return [image.detach(), *torch.autograd.grad((image * weights).sum(), inputs)]
 
-    quick = outcome()
-    monkeypatch.setattr(stylegan_layers, "fast", lambda *_: False)
-    for a, b in zip(quick, outcome(), strict=True):
+    for a, b in zip(*both_ways(monkeypatch, outcome), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=2e-5 * b.abs().max().item())
 
 
@@ -56,7 +152,7 @@ def test_convolutions_of_frozen_weights_equal_pytorchs(side, channels):
     torch.manual_seed(0)
     x, g = torch.randn(2, channels, side, side, requires_grad=True), torch.randn(2, 144, side, side)
     weight, bias = torch.randn(144, channels, 3, 3), torch.randn(144)
-    kernels = fast_conv.transformed(weight)
+    kernels = fast_conv.winograd_kernels(weight)
     assert (kernels is None) == (channels < 128)
     wanted = torch.nn.functional.conv2d(x, weight, bias, padding=1)
     (wanted_gradient,) = torch.autograd.grad(wanted, x, g)
@@ -64,20 +160,20 @@ def test_convolutions_of_frozen_weights_equal_pytorchs(side, channels):
     (gradient,) = torch.autograd.grad(found, x, g)
     assert (found - wanted).abs().max() < 1e-4 * wanted.std() and (gradient - wanted_gradient).abs().max() < 1e-4 * wanted_gradient.std()
     with torch.no_grad():  # pictures come from PyTorch's convolution (where maps are small, of each image), to the bit
-        if side <= fast_conv.ALONE_UP_TO:
+        if side <= fast_conv.SEPARATE_UP_TO:
             wanted = torch.cat([torch.nn.functional.conv2d(one[None], weight, bias, padding=1) for one in x])
         assert torch.equal(fast_conv.conv(x, weight, bias, kernels), wanted)
 
 
 def test_what_else_is_in_a_batch_is_not_seen(monkeypatch):
     x, sizes = torch.randn(5, 3, 8, 8), []
-    doubled = fast_conv.alone(lambda a, b: sizes.append(len(a)) or a + b, x, x)
+    doubled = fast_conv.image_by_image(lambda a, b: sizes.append(len(a)) or a + b, x, x)
     assert sizes == [1] * 5 and torch.equal(doubled, 2 * x)
-    fast_conv.alone(lambda a: sizes.append(len(a)) or a, torch.randn(5, 3, 64, 64))
+    fast_conv.image_by_image(lambda a: sizes.append(len(a)) or a, torch.randn(5, 3, 64, 64))
     assert sizes[5:] == [5]
     x, weight, bias, linear = torch.randn(11, 7), torch.randn(4, 7), torch.randn(4), torch.nn.functional.linear
     monkeypatch.setattr(fast_conv.F, "linear", lambda x, *more: sizes.append(len(x)) or linear(x, *more))
-    assert torch.allclose(fast_conv.rows(x, weight, bias), x @ weight.t() + bias, atol=1e-5)
+    assert torch.allclose(fast_conv.linear(x, weight, bias), x @ weight.t() + bias, atol=1e-5)
     assert sizes[6:] == [16]
 
 
@@ -88,11 +184,11 @@ def test_up_convolution_and_blur_equal_pytorchs():
     kernel = kernel + kernel.flip(0, 1)
     pairs = [
         (
-            fast_conv.UpConv.apply(x, weight, fast_conv.phases_of(weight), 1),
+            fast_conv.UpConv.apply(x, weight, fast_conv.phase_kernels(weight), 1),
             torch.nn.functional.conv_transpose2d(x, weight, stride=2, padding=1),
         ),
         (fast_conv.UpConv.apply(x, weight[..., 1:, 1:], None, 0), torch.nn.functional.conv_transpose2d(x, weight[..., 1:, 1:], stride=2)),
-        (fast_conv.Blur.apply(x, kernel, None, 1), stylegan_layers.F.conv2d(x, kernel.expand(12, 1, 3, 3), padding=1, groups=12)),
+        (fast_conv.Blur.apply(x, kernel, None, 1), torch.nn.functional.conv2d(x, kernel.expand(12, 1, 3, 3), padding=1, groups=12)),
     ]
     for found, wanted in pairs:
         g = torch.randn_like(wanted)
@@ -107,3 +203,21 @@ def test_a_frozen_convolution_follows_its_weights():
     assert torch.allclose(layer(x), 2 * before, atol=1e-5)
     layer.double()
     assert torch.allclose(layer(x.double()).float(), 2 * before, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 128, 128), (2, 14, 512), (3, 24, 7, 5)])
+def test_mean_squared_error_is_of_each_image(shape, monkeypatch):
+    torch.manual_seed(0)
+    a, b = torch.randn(shape), torch.randn(shape)
+    for other in (b, b[:1]):
+        wanted = torch.stack([(x - y).square().mean() for x, y in zip(a, other.expand_as(a), strict=True)])
+        assert torch.equal(fast_conv.mean_squared_error(a, other), wanted)
+        with monkeypatch.context() as patch:  # all images at once, as on a GPU
+            patch.setattr(fast_conv, "image_by_image", lambda f, *tensors, always: f(*tensors))
+            assert torch.allclose(fast_conv.mean_squared_error(a, other), wanted, rtol=1e-5)
+
+
+def test_pointwise_is_a_1x1_convolution():
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(6, 9, 1), torch.randn(2, 6, 5, 7)
+    assert torch.allclose(fast_conv.pointwise(conv, x), conv(x), atol=1e-6)

@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from scipy.signal import convolve2d
 
 from editor import checkpoints
-from stylegan_layers import Config, Discriminator, Generator, minibatch_stddev, upsample
+from stylegan_layers import Config, Conv2, Discriminator, Generator, StyledConv2, ToRGB2, minibatch_stddev, upsample
 
 
 def small(kind, resolution, layers=2):
@@ -77,10 +79,60 @@ def test_minibatch_stddev_groups_strided_images():
 
 
 def test_truncation_moves_the_first_layers_only():
-    G = Generator(small("stylegan2", 16)).freeze()
-    w = torch.randn(1, 32)
-    ws = G.truncate(w, 0.5, cutoff=3)
-    assert torch.allclose(ws[:, 0], w * 0.5 + G.w_avg * 0.5) and torch.equal(ws[:, 3], w)
+    G = Generator(small("stylegan2", 16))
+    G.w_avg.normal_()
+    w = torch.randn(2, 32)
+    each = torch.randn(2, G.num_ws, 32)
+    for given in (w, each):
+        whole = given[:, None].expand(2, G.num_ws, 32) if given is w else given
+        ws = G.truncate(given, 0.25, cutoff=3)
+        assert torch.allclose(ws[:, :3], 0.75 * G.w_avg + 0.25 * whole[:, :3], atol=1e-6)
+        assert torch.allclose(ws[:, 3:], whole[:, 3:], atol=1e-6)
+        assert torch.allclose(G.truncate(given, 0.0), G.w_avg.expand(2, G.num_ws, 32), atol=1e-6)
+        assert torch.equal(G.truncate(given), whole)
+    z = torch.randn(1, 32)
+    assert torch.allclose(G(z, truncation_psi=0.0), G.synthesis(G.w_avg.expand(1, G.num_ws, 32)), atol=1e-4)
+    assert not torch.allclose(G(z, truncation_psi=0.0), G(z), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+def test_a_frozen_network_follows_new_weights(kind):
+    """Loading weights drops what `freeze()` kept, moving to another number format carries it along."""
+    first, second = Generator(small(kind, 32)), Generator(small(kind, 32))
+    with torch.no_grad():
+        for p in second.parameters():
+            p.mul_(1.5).add_(0.1)
+    second.synthesis.load_state_dict({k: v for k, v in first.synthesis.state_dict().items() if "noise_const" in k}, strict=False)
+    z = torch.randn(2, 32)
+    old, new = first(z).detach(), second(z).detach()
+    assert not torch.allclose(old, new, atol=1e-2)
+    first.freeze()
+    assert torch.allclose(first(z), old, atol=1e-4)
+    first.load_state_dict(second.state_dict())
+    assert torch.allclose(first(z), new, atol=1e-4 * new.abs().max().item())
+    first.freeze().double()
+    ws = first.truncate(first.mapping(z.double()))
+    assert torch.allclose(first.synthesis(ws, dtype=torch.float64).float(), new, atol=1e-4 * new.abs().max().item())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_activations_are_clamped(frozen):
+    """StyleGAN2-ADA's conv_clamp: each layer's output, in the discriminator times the layer's gain; its skip is not clamped."""
+    c, largest = dataclasses.replace(small("stylegan2", 16), conv_clamp=0.25), {}
+    G, D = Generator(c), Discriminator(c)
+    for network in (G, D):
+        for name, layer in network.named_modules():
+            if isinstance(layer, StyledConv2 | ToRGB2 | Conv2):
+                layer.register_forward_hook(lambda layer, _, y, name=name: largest.update({name: y.abs().max().item()}))
+                if layer.bias is not None:
+                    layer.bias.data.normal_(std=3)
+        if frozen:
+            network.freeze()
+    G(torch.randn(2, 32))
+    D(torch.randn(2, 3, 16, 16) * 9)
+    skips, halved = [largest.pop(f"b{r}.skip") for r in (16, 8)], [largest.pop(f"b{r}.conv1") for r in (16, 8)]
+    assert min(skips) > 0.25 and halved == pytest.approx([0.25 * 0.5**0.5] * 2)
+    assert len(largest) == 12 and list(largest.values()) == pytest.approx([0.25] * 12)
 
 
 @pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
@@ -100,13 +152,13 @@ def test_checkpoint_round_trip(tmp_path, kind, half):
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    for name, content, said in [
+    for name, content, message in [
         ("a.pkl", b"\x80\x02.", "weight_convert"),
         ("b.safetensors", b"", "empty"),
         ("c.safetensors", b"<html>" * 9, "not a readable"),
     ]:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             checkpoints.load_generator(tmp_path / name)
     with pytest.raises(ValueError, match="no such file"):
         checkpoints.load_generator(tmp_path / "missing.safetensors")
