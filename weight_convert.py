@@ -255,7 +255,7 @@ READ = {  # settings that the tensors themselves show, or that only training or 
     "truncation_psi_val", "truncation_cutoff_val", "is_training", "is_validation", "is_template_graph", "force_clean_graph", "components",
     "func_name", "mapping_func", "synthesis_func", "embed_features", "label_fmaps", "cmap_dim", "class_name", "name",
 }  # fmt: skip
-WORDS = dict.fromkeys(["mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs", "epilogue_kwargs"])  # settings in settings
+INNER = dict.fromkeys(["mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs", "epilogue_kwargs"])  # settings in settings
 
 
 def _check_settings(*settings):
@@ -264,7 +264,7 @@ def _check_settings(*settings):
         if not isinstance(said or {}, dict):
             raise ValueError(f"settings that are no dict: {shown(said)}")
         for name, value in (said or {}).items():
-            if name in WORDS:
+            if name in INNER:
                 _check_settings(value)
             elif name not in KNOWN and name not in READ:
                 raise ValueError(f"it was made with {shown(name)}={shown(value)}, a setting that the toolkit does not know")
@@ -492,7 +492,7 @@ def _completed(config, state):
 
     from stylegan_layers import Generator, Mapping
 
-    with torch.device("meta"):
+    with checkpoints.without_memory():
         maps = [(n, tuple(v.shape)) for n, v in Generator(config).state_dict().items() if n.endswith("noise_const")]
     no_mean, no_maps = "mapping.w_avg" not in state, not any(name in state for name, _ in maps)
     drawn = {"mapping.w_avg": np.zeros(config.w_dim, np.float32)} if no_mean else {}
@@ -519,7 +519,7 @@ def _filled(role, config, state):
 
     import stylegan_layers
 
-    with torch.device("meta"):
+    with checkpoints.without_memory():
         network = (getattr(stylegan_layers, role.title()) if isinstance(role, str) else role)(config)
     bad = checkpoints.misfits(network, {name: value.shape for name, value in state.items()})
     checkpoints.fill(network, {} if bad else {name: torch.from_numpy(value) for name, value in state.items()}, bad, role)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from editor import downloads, files
@@ -226,8 +227,6 @@ def _kind(path, kinds, role, origin=None):
 
 def _load(info, config_class, network_class):
     """The network that a checkpoint describes, strictly: its settings, then its tensors."""
-    import torch
-
     path, fields = info["path"], {f.name: f for f in dataclasses.fields(config_class) if f.name != "kind"}
     unknown = [k for k in info["config"] if k not in fields]
     missing = [k for k, f in fields.items() if k not in info["config"] and f.default is dataclasses.MISSING]
@@ -235,12 +234,29 @@ def _load(info, config_class, network_class):
         said = f"knows no setting {shown(unknown[0])}" if unknown else f"misses {missing[0]}"
         raise ValueError(f"{path}: its config {said}; a {shown(info['kind'])} has {', '.join(fields)}")
     try:
-        with torch.device("meta"):  # shapes only: the file's values come in their place
+        with without_memory():
             network = network_class(config_class(kind=info["kind"], **info["config"]))
     except ValueError as error:
         raise ValueError(f"{path}: its config: {error}") from None
     load_strictly(network, path)
     return network
+
+
+@contextmanager
+def without_memory():
+    """Networks that are built inside have shapes and no values: `fill` gives them theirs."""
+    import torch
+
+    class Plain(torch.overrides.TorchFunctionMode):
+        """Leaves out drawing and dividing: for the meta device PyTorch imports nine hundred modules to do it, in a second or two."""
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.div:
+                return args[0]
+            return (torch.empty if function is torch.randn else function)(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Plain():
+        yield
 
 
 def load_strictly(network, path):

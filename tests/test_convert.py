@@ -117,7 +117,7 @@ def test_parity_with_the_official_networks(tmp_path, Network, kind, seed, protoc
 def test_the_same_source_gives_the_same_bytes(tmp_path, Network):
     """The hash of a generator goes into the files of its latents, so it may not change with the day of the conversion."""
     path = official_pickle(Network, tmp_path / "n.pkl", "sg2", 2)
-    said = dict(license="a", source="b", alignment={"scale": 1.0}, perceptual="c", extra="\N{SNOWMAN} \"quoted\"")  # fmt: skip
+    said = dict(license="a", source="b", alignment={"scale": 1.0, "em_scale": 0.1}, perceptual="c", extra="\N{SNOWMAN} \"quoted\"")  # fmt: skip
     G, _ = weight_convert.convert(path)
     hashes = {checkpoints.save(tmp_path / "g.safetensors", G, **dict(sorted(said.items(), reverse=i % 2))) for i in range(6)}
     assert len(hashes) == 1 and checkpoints.read_metadata(tmp_path / "g.safetensors")["extra"] == said["extra"]
@@ -186,7 +186,7 @@ def test_lernapparats_file_gives_the_official_images(tmp_path, zipped, capsys):
     torch.save(G, tmp_path / "n.pt", _use_new_zipfile_serialization=zipped)
     torch.save(D, tmp_path / "n_d.pt", _use_new_zipfile_serialization=zipped)
     generator, _ = converted(tmp_path / "n.pt", tmp_path, discriminator=False)
-    assert generator.meta["estimated"] == "noise maps: drawn, seed 0" and "noise maps: drawn" in capsys.readouterr().out
+    assert generator.meta["estimated"] == "noise maps: drawn, seed 0" and "noise maps: drawn" in capsys.readouterr().err
     noise = [values[f"G_synthesis/noise{i}"] for i in range(12)]
     assert_golden("sg1", 1, generator, noise=noise)
     drawn = [layer.noise_const for layer in generator.synthesis.layers()]
@@ -217,7 +217,7 @@ def test_a_mean_latent_that_is_not_there_is_estimated(tmp_path, capsys):
     G["g_synthesis.blocks.4x4.const"] = source.synthesis.b4.const[None]
     torch.save(G, tmp_path / "n.pt")
     H, _ = converted(tmp_path / "n.pt", tmp_path, discriminator=False)
-    assert "mean latent: estimated from 10000 samples" in H.meta["estimated"] and "estimated" in capsys.readouterr().out
+    assert "mean latent: estimated from 10000 samples" in H.meta["estimated"] and "estimated" in capsys.readouterr().err
     z = torch.randn(20_000, 32)
     source.freeze()
     with torch.no_grad():
