@@ -245,27 +245,27 @@ KNOWN = {  # settings that would make another network, and what they may be
     "architecture": ["skip", "resnet"], "mapping_lrmul": [0.01], "lr_multiplier": [0.01], "mapping_nonlinearity": ["lrelu"],
     "activation": ["lrelu"], "const_input_layer": [True], "fused_scale": ["auto"], "blur_filter": [[1, 2, 1], (1, 2, 1)],
     "resample_kernel": [[1, 3, 3, 1], (1, 3, 3, 1), None], "resample_filter": [[1, 3, 3, 1], (1, 3, 3, 1)], "kernel_size": [3],
+    "mapping_func": ["G_mapping"], "synthesis_func": ["G_synthesis", "G_synthesis_stylegan2"],
 }  # fmt: skip
-READ = {  # settings that the tensors themselves show, or that only training or another way of computing the same needs
-    "resolution", "img_resolution", "fmap_base", "fmap_max", "fmap_min", "fmap_const", "latent_size", "dlatent_size", "mapping_layers",
-    "mapping_fmaps",
-    "z_dim", "w_dim", "num_layers", "layer_features", "channel_base", "channel_max", "num_ws", "conv_clamp", "num_fp16_res",
-    "use_fp16", "fp16_channels_last", "channels_last", "fused_modconv", "fused_modconv_default", "dtype", "structure", "randomize_noise",
-    "dlatent_broadcast", "dlatent_avg_beta", "w_avg_beta", "style_mixing_prob", "truncation_psi", "truncation_cutoff", "freeze_layers",
-    "truncation_psi_val", "truncation_cutoff_val", "is_training", "is_validation", "is_template_graph", "force_clean_graph", "components",
-    "func_name", "mapping_func", "synthesis_func", "embed_features", "label_fmaps", "cmap_dim", "class_name", "name",
-}  # fmt: skip
-INNER = dict.fromkeys(["mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs", "epilogue_kwargs"])  # settings in settings
+READ = set(
+    """resolution img_resolution fmap_base fmap_max fmap_min fmap_const latent_size dlatent_size mapping_layers mapping_fmaps z_dim
+w_dim num_layers layer_features channel_base channel_max num_ws conv_clamp num_fp16_res use_fp16 fp16_channels_last channels_last
+fused_modconv fused_modconv_default dtype structure randomize_noise dlatent_broadcast dlatent_avg_beta w_avg_beta style_mixing_prob
+truncation_psi truncation_cutoff truncation_psi_val truncation_cutoff_val freeze_layers is_training is_validation is_template_graph
+force_clean_graph components func_name embed_features label_fmaps cmap_dim class_name name""".split()
+)
+# READ: settings that the tensors themselves show, or that only training or another way of computing the same needs
+INNER = ("mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs", "epilogue_kwargs")  # settings in settings
 
 
-def _check_settings(*settings):
+def _check_settings(*settings, depth=0):
     """ValueError names a setting that would make another network than ours, or one that the toolkit does not know."""
     for said in settings:
-        if not isinstance(said or {}, dict):
-            raise ValueError(f"settings that are no dict: {shown(said)}")
+        if not isinstance(said or {}, dict) or depth > 3:
+            raise ValueError(f"settings that are no dict, or nested too deep: {shown(said)}")
         for name, value in (said or {}).items():
             if name in INNER:
-                _check_settings(value)
+                _check_settings(value, depth=depth + 1)
             elif name not in KNOWN and name not in READ:
                 raise ValueError(f"it was made with {shown(name)}={shown(value)}, a setting that the toolkit does not know")
             elif value not in KNOWN.get(name, [value]):
@@ -299,29 +299,9 @@ def from_tensorflow(networks, role):
     variables = _variables(gs)
     if "dlatent_avg" not in variables:
         raise ValueError("the variable dlatent_avg is missing")
-    mean = np.array(_numpy(variables.pop("dlatent_avg")))
-    table = SG1 if first else SG2
-    state = renamed(variables, [LOD]) | renamed(synthesis | _variables(parts["mapping"]), table)
-    return _filled(
-        role, _config(kind, state, "synthesis.", said.get("conv_clamp", inner.get("conv_clamp"))), state | {"mapping.w_avg": mean}
-    )
-
-
-MOST_MODULES = 2000  # a module of a hostile file may hold itself
-
-
-def _walk(module):
-    """(full name, module) of a StyleGAN2-ADA-PyTorch module and those inside it."""
-    found, left = [], [("", module)]
-    while left:
-        prefix, module = left.pop()
-        if not isinstance(module, pickles.Module) or not isinstance(module.state, dict) or len(prefix) > 200:
-            raise ValueError(f"the module {shown(prefix)!r} is something else, or nested too deep")
-        found.append((prefix, module))
-        left += [(f"{prefix}{name}.", child) for name, child in (module.state.get("_modules") or {}).items() if child is not None]
-        if len(found) + len(left) > MOST_MODULES:
-            raise ValueError(f"more than {MOST_MODULES} modules")
-    return found
+    state = renamed(variables, [(r"dlatent_avg", "mapping.w_avg", SAME), LOD])
+    state |= renamed(synthesis | _variables(parts["mapping"]), SG1 if first else SG2)
+    return _filled(role, _config(kind, state, "synthesis.", said.get("conv_clamp", inner.get("conv_clamp"))), state)
 
 
 LINEAR = re.compile(r"(.*\.)?(affine|out|skip)\.")  # the layers without activation
@@ -330,7 +310,7 @@ LINEAR = re.compile(r"(.*\.)?(affine|out|skip)\.")  # the layers without activat
 def _check_modules(modules):
     """The modules say more than the settings that were given: defaults have changed between versions of the official code."""
     for prefix, module in modules:
-        said = {k: module.state[k] for k in ("architecture", "use_noise", "resample_kernel") if k in module.state}
+        said = {k: module.state[k] for k in ("architecture", "use_noise") if k in module.state}
         if not LINEAR.fullmatch(prefix) and "activation" in module.state:
             said["activation"] = module.state["activation"]
         if re.fullmatch(r"mapping\.fc\d+\.", prefix) and "bias_gain" in module.state:
@@ -338,33 +318,35 @@ def _check_modules(modules):
         _check_settings(said)
 
 
-def from_ada(state, role, clamp=None, kind="stylegan2"):
-    """A state dict with StyleGAN2-ADA-PyTorch's names (which are ours) -> network, what was estimated or None."""
+def _refuse_others(state):
     if any(re.match(r"synthesis\.(L\d|input\.)", name) for name in state):
         raise ValueError("a StyleGAN3 generator; the toolkit knows StyleGAN1 and StyleGAN2")
     if any(name.startswith("mapping.embed.") for name in state):
         raise ValueError("a generator with classes (mapping.embed); the toolkit knows such without")
+
+
+def from_ada(state, role, clamp=None, kind="stylegan2"):
+    """A state dict with StyleGAN2-ADA-PyTorch's names (which are ours) -> network, what was estimated or None."""
+    _refuse_others(state)
     table = [(r"(?:.*\.)?resample_filter", None, _filter(1, 3, 3, 1)), (r".*", r"\g<0>", SAME)]
     state = renamed(state, table)
     if role == "discriminator":
         return _filled(role, _config(kind, state, "", clamp), state), None
-    config = _config(kind, state, "synthesis.", clamp)
-    return _completed(config, state)
+    return _completed(_config(kind, state, "synthesis.", clamp), state)
 
 
 def from_ada_module(module, role):
     """A module of StyleGAN2-ADA-PyTorch, rebuilt from its pickle -> network, metadata."""
     if not isinstance(module, pickles.Module) or role.title() not in module.class_name:
         raise ValueError(f"what should be the {role} is something else")
-    modules = _walk(module)
-    state = {}
+    modules, state = module.parts(), {}
     for prefix, part in modules:
         own = {**(part.state.get("_parameters") or {}), **(part.state.get("_buffers") or {})}
         state |= {prefix + str(name): value for name, value in own.items() if value is not None}
     settings = module.state.get("_init_kwargs") or {}
-    if not any(re.match(r"synthesis\.(L\d|input\.)", name) for name in state):
-        _check_settings(settings)
-        _check_modules(modules)
+    _refuse_others(state)
+    _check_settings(settings)
+    _check_modules(modules)
     if role == "generator" and "mapping.w_avg" not in state:
         raise ValueError("mapping.w_avg is missing")
     inner = settings.get("synthesis_kwargs") or settings.get("block_kwargs") or {}
@@ -374,27 +356,21 @@ def from_ada_module(module, role):
     return network, {"estimated": estimated}
 
 
-ASSUMED = (
-    "a state dict holds no settings; StyleGAN2-ADA-PyTorch's defaults are taken (leaky ReLU, learning rate multiplier 0.01, no clamping)"
-)
+ASSUMED = "a state dict holds no settings: those of StyleGAN2-ADA-PyTorch's configurations are taken, without clamping"
 
 
 def from_safetensors(path, role):
-    """A `.safetensors` file that says it has StyleGAN2-ADA-PyTorch's names -> network or None, metadata."""
+    """A `.safetensors` file with names that are known, mostly StyleGAN2-ADA-PyTorch's -> network or None, metadata."""
     from safetensors.torch import load_file
 
     said = checkpoints.read_header(path)
-    if said.get("format"):
+    if checkpoints.is_ours(said):
         raise ValueError("this is a checkpoint of this toolkit already; use it as it is")
-    if said.get("names") != "stylegan2-ada-pytorch":
-        raise ValueError("a .safetensors file whose metadata do not say names: stylegan2-ada-pytorch")
-    if role != ("discriminator" if said.get("kind", "").endswith("discriminator") else "generator"):
-        return None, {}
     meta = {k: said[k] for k in ("source", "license", "data") if k in said}
     if "alignment" in said:
         meta["alignment"] = checkpoints.parse_alignment(said["alignment"])
-    network, estimated = from_ada(load_file(path), role)
-    return network, meta | {"estimated": estimated}
+    network, more = from_objects(load_file(path), role)
+    return network, meta | more
 
 
 AVERAGED = ("G_ema", "g_ema", "generator_ema", "generator")  # the names under which files keep their networks, best first
@@ -431,15 +407,14 @@ def _inside(data, role):
     """The network of that role in what a file holds -> a Module or a state dict, or None; and a remark or None."""
     if isinstance(data, pickles.Module):
         return (data if role.title() in data.class_name else None), None
-    if _sign(_plain_names(data)):
-        return (_plain_names(data) if _sign(_plain_names(data))[1] == role else None), None
+    data = _plain_names(data)
+    if _sign(data):
+        return (data if _sign(data)[1] == role else None), None
     names = AVERAGED + NOT_AVERAGED if role == "generator" else CRITIC
     name = next((name for name in (*names, "state_dict") if data.get(name) is not None), None)
-    found = None if name is None else data[name]
-    if isinstance(found, dict):
-        found = _plain_names(found)
-        if name == "state_dict" and (_sign(found) or (0, 0))[1] != role:
-            return None, None
+    found = _plain_names(data.get(name))
+    if name == "state_dict" and (_sign(found) or (0, 0))[1] != role:
+        return None, None
     return found, f"the file has no averaged generator; the one under {name} was taken" if name in NOT_AVERAGED else None
 
 
@@ -450,8 +425,8 @@ def from_objects(data, role):
     found, remark = _inside(data, role)
     if found is None:
         if _inside(data, "discriminator" if role == "generator" else "generator")[0] is None:
-            held = ", ".join(shown(name, 30) for name in list(data)[:4]) if isinstance(data, dict) else data.class_name
-            raise ValueError(f"a file of no StyleGAN that the toolkit knows; it holds {shown(held, 130)}, ...")
+            held = [data.class_name] if isinstance(data, pickles.Module) else [shown(name, 30) for name in data]
+            raise ValueError(f"a file of no StyleGAN that the toolkit knows; it holds {', '.join(held[:4]) or 'nothing'}, ...")
         return None, {}
     if isinstance(found, pickles.Module):
         network, meta = from_ada_module(found, role)
@@ -461,8 +436,7 @@ def from_objects(data, role):
         raise ValueError(f"no layers of a StyleGAN are in what should be the {role}")
     mean = data.get("latent_avg") if isinstance(data, dict) and role == "generator" else None
     network, estimated = _from_state(found if mean is None else found | {"latent_avg": mean}, *sign[1:])
-    remark = "; ".join(filter(None, [remark, None if sign[3] else ASSUMED]))
-    return network, {"estimated": estimated, "remark": remark or None}
+    return network, {"estimated": estimated, "remark": "; ".join(filter(None, [remark, None if sign[3] else ASSUMED])) or None}
 
 
 def _from_state(state, role, kind, table):

@@ -89,6 +89,11 @@ def read_header(path):
         raise ValueError(f"{path}: not a readable .safetensors file ({shown(str(error))}); is it whole?") from None
 
 
+def is_ours(header):
+    """Whether a `.safetensors` header is of this toolkit; others write `format: pt`."""
+    return header.get("format", "pt") != "pt"
+
+
 def read_metadata(path=None):
     """What a checkpoint says of itself (default: the bundled generator), without reading its weights.
 
@@ -102,13 +107,12 @@ def read_metadata(path=None):
     path = resolve(path)
     _refuse_other_formats(path)
     header = read_header(path)
-    if "format" not in header:
+    if not is_ours(header):
         raise ValueError(f"{path}: no checkpoint of this toolkit; convert it first: python weight_convert.py {path}")
     if header["format"] != FORMAT:
         raise ValueError(f"{path}: checkpoint format {shown(header['format'])}; this version reads {FORMAT}: update the toolkit")
-    for key in ("kind", "config"):
-        if key not in header:
-            raise ValueError(f"{path}: its metadata have no {key}; convert or train it again")
+    if "kind" not in header or "config" not in header:
+        raise ValueError(f"{path}: its metadata have no {'config' if 'kind' in header else 'kind'}; convert or train it again")
     info = {"alignment": None, "perceptual": None, "source": None, "license": None} | header | {"path": path}
     try:
         info["config"] = parse_dict(info["config"], "config")
@@ -348,7 +352,7 @@ def check_target(path, flag, source=None, origin=None):
             header = read_header(path)
         except (ValueError, OSError):
             header = {}
-        if "format" not in header:
+        if not is_ours(header):
             raise ValueError(f"{path}: exists and is no checkpoint of this toolkit; {other}")
         if origin is not None and header.get("source") != origin:
             raise ValueError(f"{path}: exists and was made from {shown(header.get('source'))}; {other}")

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 LONG = 1024  # bytes; a longer byte string stays in the file until its network is wanted
-MOST_STEPS = 1_000_000  # of the pickle's program; the largest official files take some 50,000
+MOST_MODULES = 2000  # of one network; the largest official ones have some 150
+MOST_STEPS = 400_000  # of the pickle's program; the largest official files take some 50,000
 ALLOWANCE = 8  # how many times the file's size may be read from it and made of it; float16, read and made float32, takes 3
 FREE = 4 << 20  # bytes that any file may take beside that
 
@@ -57,6 +58,19 @@ class Module:
         if not isinstance(meta, dict) or type(meta.get("class_name")) is not str:
             raise ValueError("a module without class name")
         self.class_name, self.state = meta["class_name"], meta.get("state")
+
+    def parts(self):
+        """[(full name with a dot at its end, Module)] of this module, whose name is empty, and of all inside it."""
+        found, left = [], [("", self)]
+        while left:
+            prefix, module = left.pop()
+            if not isinstance(module, Module) or not isinstance(module.state, dict) or len(prefix) > 200:
+                raise ValueError(f"the module {shown(prefix)} is something else, or nested too deep")
+            found.append((prefix, module))
+            left += [(f"{prefix}{name}.", child) for name, child in (module.state.get("_modules") or {}).items() if child is not None]
+            if len(found) + len(left) > MOST_MODULES:  # a module may hold itself
+                raise ValueError(f"more than {MOST_MODULES:,} modules")
+        return found
 
 
 class DType:
