@@ -9,8 +9,8 @@ downloaded (stylegan1-ffhq-1024, ...). Nothing that a file names is ever importe
 and refuses the rest. The paths written go to stdout, one a line; what they are, to stderr.
 """
 
+import copy
 import operator
-import pickle
 import re
 import sys
 import zipfile
@@ -247,15 +247,11 @@ KNOWN = {  # settings that would make another network, and what they may be
     "resample_kernel": [[1, 3, 3, 1], (1, 3, 3, 1), None], "resample_filter": [[1, 3, 3, 1], (1, 3, 3, 1)], "kernel_size": [3],
     "mapping_func": ["G_mapping"], "synthesis_func": ["G_synthesis", "G_synthesis_stylegan2"],
 }  # fmt: skip
-READ = set(
-    """resolution img_resolution fmap_base fmap_max fmap_min fmap_const latent_size dlatent_size mapping_layers mapping_fmaps z_dim
+READ = """resolution img_resolution fmap_base fmap_max fmap_min fmap_const latent_size dlatent_size mapping_layers mapping_fmaps z_dim
 w_dim num_layers layer_features channel_base channel_max num_ws conv_clamp num_fp16_res use_fp16 fp16_channels_last channels_last
 fused_modconv fused_modconv_default dtype structure randomize_noise dlatent_broadcast dlatent_avg_beta w_avg_beta style_mixing_prob
 truncation_psi truncation_cutoff truncation_psi_val truncation_cutoff_val freeze_layers is_training is_validation is_template_graph
-force_clean_graph components func_name embed_features label_fmaps cmap_dim class_name name""".split()
-)
-# READ: settings that the tensors themselves show, or that only training or another way of computing the same needs
-INNER = ("mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs", "epilogue_kwargs")  # settings in settings
+force_clean_graph components func_name embed_features label_fmaps cmap_dim class_name name""".split()  # seen in the tensors, or harmless
 
 
 def _check_settings(*settings, depth=0):
@@ -264,13 +260,12 @@ def _check_settings(*settings, depth=0):
         if not isinstance(said or {}, dict) or depth > 3:
             raise ValueError(f"settings that are no dict, or nested too deep: {shown(said)}")
         for name, value in (said or {}).items():
-            if name in INNER:
+            if str(name).endswith("_kwargs"):  # settings in settings
                 _check_settings(value, depth=depth + 1)
-            elif name not in KNOWN and name not in READ:
-                raise ValueError(f"it was made with {shown(name)}={shown(value)}, a setting that the toolkit does not know")
-            elif value not in KNOWN.get(name, [value]):
-                known = " and ".join(repr(v) for v in KNOWN[name] if type(v) is not tuple)
-                raise ValueError(f"it was made with {name}={shown(value)}; the toolkit knows {known} only")
+            elif name not in READ and value not in KNOWN.get(name, ()):
+                said = f"{shown(name)}={repr(shown(value)) if isinstance(value, str) else shown(value)}"
+                known = " and ".join(repr(v) for v in KNOWN.get(name, ()) if type(v) is not tuple)
+                raise ValueError(f"it was made with {said}; the toolkit knows {f'{known} only' if known else 'no such setting'}")
 
 
 def _variables(network):
@@ -286,8 +281,7 @@ def from_tensorflow(networks, role):
     _, d, gs = networks
     parts = gs.state["components"]
     synthesis = _variables(parts["synthesis"])
-    first = any("StyleMod" in name for name in synthesis)
-    kind = "stylegan1" if first else "stylegan2"
+    kind = "stylegan1" if any("StyleMod" in name for name in synthesis) else "stylegan2"
     said = (gs if role == "generator" else d).state.get("static_kwargs") or {}
     _check_settings(said)
     if role == "discriminator":
@@ -300,7 +294,7 @@ def from_tensorflow(networks, role):
     if "dlatent_avg" not in variables:
         raise ValueError("the variable dlatent_avg is missing")
     state = renamed(variables, [(r"dlatent_avg", "mapping.w_avg", SAME), LOD])
-    state |= renamed(synthesis | _variables(parts["mapping"]), SG1 if first else SG2)
+    state |= renamed(synthesis | _variables(parts["mapping"]), {"stylegan1": SG1, "stylegan2": SG2}[kind])
     return _filled(role, _config(kind, state, "synthesis.", said.get("conv_clamp", inner.get("conv_clamp"))), state)
 
 
@@ -349,10 +343,9 @@ def from_ada_module(module, role):
     _check_modules(modules)
     if role == "generator" and "mapping.w_avg" not in state:
         raise ValueError("mapping.w_avg is missing")
-    inner = settings.get("synthesis_kwargs") or settings.get("block_kwargs") or {}
+    inner = settings.get("synthesis_kwargs") or {}
     own = next((m.state["conv_clamp"] for _, m in modules if "conv_clamp" in m.state), None)
-    clamp = inner.get("conv_clamp", settings.get("conv_clamp", own))
-    network, estimated = from_ada(state, role, clamp)
+    network, estimated = from_ada(state, role, inner.get("conv_clamp", settings.get("conv_clamp", own)))
     return network, {"estimated": estimated}
 
 
@@ -373,9 +366,6 @@ def from_safetensors(path, role):
     return network, meta | more
 
 
-AVERAGED = ("G_ema", "g_ema", "generator_ema", "generator")  # the names under which files keep their networks, best first
-NOT_AVERAGED = ("G", "g")
-CRITIC = ("D", "d", "discriminator")
 SIGNS = [  # a name that shows whose file it is; its network; what reads it
     (r"g_synthesis\..*", "generator", "stylegan1", LERNAPPARAT),
     (r"fromrgb\.weight", "discriminator", "stylegan1", LERNAPPARAT_D),
@@ -395,11 +385,11 @@ def _sign(state):
 
 def _plain_names(state):
     """A state dict without what wraps its names: `module.` (DataParallel), `decoder.` beside an encoder (e4e, pSp)."""
-    if isinstance(state, dict) and all(type(name) is str for name in state):
-        for prefix in ("module.", "decoder."):
-            inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            if _sign(inside) and not _sign(state):
-                return inside
+    for prefix in ("module.", "decoder."):
+        items = state.items() if isinstance(state, dict) else ()
+        inside = {name.removeprefix(prefix): value for name, value in items if str(name).startswith(prefix)}
+        if _sign(inside) and not _sign(state):
+            return inside
     return state
 
 
@@ -410,12 +400,13 @@ def _inside(data, role):
     data = _plain_names(data)
     if _sign(data):
         return (data if _sign(data)[1] == role else None), None
-    names = AVERAGED + NOT_AVERAGED if role == "generator" else CRITIC
+    averaged, others = ("G_ema", "g_ema", "generator_ema", "generator"), ("G", "g")  # where files keep their networks, best first
+    names = (*averaged, *others) if role == "generator" else ("D", "d", "discriminator")
     name = next((name for name in (*names, "state_dict") if data.get(name) is not None), None)
     found = _plain_names(data.get(name))
     if name == "state_dict" and (_sign(found) or (0, 0))[1] != role:
         return None, None
-    return found, f"the file has no averaged generator; the one under {name} was taken" if name in NOT_AVERAGED else None
+    return found, f"the file has no averaged generator; the one under {name} was taken" if name in others else None
 
 
 def from_objects(data, role):
@@ -448,8 +439,7 @@ def _from_state(state, role, kind, table):
         state = renamed(state, table)
         return _completed(_config(kind, state, "synthesis."), state)
     halvings = sum(1 for name in state if re.fullmatch(r"convs\.\d+\.skip\.1\.weight|\d+x\d+\.conv0\.weight", name))
-    sides = [4 << i for i in range(min(halvings, 8), -1, -1)]
-    state = renamed(state, table, *sides)
+    state = renamed(state, table, *(4 << i for i in range(min(halvings, 8), -1, -1)))
     return _filled(role, _config(kind, state, ""), state), None
 
 
@@ -464,7 +454,7 @@ def _completed(config, state):
     """
     import torch
 
-    from stylegan_layers import Generator, Mapping
+    from stylegan_layers import Generator
 
     with checkpoints.without_memory():
         maps = [(n, tuple(v.shape)) for n, v in Generator(config).state_dict().items() if n.endswith("noise_const")]
@@ -473,18 +463,14 @@ def _completed(config, state):
     if no_maps:
         rng = np.random.RandomState(0)
         drawn |= {name: rng.standard_normal(shape).astype(np.float32) for name, shape in maps}
-    G = _filled("generator", config, state | drawn)  # first of all: is the rest whole?
-    said = []
+    G = _filled("generator", config, state | drawn)
     if no_mean:
-        mapping = _filled(
-            Mapping, config, {n.removeprefix("mapping."): v.numpy() for n, v in G.state_dict().items() if n.startswith("mapping.")}
-        )
-        mapping, rng, parts = mapping.double(), np.random.RandomState(0), 20
+        mapping, rng, parts = copy.deepcopy(G.mapping).double(), np.random.RandomState(0), 20
         with torch.no_grad():  # in float64, so that every machine comes to the same float32
             total = sum(mapping(torch.from_numpy(rng.standard_normal((SAMPLES // parts, config.z_dim)))).sum(0) for _ in range(parts))
         G.mapping.w_avg.copy_((total / SAMPLES).float())
-        said.append(f"mean latent: estimated from {SAMPLES} samples, seed 0")
-    return G, "; ".join(said + ["noise maps: drawn, seed 0"] * no_maps) or None
+    said = [f"mean latent: estimated from {SAMPLES} samples, seed 0"] * no_mean + ["noise maps: drawn, seed 0"] * no_maps
+    return G, "; ".join(said) or None
 
 
 def _filled(role, config, state):
@@ -494,7 +480,7 @@ def _filled(role, config, state):
     import stylegan_layers
 
     with checkpoints.without_memory():
-        network = (getattr(stylegan_layers, role.title()) if isinstance(role, str) else role)(config)
+        network = getattr(stylegan_layers, role.title())(config)
     bad = checkpoints.misfits(network, {name: value.shape for name, value in state.items()})
     checkpoints.fill(network, {} if bad else {name: torch.from_numpy(value) for name, value in state.items()}, bad, role)
     return network
@@ -503,8 +489,7 @@ def _filled(role, config, state):
 # ---------------------------------------------------------------------------------------------------------------------
 # The script
 
-BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, MemoryError, OverflowError, RuntimeError,
-          pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)  # fmt: skip
+BROKEN = (ValueError, EOFError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error)
 CUT = re.compile("not enough data|exhausted|Ran out|truncated|no newline|CRC")  # how Python says it
 
 
