@@ -385,11 +385,10 @@ def _sign(state):
 
 def _plain_names(state):
     """A state dict without what wraps its names: `module.` (DataParallel), `decoder.` beside an encoder (e4e, pSp)."""
-    for prefix in ("module.", "decoder."):
-        items = state.items() if isinstance(state, dict) else ()
-        inside = {name.removeprefix(prefix): value for name, value in items if str(name).startswith(prefix)}
-        if _sign(inside) and not _sign(state):
-            return inside
+    for prefix in () if _sign(state) or not isinstance(state, dict) else ("module.", "decoder."):
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if str(name).startswith(prefix)}
+        if inside and _sign(found := _plain_names(inside)):
+            return found
     return state
 
 

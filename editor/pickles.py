@@ -356,6 +356,8 @@ class Reader:
             target.order = ">" if state[1] == ">" else "<"
         elif type(target) is Array:
             target.fill(*state[1:])
+        elif type(target) is OrderedDict:  # a state_dict() has the versions of its modules as an attribute, which is left out
+            pass
         elif state or not isinstance(target, dict):
             raise ValueError(f"the file tries to change a {type(target).__name__}")
 
