@@ -19,7 +19,7 @@ import numpy as np
 
 LONG = 1024  # bytes; a longer byte string stays in the file until its network is wanted
 MOST_MODULES = 2000  # of one network; the largest official ones have some 150
-MOST_STEPS = 400_000  # of the pickle's program; the largest official files take some 50,000
+MOST_STEPS = 250_000  # of the pickle's program; the largest official files take some 50,000
 ALLOWANCE = 8  # how many times the file's size may be read from it and made of it; float16, read and made float32, takes 3
 FREE = 4 << 20  # bytes that any file may take beside that
 
