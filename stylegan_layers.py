@@ -11,6 +11,7 @@ Shapes: z and w [N, 512], one w a layer ws [N, L, 512] with L = 2 log2(R) - 2 (1
 """
 
 import math
+import reprlib
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,13 @@ class Config:
     def __post_init__(self):
         if self.kind not in SYNTHESIS:
             raise ValueError(f"network kind {self.kind!r}; known are {', '.join(SYNTHESIS)}")
+        most = {"resolution": 1024, "channel_base": 1 << 24, "channel_max": 8192, "mapping_layers": 64, "z_dim": 8192, "w_dim": 8192}
+        for name, high in most.items():  # what a file declares is looked at before anything of that size is made
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= high:
+                raise ValueError(f"{name} {reprlib.repr(value)}; it must be a whole number from 1 to {high}")
+        if self.conv_clamp is not None and not (type(self.conv_clamp) in (int, float) and 0 < self.conv_clamp < math.inf):
+            raise ValueError(f"conv_clamp {reprlib.repr(self.conv_clamp)}; it must be a number above 0, or none")
         if self.resolution not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
             raise ValueError(f"resolution {self.resolution}; it must be a power of two from 4 to 1024")
         if self.channels(self.resolution) < 1:

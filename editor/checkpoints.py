@@ -2,13 +2,20 @@
 
 A checkpoint is one `.safetensors` file that rebuilds its network: weights, mean latent and noise maps as tensors, and in
 the header, as strings, `format`, `kind`, `config` (JSON), `alignment` (JSON), `perceptual`, `source`, `license`.
+
+A file may lie. So its sizes are checked before a network of these sizes is built, the network is built without memory (on
+PyTorch's meta device), and its tensors are compared with the file's before one of them is read.
 """
 
 import dataclasses
 import json
+import os
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from editor import downloads, files
+from editor.pickles import shown
 
 FORMAT = "1"
 HERE = Path(__file__).resolve().parent.parent
@@ -18,6 +25,7 @@ BUNDLED = {
     "encoder": HERE / "weight_files" / "encoder.safetensors",
     "attributes": HERE / "weight_files" / "attributes.safetensors",
 }
+PROTECTED = [*BUNDLED.values(), HERE / "weight_files" / "faces128_discriminator.safetensors"]  # never written by a command
 FFHQ_ALIGNMENT = {"scale": 1.0, "em_scale": 0.1}
 
 
@@ -66,6 +74,26 @@ def _sort_metadata(path):
         f.write(text.ljust(length))
 
 
+def read_header(path):
+    """The strings that a `.safetensors` file says of itself, {name: text}, whoever made it.
+
+    Raises:
+        ValueError, OSError: no such file, or none that is whole: each tensor must lie inside it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as f:
+            return f.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable .safetensors file ({shown(str(error))}); is it whole?") from None
+
+
+def is_ours(header):
+    """Whether a `.safetensors` header is of this toolkit; others write `format: pt`."""
+    return header.get("format", "pt") != "pt"
+
+
 def read_metadata(path=None):
     """What a checkpoint says of itself (default: the bundled generator), without reading its weights.
 
@@ -74,26 +102,55 @@ def read_metadata(path=None):
         `license` (str or None) and whatever else the header holds.
 
     Raises:
-        ValueError, OSError: not a checkpoint of ours, or missing.
+        ValueError, OSError: not a checkpoint of ours, or missing, or with metadata that cannot be.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = resolve(path)
     _refuse_other_formats(path)
-    try:
-        with safe_open(path, "pt") as f:
-            header = f.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable .safetensors file ({error}); is it whole?") from None
-    if "format" not in header:
+    header = read_header(path)
+    if not is_ours(header):
         raise ValueError(f"{path}: no checkpoint of this toolkit; convert it first: python weight_convert.py {path}")
     if header["format"] != FORMAT:
-        raise ValueError(f"{path}: checkpoint format {header['format']}; this version reads {FORMAT}: update the toolkit")
+        raise ValueError(f"{path}: checkpoint format {shown(header['format'])}; this version reads {FORMAT}: update the toolkit")
+    if "kind" not in header or "config" not in header:
+        raise ValueError(f"{path}: its metadata have no {'config' if 'kind' in header else 'kind'}; convert or train it again")
     info = {"alignment": None, "perceptual": None, "source": None, "license": None} | header | {"path": path}
-    for key in ("config", "alignment"):
-        info[key] = json.loads(info[key]) if info[key] else info[key]
+    try:
+        info["config"] = parse_dict(info["config"], "config")
+        info["alignment"] = info["alignment"] and parse_alignment(info["alignment"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     info["resolution"] = info["config"].get("resolution")
     return info
+
+
+def parse_dict(text, name):
+    """JSON text of a header -> dict; ValueError names it where it is something else, repeats a key or holds NaN or infinity."""
+
+    def once(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key twice")
+        return dict(pairs)
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    try:
+        found = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its {name} is no JSON that can be read ({shown(str(error))}): {shown(text, 60)}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"its {name} is {shown(text, 60)}, not a dict")
+    return found
+
+
+def parse_alignment(text):
+    """JSON text -> {"scale": ..., "em_scale": ...}, how a generator's faces were cropped; ValueError where it is something else."""
+    found = parse_dict(text, "alignment")
+    for key in FFHQ_ALIGNMENT:
+        value = found.get(key)
+        if type(value) not in (int, float) or not -10 <= value <= 10 or (key == "scale" and value <= 0):
+            raise ValueError(f"its alignment has {key} {shown(value)}; it must be a number {'above 0 ' if key == 'scale' else ''}up to 10")
+    return found
 
 
 def load_generator(path=None, device="cpu"):
@@ -105,16 +162,22 @@ def load_generator(path=None, device="cpu"):
     Returns:
         stylegan_layers.Generator; `G.meta` is `read_metadata(path)`, with `hash` (the file's sha256) added.
     """
-    from stylegan_layers import SYNTHESIS, Generator
+    from stylegan_layers import SYNTHESIS, Config, Generator
 
-    return _load(path, SYNTHESIS, Generator, "generator").freeze().to(device)
+    info = _kind(path, SYNTHESIS, "generator")
+    network = _load(info, Config, Generator).freeze().to(device)
+    network.meta = info | {"hash": files.file_hash(info["path"])}
+    return network
 
 
 def load_discriminator(path, device="cpu"):
     """A discriminator, ready to train (images [N, 3, R, R] -> [N, 1])."""
-    from stylegan_layers import SYNTHESIS, Discriminator
+    from stylegan_layers import SYNTHESIS, Config, Discriminator
 
-    return _load(path, [f"{kind}_discriminator" for kind in SYNTHESIS], Discriminator, "discriminator").to(device)
+    info = _kind(path, [f"{kind}_discriminator" for kind in SYNTHESIS], "discriminator")
+    network = _load(info | {"kind": info["kind"].removesuffix("_discriminator")}, Config, Discriminator).to(device)
+    network.meta = info | {"hash": files.file_hash(info["path"])}
+    return network
 
 
 def load_encoder(path, G, device="cpu"):
@@ -125,13 +188,13 @@ def load_encoder(path, G, device="cpu"):
     """
     from editor.networks import Encoder, EncoderConfig
 
-    info = read_metadata(path)
-    if info["kind"] != "encoder":
-        raise ValueError(f"{path}: holds a {info['kind']}, not an encoder (training/train_encoder.py makes one)")
+    info = _kind(path, ["encoder"], "encoder", "training/train_encoder.py makes one")
     if info.get("generator_hash") != G.meta["hash"]:
-        raise ValueError(f"{path}: an encoder of another generator ({str(info.get('generator_hash'))[:12]}, not {G.meta['hash'][:12]})")
-    network = Encoder(EncoderConfig(**info["config"]))
-    load_strictly(network, info["path"])
+        other = shown(info.get("generator_hash"), 15)
+        raise ValueError(f"{info['path']}: an encoder of another generator ({other}, not {G.meta['hash'][:12]})")
+    network = _load(info, EncoderConfig, Encoder)
+    if (network.config.num_ws, network.config.w_dim) != (G.num_ws, G.config.w_dim):
+        raise ValueError(f"{info['path']}: an encoder for {network.config.num_ws} layers of {network.config.w_dim}, not this generator's")
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -139,12 +202,17 @@ def load_attributes(path=None):
     """The attribute network (default: the bundled one), frozen: images [N, 3, 128, 128] in [-1, 1] -> scores of faces."""
     from editor.networks import AttributeConfig, AttributeNet
 
-    info = read_metadata(path or BUNDLED["attributes"])
-    if info["kind"] != "attributes":
-        raise ValueError(f"{info['path']}: holds a {info['kind']}, not an attribute network (training/train_attributes.py makes one)")
-    network = AttributeNet(AttributeConfig(**info["config"]))
-    load_strictly(network, info["path"])
-    return network.eval().requires_grad_(False)
+    info = _kind(path or BUNDLED["attributes"], ["attributes"], "attribute network", "training/train_attributes.py makes one")
+    return _load(info, AttributeConfig, AttributeNet).eval().requires_grad_(False)
+
+
+def load_features(path=None):
+    """The feature network of the distance (default: the bundled one), frozen: images -> its features at several depths."""
+    from editor.networks import FEATURES, checked_features
+    from perceptual_model import FeatureConfig, Features
+
+    info = _kind(path or BUNDLED["features"], [FEATURES], "feature network", "training/make_features.py makes one")
+    return _load(info, FeatureConfig, lambda config: Features(checked_features(config))).eval().requires_grad_(False)
 
 
 def has_encoder(G):
@@ -153,37 +221,79 @@ def has_encoder(G):
     return path.is_file() and read_metadata(path).get("generator_hash") == G.meta["hash"]
 
 
-def _load(path, kinds, network_class, role):
-    from stylegan_layers import Config
-
+def _kind(path, kinds, role, origin=None):
+    """The metadata of a checkpoint that must hold one of these kinds."""
     info = read_metadata(path)
     if info["kind"] not in kinds:
-        raise ValueError(f"{info['path']}: holds a {info['kind']}, not a {role} ({', '.join(kinds)})")
-    network = network_class(Config(kind=info["kind"].removesuffix("_discriminator"), **info["config"]))
-    load_strictly(network, info["path"])
-    network.meta = info | {"hash": files.file_hash(info["path"])}
+        raise ValueError(f"{info['path']}: holds a {shown(info['kind'], 40)}, not a {role} ({origin or ', '.join(kinds)})")
+    return info
+
+
+def _load(info, config_class, network_class):
+    """The network that a checkpoint describes, strictly: its settings, then its tensors."""
+    path, fields = info["path"], {f.name: f for f in dataclasses.fields(config_class) if f.name != "kind"}
+    unknown = [k for k in info["config"] if k not in fields]
+    missing = [k for k, f in fields.items() if k not in info["config"] and f.default is dataclasses.MISSING]
+    if unknown or missing:
+        said = f"knows no setting {shown(unknown[0])}" if unknown else f"misses {missing[0]}"
+        raise ValueError(f"{path}: its config {said}; a {shown(info['kind'])} has {', '.join(fields)}")
+    try:
+        with without_memory():
+            network = network_class(config_class(kind=info["kind"], **info["config"]))
+    except ValueError as error:
+        raise ValueError(f"{path}: its config: {error}") from None
+    load_strictly(network, path)
     return network
 
 
+@contextmanager
+def without_memory():
+    """Networks that are built inside have shapes and no values: `fill` gives them theirs."""
+    import torch
+
+    class Plain(torch.overrides.TorchFunctionMode):
+        """Leaves out drawing and dividing: for the meta device PyTorch imports nine hundred modules to do it, in a second or two."""
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.div:
+                return args[0]
+            return (torch.empty if function is torch.randn else function)(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Plain():
+        yield
+
+
 def load_strictly(network, path):
-    """Fill a network from a checkpoint; each tensor must be there, fit, and be finite.
+    """Fill a network, which may be on the meta device, from a checkpoint; each tensor must be there, fit, and be finite.
 
     Raises:
-        ValueError: names the tensors that are missing, left over, misshapen or not finite.
+        ValueError: names the tensors that are missing, left over, misshapen, of whole numbers, or not finite.
     """
-    from safetensors.torch import load_file
+    import torch
+    from safetensors import safe_open
 
-    tensors, wanted = load_file(path), network.state_dict()
-    bad = [f"{k} is missing" for k in wanted.keys() - tensors.keys()] + [f"{k} is left over" for k in tensors.keys() - wanted.keys()]
-    for name in sorted(wanted.keys() & tensors.keys()):
-        if tensors[name].shape != wanted[name].shape:
-            bad.append(f"{name} is {list(tensors[name].shape)}, not {list(wanted[name].shape)}")
-        elif not tensors[name].isfinite().all():
-            bad.append(f"{name} holds NaN or infinity")
+    floats = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    with safe_open(path, "pt") as f:
+        slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
+        bad = misfits(network, {name: s.get_shape() for name, s in slices.items()})
+        bad += [f"{shown(name)} is {s.get_dtype()}, not {', '.join(floats)}" for name, s in slices.items() if s.get_dtype() not in floats]
+        tensors = {} if bad else {name: f.get_tensor(name).to(torch.float32, copy=True) for name in slices}  # the file may be replaced
+    fill(network, tensors, bad, f"{path}: does not fit its own description")
+
+
+def misfits(network, shapes):
+    """What is wrong with tensors {name: shape} for a network, each in a few words."""
+    wanted = {name: list(value.shape) for name, value in network.state_dict().items()}
+    bad = [f"{k} is missing" for k in wanted.keys() - shapes.keys()] + [f"{shown(k)} is left over" for k in shapes.keys() - wanted.keys()]
+    return bad + [f"{k} is {list(shapes[k])}, not {wanted[k]}" for k in wanted.keys() & shapes.keys() if list(shapes[k]) != wanted[k]]
+
+
+def fill(network, tensors, bad, what):
+    """Give a network its tensors {name: float32}; ValueError begins with `what` and names those in `bad` and those not finite."""
+    bad = bad or [f"{name} holds NaN or infinity" for name, value in tensors.items() if not value.isfinite().all()]
     if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(f"{path}: does not fit its own description: {'; '.join(sorted(bad)[:5])}{more}")
-    network.load_state_dict({k: v.float() for k, v in tensors.items()})
+        raise ValueError(f"{what}: {'; '.join(sorted(bad)[:5])}" + (f" and {len(bad) - 5} more" if len(bad) > 5 else ""))
+    network.load_state_dict(tensors, assign=True)
 
 
 def _refuse_other_formats(path):
@@ -218,15 +328,45 @@ def resolve(name=None):
     raise ValueError(f"{name}: no such file, and no known model; models that can be downloaded: {known}")
 
 
-def load_features(path):
-    """The bundled feature network from its checkpoint, frozen."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file
+def check_target(path, flag, source=None, origin=None):
+    """See that a checkpoint may and can be written, before the work for it begins.
 
-    with safe_open(path, "pt") as f:
-        header = f.metadata()
-    from perceptual_model import FeatureConfig, Features
+    Args:
+        flag: the command's flag that names the file, for the messages.
+        source: the file that is read.
+        origin: where the path is not the user's own choice: what an older file there must name as its source.
 
-    network = Features(FeatureConfig(kind=header["kind"], **json.loads(header["config"])))
-    network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    return network.eval().requires_grad_(False)
+    Raises:
+        ValueError: it comes with the project, is the source, or is something else than a checkpoint.
+        OSError: nothing can be written there.
+    """
+    path, other = Path(path), f"choose another name with {flag} FILE.safetensors"
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{flag} {path}: the name of a checkpoint ends in .safetensors")
+    if any(same_file(path, bundled) for bundled in PROTECTED):
+        raise ValueError(f"{path}: comes with the project and is not replaced; {other}")
+    if source is not None and same_file(path, source):
+        raise ValueError(f"{path}: is the source itself; {other}")
+    if path.exists():
+        try:
+            header = read_header(path)
+        except (ValueError, OSError):
+            header = {}
+        if not is_ours(header):
+            raise ValueError(f"{path}: exists and is no checkpoint of this toolkit; {other}")
+        if origin is not None and header.get("source") != origin:
+            raise ValueError(f"{path}: exists and was made from {shown(header.get('source'))}; {other}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=path.name[-200:]):
+            os.stat(path)  # a name that is too long
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def same_file(a, b):
+    """Whether two paths, which may not exist, are one file."""
+    a, b = Path(a), Path(b)
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and os.path.samefile(a, b))

@@ -1,12 +1,49 @@
 """What comes bundled beside the generator: the attribute network and the encoder."""
 
-from dataclasses import dataclass
+import reprlib
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from perceptual_model import FeatureConfig, Features
+
+FEATURES = "efficientnet-lite0"  # the kind of the bundled feature network
+
+
+def whole(name, value, low, high):
+    """value, a whole number in low..high, or ValueError."""
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{name} {reprlib.repr(value)}; it must be a whole number from {low} to {high}")
+    return value
+
+
+def widths(name, values, count, low=1, high=4096):
+    """A tuple of `count` whole numbers, or ValueError."""
+    if not isinstance(values, list | tuple) or len(values) != count:
+        raise ValueError(f"{name} {reprlib.repr(values)}; it must be {count} numbers")
+    return tuple(whole(name, value, low, high) for value in values)
+
+
+def checked_features(config):
+    """A FeatureConfig whose sizes a network can have, or ValueError."""
+    if config.kind != FEATURES:
+        raise ValueError(f"features of the kind {reprlib.repr(config.kind)}; known is {FEATURES}")
+    whole("size", config.size, 32, 1024)
+    if not isinstance(config.stages, list | tuple) or not 1 <= len(config.stages) <= 32:
+        raise ValueError("stages must be a list of 1 to 32 blocks")
+    for stage in config.stages:
+        if not isinstance(stage, dict) or stage.keys() != {"expand", "out", "kernel", "stride"}:
+            raise ValueError(f"the stage {reprlib.repr(stage)}; it must have expand, out, kernel and stride, and no more")
+        for key, low, high in [("expand", 0, 4096), ("out", 1, 4096), ("kernel", 1, 15), ("stride", 1, 2)]:
+            whole(f"stages: {key}", stage[key], low, high)
+    if not isinstance(config.taps, list | tuple) or not 1 <= len(config.taps) <= len(config.stages):
+        raise ValueError("taps must be a list of the stages that are compared")
+    taps = [whole("taps", tap, 0, len(config.stages) - 1) for tap in config.taps]
+    if taps != sorted(set(taps)):
+        raise ValueError(f"taps {taps}; they must rise")
+    return config
 
 
 @dataclass(frozen=True)
@@ -17,6 +54,11 @@ class AttributeConfig:
     resolution: int = 128
     channels: tuple = (16, 32, 64, 128, 192)
     hidden: int = 128
+
+    def __post_init__(self):
+        whole("resolution", self.resolution, 32, 1024)
+        widths("channels", self.channels, 5)
+        whole("hidden", self.hidden, 1, 4096)
 
 
 class AttributeNet(nn.Module):
@@ -103,6 +145,18 @@ class EncoderConfig:
     hidden: int = 320
     ranks: tuple = (192, 160)  # of the two dense layers, each a product of two narrow ones: half the file
     kind: str = "encoder"
+
+    def __post_init__(self):
+        names = [f.name for f in fields(FeatureConfig)]
+        if not isinstance(self.features, dict) or sorted(self.features) != sorted(names):
+            raise ValueError(f"features must have {', '.join(names)}, and no more")
+        if len(checked_features(FeatureConfig(**self.features)).taps) != 4:
+            raise ValueError("features must have 4 taps")
+        whole("num_ws", self.num_ws, 1, 64)
+        whole("w_dim", self.w_dim, 1, 4096)
+        widths("channels", self.channels, 3)
+        whole("hidden", self.hidden, 1, 4096)
+        widths("ranks", self.ranks, 2)
 
 
 class Encoder(nn.Module):

@@ -59,7 +59,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "perceptual_model": ["fast_conv"],
     "networks": ["perceptual_model", "fast_conv"],
     "downloads": ["files"],
-    "checkpoints": ["stylegan_layers", "perceptual_model", "networks", "downloads", "files"],
+    "checkpoints": ["stylegan_layers", "perceptual_model", "networks", "downloads", "files", "pickles"],
     "images": ["files"],
     "animation": ["files", "images"],
     "landmarks": ["downloads"],

@@ -1,12 +1,11 @@
-"""Pickles of the official formats, written here, must give the official networks' outputs (tests/golden)."""
+"""Pickles of the official formats, written by tests/golden/formats.py, must give the official networks' outputs (tests/golden)."""
 
 import argparse
 import os
 import pickle
-import struct
+import re
 import sys
 import tracemalloc
-import types
 
 import numpy as np
 import pytest
@@ -14,19 +13,19 @@ import torch
 
 import weight_convert
 from editor import checkpoints, pickles
-from stylegan_layers import Config, Generator
-from tests.golden import official, seeded
-
-
-def named(module, name):
-    """A class that pickles under a module path that is not there when the file is read."""
-    cls = type(name, (), {"__module__": module})
-    path = ""
-    for part in module.split("."):
-        path = f"{path}.{part}".lstrip(".")
-        sys.modules.setdefault(path, types.ModuleType(path))
-    setattr(sys.modules[module], name, cls)
-    return cls
+from stylegan_layers import Config, Discriminator, Generator
+from tests.golden import official
+from tests.golden.formats import (
+    ada_pickle,
+    equal,
+    golden_values,
+    lernapparat,
+    named,
+    network,
+    official_pickle,
+    rosinality,
+    variables,
+)
 
 
 @pytest.fixture
@@ -36,35 +35,6 @@ def Network():
     for name in set(sys.modules) - before:
         if name.startswith("dnnlib"):
             del sys.modules[name]
-
-
-def variables(shapes, prefix, seed):
-    return {k: seeded.value(prefix + k, s, seed) for k, s in shapes.items()}
-
-
-def network(Network, values, components=None, version=2, **settings):
-    n = Network()
-    n.__dict__.update(version=version, name="x", static_kwargs={"num_channels": 3} | settings, components=components or {},
-                      build_func_name="f", build_module_src="import os", variables=list(values.items()))  # fmt: skip
-    return n
-
-
-def official_pickle(Network, path, kind, seed, protocol=4, **settings):
-    size = (128, 1024, 64)
-    if kind == "sg1":
-        shapes, critic, prefix = official.sg1_synthesis(*size), official.sg1_discriminator(*size), "Gs/"
-    else:
-        shapes, critic, prefix = official.sg2_synthesis(*size), official.sg2_discriminator(*size), ""
-    parts = {
-        "synthesis": network(Network, variables(shapes, prefix + "G_synthesis/", seed)),
-        "mapping": network(Network, variables(official.mapping(""), prefix + "G_mapping/", seed)),
-    }
-    own = {"lod": np.float32(0), "dlatent_avg": seeded.value("Gs/dlatent_avg", (512,), seed)}
-    Gs = network(Network, own, parts, **settings)
-    D = network(Network, variables(critic, "D/", seed), **settings)
-    with open(path, "wb") as f:
-        pickle.dump((network(Network, {}), D, Gs), f, protocol=protocol)
-    return path
 
 
 def golden_inputs(kind, seed, layers):
@@ -117,7 +87,7 @@ def test_parity_with_the_official_networks(tmp_path, Network, kind, seed, protoc
 def test_the_same_source_gives_the_same_bytes(tmp_path, Network):
     """The hash of a generator goes into the files of its latents, so it may not change with the day of the conversion."""
     path = official_pickle(Network, tmp_path / "n.pkl", "sg2", 2)
-    said = dict(license="a", source="b", alignment={"scale": 1.0}, perceptual="c", extra="\N{SNOWMAN} \"quoted\"")  # fmt: skip
+    said = dict(license="a", source="b", alignment=checkpoints.FFHQ_ALIGNMENT, perceptual="c", extra="\N{SNOWMAN} \"quoted\"")  # fmt: skip
     G, _ = weight_convert.convert(path)
     hashes = {checkpoints.save(tmp_path / "g.safetensors", G, **dict(sorted(said.items(), reverse=i % 2))) for i in range(6)}
     assert len(hashes) == 1 and checkpoints.read_metadata(tmp_path / "g.safetensors")["extra"] == said["extra"]
@@ -125,57 +95,6 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, Network):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The golden networks in the formats of others, written from their descriptions and not from weight_convert's tables
-
-
-def golden_values(kind, seed):
-    """The variables of the golden network by their official names, as the TensorFlow session had them."""
-    size = (128, 1024, 64)
-    synthesis, critic = getattr(official, f"{kind}_synthesis")(*size), getattr(official, f"{kind}_discriminator")(*size)
-    top = "Gs/" if kind == "sg1" else ""
-    values = {f"G_synthesis/{k}": seeded.value(f"{top}G_synthesis/{k}", s, seed) for k, s in synthesis.items()}
-    values |= {f"G_mapping/{k}": seeded.value(f"{top}G_mapping/{k}", s, seed) for k, s in official.mapping("").items()}
-    values |= {f"D/{k}": seeded.value(f"D/{k}", s, seed) for k, s in critic.items()}
-    values["dlatent_avg"] = seeded.value("Gs/dlatent_avg", (512,), seed)
-    return {k: torch.from_numpy(np.array(v)) for k, v in values.items()}
-
-
-def native(v):
-    """HWIO -> OIHW, [in, out] -> [out, in]."""
-    return {4: lambda: v.permute(3, 2, 0, 1), 2: v.t}.get(v.ndim, lambda: v)().contiguous()
-
-
-def kernel(*taps, gain=1.0):
-    k = torch.tensor(taps, dtype=torch.float32)
-    return torch.outer(k, k) / k.sum() ** 2 * gain
-
-
-def lernapparat(values):
-    """The state dicts of lernapparat's generator and discriminator, without noise maps and mean latent."""
-    words = [("Const/const", "const"), ("Const/bias", "bias"), ("Const/", "epi1."), ("ToRGB_lod0", "torgb"), ("FromRGB_lod0", "fromrgb"),
-             ("Noise/weight", "top_epi.noise.weight"), ("StyleMod/", "style_mod.lin."), ("Dense", "dense")]  # fmt: skip
-    G, D = {}, {}
-    for name, value in values.items():
-        if "lod" in name and "lod0" not in name or "noise" in name or name == "dlatent_avg":
-            continue
-        scope, _, rest = name.partition("/")
-        inside = "Noise" in rest or "StyleMod" in rest
-        for old, new in words:
-            rest = rest.replace(old, new)
-        if inside:
-            rest = rest.replace("Conv0_up/", "epi1.").replace("Conv1/", "epi2.").replace("Conv/", "epi2.")
-        rest = rest.replace("Conv", "conv").replace("/", ".")
-        value = native(value) if name.endswith("weight") else value
-        if scope == "D":
-            D[rest] = value
-        elif scope == "G_mapping":
-            G[f"g_mapping.{rest}"] = value
-        else:
-            G[f"g_synthesis.{'' if rest.startswith('torgb') else 'blocks.'}{rest}"] = value
-    for r in (8, 16, 32, 64, 128):
-        G[f"g_synthesis.blocks.{r}x{r}.conv0_up.intermediate.kernel"] = kernel(1, 2, 1)[None, None]
-        D[f"{r}x{r}.blur.kernel"] = kernel(1, 2, 1)[None, None]
-        D[f"{r}x{r}.conv1_down.downscale.blur.kernel"] = torch.full((1, 1, 2, 2), 0.25)
-    return G, D
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -186,7 +105,7 @@ def test_lernapparats_file_gives_the_official_images(tmp_path, zipped, capsys):
     torch.save(G, tmp_path / "n.pt", _use_new_zipfile_serialization=zipped)
     torch.save(D, tmp_path / "n_d.pt", _use_new_zipfile_serialization=zipped)
     generator, _ = converted(tmp_path / "n.pt", tmp_path, discriminator=False)
-    assert generator.meta["estimated"] == "noise maps: drawn, seed 0" and "noise maps: drawn" in capsys.readouterr().out
+    assert generator.meta["estimated"] == "noise maps: drawn, seed 0" and "noise maps: drawn" in capsys.readouterr().err
     noise = [values[f"G_synthesis/noise{i}"] for i in range(12)]
     assert_golden("sg1", 1, generator, noise=noise)
     drawn = [layer.noise_const for layer in generator.synthesis.layers()]
@@ -194,7 +113,7 @@ def test_lernapparats_file_gives_the_official_images(tmp_path, zipped, capsys):
     again, _ = weight_convert.convert(tmp_path / "n.pt")
     assert torch.equal(again.synthesis.b128.conv1.noise_const, drawn[-1])
     with pytest.raises(ValueError, match="no discriminator"):
-        weight_convert.main([str(tmp_path / "n.pt"), "--out", str(tmp_path / "g.safetensors"), "--discriminator", str(tmp_path / "x")])
+        weight_convert.main([str(tmp_path / "n.pt"), f"--out={tmp_path}/g.safetensors", f"--discriminator={tmp_path}/x.safetensors"])
     with pytest.raises(ValueError, match="no generator"):
         weight_convert.main([str(tmp_path / "n_d.pt"), "--out", str(tmp_path / "x.safetensors")])
     assert weight_convert.main([str(tmp_path / "n_d.pt"), "--discriminator", str(tmp_path / "d.safetensors")]) == 0
@@ -217,7 +136,7 @@ def test_a_mean_latent_that_is_not_there_is_estimated(tmp_path, capsys):
     G["g_synthesis.blocks.4x4.const"] = source.synthesis.b4.const[None]
     torch.save(G, tmp_path / "n.pt")
     H, _ = converted(tmp_path / "n.pt", tmp_path, discriminator=False)
-    assert "mean latent: estimated from 10000 samples" in H.meta["estimated"] and "estimated" in capsys.readouterr().out
+    assert "mean latent: estimated from 10000 samples" in H.meta["estimated"] and "estimated" in capsys.readouterr().err
     z = torch.randn(20_000, 32)
     source.freeze()
     with torch.no_grad():
@@ -229,52 +148,13 @@ def test_a_mean_latent_that_is_not_there_is_estimated(tmp_path, capsys):
     assert twice.meta["hash"] == H.meta["hash"]
 
 
-def rosinality(values):
-    """The state dicts of rosinality's generator and discriminator."""
-    G = {"input.input": values["G_synthesis/4x4/Const/const"]}
-    G |= {f"style.{i + 1}.{p}": native(values[f"G_mapping/Dense{i}/{p}"]) for i in range(8) for p in ("weight", "bias")}
-    G |= {f"noises.noise_{i}": values[f"G_synthesis/noise{i}"] for i in range(11)}
-
-    def modulated(theirs, name, up=False):
-        v = {p: values[f"G_synthesis/{name}/{p}"] for p in ("weight", "mod_weight", "mod_bias", "bias")}
-        weight = native(v["weight"])
-        G[f"{theirs}.conv.weight"] = (weight.flip(2, 3) if up else weight)[None]
-        G[f"{theirs}.conv.modulation.weight"], G[f"{theirs}.conv.modulation.bias"] = native(v["mod_weight"]), v["mod_bias"] + 1
-        if theirs.startswith("to_rgb"):
-            G[f"{theirs}.bias"] = v["bias"].view(1, 3, 1, 1)
-        else:
-            G[f"{theirs}.activate.bias"] = v["bias"]
-            G[f"{theirs}.noise.weight"] = values[f"G_synthesis/{name}/noise_strength"].view(1)
-        if up:
-            G[f"{theirs}.conv.blur.kernel"] = kernel(1, 3, 3, 1, gain=4)
-
-    modulated("conv1", "4x4/Conv")
-    modulated("to_rgb1", "4x4/ToRGB")
-    D = {}
-    for i, r in enumerate((8, 16, 32, 64, 128)):
-        modulated(f"convs.{2 * i}", f"{r}x{r}/Conv0_up", up=True)
-        modulated(f"convs.{2 * i + 1}", f"{r}x{r}/Conv1")
-        modulated(f"to_rgbs.{i}", f"{r}x{r}/ToRGB")
-        G[f"to_rgbs.{i}.upsample.kernel"] = kernel(1, 3, 3, 1, gain=4)
-        block = f"convs.{5 - i}"
-        parts = [("conv1.0.weight", "Conv0/weight"), ("conv1.1.bias", "Conv0/bias"), ("conv2.1.weight", "Conv1_down/weight"),
-                 ("conv2.2.bias", "Conv1_down/bias"), ("skip.1.weight", "Skip/weight")]  # fmt: skip
-        D |= {f"{block}.{theirs}": native(values[f"D/{r}x{r}/{name}"]) for theirs, name in parts}
-        D |= {f"{block}.{part}.0.kernel": kernel(1, 3, 3, 1) for part in ("conv2", "skip")}
-    for theirs, name in [("convs.0.0.weight", "128x128/FromRGB/weight"), ("convs.0.1.bias", "128x128/FromRGB/bias"),
-                         ("final_conv.0.weight", "4x4/Conv/weight"), ("final_conv.1.bias", "4x4/Conv/bias"),
-                         ("final_linear.0.weight", "4x4/Dense0/weight"), ("final_linear.0.bias", "4x4/Dense0/bias"),
-                         ("final_linear.1.weight", "Output/weight"), ("final_linear.1.bias", "Output/bias")]:  # fmt: skip
-        D[theirs] = native(values[f"D/{name}"])
-    return G, D
-
-
 def test_rosinalitys_file_gives_the_official_images(tmp_path, monkeypatch):
     values = golden_values("sg2", 2)
     G, D = rosinality(values)
     flags = argparse.Namespace(size=128, lr=0.002)  # training saves its flags too
+    raw = {name: torch.randn_like(value) for name, value in G.items()}  # what is not averaged gives other images
     torch.save(
-        {"g": G, "d": D, "g_ema": G, "d_optim": {"state": {}}, "args": flags, "latent_avg": values["dlatent_avg"]}, tmp_path / "n.pt"
+        {"g": raw, "d": D, "g_ema": G, "d_optim": {"state": {}}, "args": flags, "latent_avg": values["dlatent_avg"]}, tmp_path / "n.pt"
     )
     generator, critic = converted(tmp_path / "n.pt", tmp_path)
     assert "estimated" not in generator.meta
@@ -309,98 +189,6 @@ def test_wrong_variables_of_a_pt_are_named(tmp_path, change, said):
     assert str(tmp_path / "n.pt") in str(error.value)
 
 
-def ada_pickle(path, values, protocol, **settings):
-    """The official pickle of StyleGAN2-ADA-PyTorch: modules that are rebuilt by `_reconstruct_persistent_obj`."""
-    module = types.ModuleType("torch_utils.persistence")
-    exec("def _reconstruct_persistent_obj(meta): raise AssertionError('called')", module.__dict__)
-    EasyDict = type("EasyDict", (dict,), {"__module__": "dnnlib.util"})
-    stand_ins = {"torch_utils": types.ModuleType("torch_utils"), "torch_utils.persistence": module, "dnnlib": types.ModuleType("dnnlib"),
-                 "dnnlib.util": types.ModuleType("dnnlib.util")}  # fmt: skip
-    stand_ins["dnnlib.util"].EasyDict = EasyDict
-
-    class Persistent(torch.nn.Module):
-        def __init__(self, class_name, *args, **kwargs):
-            super().__init__()
-            self.class_name, self._init_args, self._init_kwargs = class_name, args, EasyDict(kwargs)
-
-        def __reduce__(self):
-            meta = {"type": "class", "version": 6, "module_src": "import os\nos.abort()\n", "class_name": self.class_name}
-            return module._reconstruct_persistent_obj, (meta | {"state": dict(self.__dict__)},), None
-
-    def grow(root, name, value):
-        """Put a tensor into the tree of modules: parameters as they train, the rest as buffers."""
-        *parents, leaf = name.split(".")
-        for parent in parents:
-            if not hasattr(root, parent):
-                setattr(root, parent, Persistent(parent.title()))
-            root = getattr(root, parent)
-        if leaf in ("noise_const", "w_avg", "resample_filter"):
-            root.register_buffer(leaf, value)
-        else:
-            setattr(root, leaf, torch.nn.Parameter(value))
-
-    kwargs = {"channel_base": 2048, "channel_max": 64, "num_fp16_res": 0, "conv_clamp": None} | settings.pop("synthesis_kwargs", {})
-    G = Persistent("Generator", z_dim=512, c_dim=0, w_dim=512, img_resolution=128, img_channels=3, mapping_kwargs=EasyDict(num_layers=8),
-                   synthesis_kwargs=EasyDict(kwargs))  # fmt: skip
-    D = Persistent("Discriminator", c_dim=0, img_resolution=128, epilogue_kwargs=EasyDict(mbstd_group_size=4), **settings)
-    for name, value in ada_generator(values).items():
-        grow(G, name, value)
-    for name, value in ada_discriminator(values).items():
-        grow(D, name, value)
-    data = {"G": G, "D": D, "G_ema": G, "augment_pipe": None, "training_set_kwargs": EasyDict(resolution=128, mean=np.float32(0.5))}
-    before = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules.update(stand_ins)
-    try:
-        with open(path, "wb") as f:
-            pickle.dump(data, f, protocol=protocol)
-    finally:
-        for name, old in before.items():
-            sys.modules.pop(name) if old is None else sys.modules.update({name: old})
-    return path
-
-
-def ada_generator(values):
-    out = {"mapping.w_avg": values["dlatent_avg"], "synthesis.b4.const": values["G_synthesis/4x4/Const/const"][0]}
-    out |= {f"mapping.fc{i}.{p}": native(values[f"G_mapping/Dense{i}/{p}"]) for i in range(8) for p in ("weight", "bias")}
-    maps = iter(range(11))
-    for r in (4, 8, 16, 32, 64, 128):
-        for name, ours in [("Conv0_up", "conv0"), ("Conv" if r == 4 else "Conv1", "conv1"), ("ToRGB", "torgb")]:
-            if r == 4 and name == "Conv0_up":
-                continue
-            theirs, ours = f"G_synthesis/{r}x{r}/{name}/", f"synthesis.b{r}.{ours}."
-            weight = native(values[theirs + "weight"])
-            out[ours + "weight"] = weight.flip(2, 3) if name == "Conv0_up" else weight
-            out[ours + "bias"] = values[theirs + "bias"]
-            out[ours + "affine.weight"], out[ours + "affine.bias"] = native(values[theirs + "mod_weight"]), values[theirs + "mod_bias"] + 1
-            if name != "ToRGB":
-                out[ours + "noise_strength"] = values[theirs + "noise_strength"]
-                out[ours + "noise_const"] = values[f"G_synthesis/noise{next(maps)}"][0, 0]
-                out[ours + "resample_filter"] = kernel(1, 3, 3, 1)
-        out[f"synthesis.b{r}.resample_filter"] = kernel(1, 3, 3, 1)
-    return out
-
-
-def ada_discriminator(values):
-    out = {}
-    for name, value in values.items():
-        scope, _, rest = name.partition("/")
-        if scope == "D" and rest != "lod":
-            block, _, rest = rest.replace("Output", "4x4/Output").partition("/")
-            for old, new in [
-                ("FromRGB", "fromrgb"),
-                ("Conv1_down", "conv1"),
-                ("Conv", "conv"),
-                ("Skip", "skip"),
-                ("Dense0", "fc"),
-                ("Output", "out"),
-            ]:
-                rest = rest.replace(old, new)
-            out[f"b{block.split('x')[0]}.{rest.replace('/', '.')}"] = native(value)
-    for r in (8, 16, 32, 64, 128):
-        out |= {f"b{r}.{part}resample_filter": kernel(1, 3, 3, 1) for part in ("", "conv1.", "skip.")}
-    return out
-
-
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_ada_pytorchs_pickle_gives_the_official_images(tmp_path, protocol):
     path = ada_pickle(tmp_path / "n.pkl", golden_values("sg2", 2), protocol)
@@ -426,44 +214,180 @@ def test_ada_settings_are_kept_or_refused(tmp_path):
         weight_convert.convert(path)
 
 
+SETTINGS = {  # of StyleGAN2-ADA-PyTorch, where they stand, and one that makes another network
+    "mapping_kwargs": [("lr_multiplier", 0.1), ("activation", "relu"), ("unheard_of", 1)],
+    "synthesis_kwargs": [("architecture", "orig"), ("use_noise", False), ("resample_filter", [1, 1]), ("block_kwargs", {"kernel_size": 5}),
+                         ("block_kwargs", {"layer_kwargs": {"activation": "relu"}})],
+    "attributes": [("mapping.fc0", {"bias_gain": 1}), ("mapping.fc7", {"activation": "relu"}), ("synthesis.b8.conv1", {"use_noise": False}),
+                   ("synthesis.b8", {"architecture": "orig"}), ("synthesis.b4.conv1", {"activation": "linear"})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where, name, value", [(where, *row) for where, rows in SETTINGS.items() for row in rows])
+def test_settings_of_another_network_are_refused_by_name(tmp_path, where, name, value):
+    path = ada_pickle(tmp_path / "n.pkl", golden_values("sg2", 2), **{where: {name: value}})
+    while isinstance(value, dict):
+        name, value = next(iter(value.items()))
+    with pytest.raises(ValueError, match=f"{'lr_multiplier' if name == 'bias_gain' else name}=.*; the toolkit knows"):
+        weight_convert.convert(path)
+
+
+def test_what_the_layers_say_of_themselves_may_be_right(tmp_path):
+    """The official modules carry these attributes; the clamp of newer versions stands nowhere else."""
+    said = {"mapping.fc0": {"bias_gain": 0.01, "activation": "lrelu"}, "synthesis.b8": {"architecture": "skip"}}
+    said |= {"synthesis.b8.conv0": {"conv_clamp": 256, "activation": "lrelu"}, "synthesis.b8.conv0.affine": {"activation": "linear"}}
+    holds = lambda G, D, raw: (G._init_kwargs["synthesis_kwargs"].pop("conv_clamp"), G)[1]  # noqa: E731
+    G, _ = weight_convert.convert(ada_pickle(tmp_path / "n.pkl", golden_values("sg2", 2), holds=holds, attributes=said))
+    assert G.config.conv_clamp == 256
+
+
+@pytest.mark.parametrize("name", list(weight_convert.KNOWN))
+def test_each_setting_that_is_known_is_looked_at(name):
+    right = weight_convert.KNOWN[name][0]
+    wrong = {list: [2, 1], str: "other", bool: right is False}.get(type(right), 7)
+    weight_convert._check_settings({name: right}, {"synthesis_kwargs": {"block_kwargs": {name: right}}})
+    for said in ({name: wrong}, {"synthesis_kwargs": {"block_kwargs": {name: wrong}}}):
+        with pytest.raises(ValueError, match=f"{name}=.*; the toolkit knows"):
+            weight_convert._check_settings(said)
+
+
+@pytest.mark.parametrize(
+    "kind, part, name, value",
+    [
+        ("sg2", "mapping", "mapping_lrmul", 0.1),
+        ("sg2", "mapping", "mapping_nonlinearity", "relu"),
+        ("sg2", "synthesis", "resample_kernel", [1, 1]),
+        ("sg1", "synthesis", "blur_filter", [1, 3, 3, 1]),
+        ("sg1", "synthesis", "const_input_layer", False),
+        ("sg1", "synthesis", "fused_scale", True),
+    ],
+)
+def test_tensorflow_settings_of_a_part_are_looked_at(tmp_path, Network, kind, part, name, value):
+    path = official_pickle(Network, tmp_path / "n.pkl", kind, 2)
+    g, d, gs = pickle.loads(path.read_bytes())
+    gs.components[part].static_kwargs[name] = value
+    path.write_bytes(pickle.dumps((g, d, gs)))
+    with pytest.raises(ValueError, match=f"{name}=.*; the toolkit knows"):
+        weight_convert.convert(path)
+
+
+@pytest.mark.parametrize("kind", ["sg1"])
+@pytest.mark.parametrize("where", ["Gs", "synthesis", "D"])
+def test_a_snapshot_from_the_middle_of_growing_is_refused(tmp_path, Network, kind, where):
+    path = official_pickle(Network, tmp_path / "n.pkl", kind, 3)
+    g, d, gs = pickle.loads(path.read_bytes())
+    part = {"Gs": gs, "synthesis": gs.components["synthesis"], "D": d}[where]
+    part.variables = [v for v in part.variables if v[0] != "lod"] + [("lod", np.float32(2.5))]
+    path.write_bytes(pickle.dumps((g, d, gs)))
+    with pytest.raises(ValueError, match=r"the variable lod is 2\.5: a snapshot from the middle of progressive growing"):
+        weight_convert.convert(path, "discriminator" if where == "D" else "generator")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Memory
+# The same networks as other projects pass them on
 
 
-def test_only_the_wanted_network_is_read(tmp_path, Network):
-    """Of three networks one is held at a time, and once. (A full 1024 file: the process grows by 0.9 of its size.)"""
-    path = official_pickle(Network, tmp_path / "n.pkl", "sg1", 1)
-    reader = pickles.Reader(path)
-    tracemalloc.start()
-    reader.load()
-    skeleton = tracemalloc.get_traced_memory()[1]
-    tracemalloc.reset_peak()
-    G, _ = weight_convert.convert(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert skeleton < 0.1 * path.stat().st_size
-    assert peak < 2 * sum(p.nbytes for p in G.state_dict().values())
+@pytest.fixture(scope="module")
+def official_networks(tmp_path_factory):
+    """(G, D) of StyleGAN2's golden weights, whose images test_rosinalitys_file_gives_the_official_images compares."""
+    values = golden_values("sg2", 2)
+    G, D = rosinality(values)
+    path = tmp_path_factory.mktemp("official") / "n.pt"
+    torch.save({"g_ema": G, "d": D, "latent_avg": values["dlatent_avg"]}, path)
+    return weight_convert.convert(path)[0], weight_convert.convert(path, "discriminator")[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Bad files
+@pytest.mark.parametrize(
+    "save, holds",
+    [
+        (torch.save, lambda G, D, raw: G),  # PTI
+        (torch.save, lambda G, D, raw: {"generator": G, "pivots": torch.zeros(3, 12, 512), "quads": [np.eye(4), None, (1, 2)]}),  # STIT
+        (lambda data, path: torch.save(data, path, _use_new_zipfile_serialization=False), lambda G, D, raw: G),
+        (None, lambda G, D, raw: G),
+        (None, lambda G, D, raw: {"G": raw, "D": D, "G_ema": G}),
+        (None, lambda G, D, raw: {"G": raw, "G_ema": None, "generator": G}),
+    ],
+)
+def test_modules_however_they_are_saved(tmp_path, official_networks, save, holds):
+    G, said = weight_convert.convert(ada_pickle(tmp_path / "n.pt", golden_values("sg2", 2), save=save, holds=holds))
+    assert equal(G, official_networks[0]) and not any(said.values())
 
 
-def test_our_own_bundled_weights_have_native_names(tmp_path):
-    from safetensors.torch import save_file
+def test_a_generator_that_is_not_averaged_is_told_of(tmp_path, capsys):
+    path = ada_pickle(tmp_path / "n.pkl", golden_values("sg2", 2), holds=lambda G, D, raw: {"G": G, "D": D})
+    weight_convert.main([str(path), "--out", str(tmp_path / "g.safetensors")])
+    assert "no averaged generator; the one under G was taken" in capsys.readouterr().err
+    assert checkpoints.read_metadata(tmp_path / "g.safetensors")["remark"]
 
-    G = checkpoints.load_generator()
-    state = {k: v.contiguous() for k, v in G.state_dict().items()}
-    k = torch.tensor([1.0, 3, 3, 1])
-    state["synthesis.b8.conv0.resample_filter"] = torch.outer(k, k) / 64
-    save_file(state, tmp_path / "a.safetensors", {"names": "stylegan2-ada-pytorch", "kind": "stylegan2", "license": "CC BY 4.0"})
-    weight_convert.main([str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b.safetensors")])
-    H = checkpoints.load_generator(tmp_path / "b.safetensors")
-    assert H.config == G.config and torch.equal(H(torch.ones(1, 512)), G(torch.ones(1, 512)))
-    state["synthesis.b8.conv0.resample_filter"] = torch.ones(4, 4)
-    save_file(state, tmp_path / "a.safetensors", {"names": "stylegan2-ada-pytorch"})
-    with pytest.raises(ValueError, match="filter"):
-        weight_convert.convert(tmp_path / "a.safetensors")
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"G_ema": s}, lambda s: {"g_ema": s, "step": 3}, lambda s: {"state_dict": s}])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_state_dicts_with_official_names(tmp_path, official_networks, prefix, wrap, suffix):
+    G, D = official_networks
+    state = wrap({prefix + name: value for name, value in G.state_dict().items()})
+    if suffix == ".pt":
+        torch.save(state, tmp_path / "n.pt")
+    elif all(isinstance(value, torch.Tensor) for value in state.values()):
+        from safetensors.torch import save_file
+
+        save_file(state, tmp_path / "n.safetensors", {"format": "pt"})
+    else:
+        pytest.skip("a .safetensors file holds tensors only")
+    found, said = weight_convert.convert(tmp_path / f"n{suffix}")
+    assert equal(found, G) and "holds no settings" in said["remark"] and not said["estimated"]
+    assert weight_convert.convert(tmp_path / f"n{suffix}", "discriminator") == (None, {})
+    torch.save({"D": D.state_dict()}, tmp_path / "d.pt")
+    assert equal(weight_convert.convert(tmp_path / "d.pt", "discriminator")[0], D)
+
+
+def test_our_own_stylegan1_as_a_state_dict(tmp_path):
+    torch.manual_seed(0)
+    config = Config("stylegan1", 16, 256, 16, 2, 32, 32)
+    G, D = Generator(config), Discriminator(config)
+    torch.save({"G": G.state_dict(), "D": D.state_dict()}, tmp_path / "n.pt")
+    assert equal(weight_convert.convert(tmp_path / "n.pt")[0], G)
+    found = weight_convert.convert(tmp_path / "n.pt", "discriminator")[0]
+    assert found.config.kind == "stylegan1" and torch.equal(found(torch.ones(1, 3, 16, 16)), D(torch.ones(1, 3, 16, 16)))
+
+
+@pytest.mark.parametrize("rows", [1, 12, None])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_decoder_of_e4e_and_psp(tmp_path, official_networks, rows, prefix):
+    values = golden_values("sg2", 2)
+    G, _ = rosinality(values)
+    mean = values["dlatent_avg"] if rows is None else values["dlatent_avg"].repeat(rows, 1)
+    state = {"encoder.input_layer.0.weight": torch.zeros(4, 3, 3, 3)} | {f"decoder.{name}": value for name, value in G.items()}
+    data = {"state_dict": {prefix + k: v for k, v in state.items()}, "latent_avg": mean, "opts": {"stylegan_size": 128, "lr": 1e-4}}
+    torch.save(data, tmp_path / "e4e.pt")
+    found, said = weight_convert.convert(tmp_path / "e4e.pt")
+    assert equal(found, official_networks[0]) and not any(said.values())
+    data["latent_avg"] = torch.randn(12, 512)
+    torch.save(data, tmp_path / "e4e.pt")
+    with pytest.raises(ValueError, match="latent_avg is another mean for each layer"):
+        weight_convert.convert(tmp_path / "e4e.pt")
+
+
+@pytest.mark.parametrize("names, said", [(["synthesis.L0_36_512.weight", "synthesis.input.freqs"], "StyleGAN3"),
+                                         (["synthesis.b4.const", "mapping.embed.weight"], "classes")])  # fmt: skip
+def test_generators_of_another_kind_are_named(tmp_path, names, said):
+    torch.save({name: torch.zeros(3) for name in names}, tmp_path / "n.pt")
+    with pytest.raises(ValueError, match=said):
+        weight_convert.convert(tmp_path / "n.pt")
+
+
+def test_each_row_of_the_tables_is_needed():
+    """A pattern that no official name fits is one that nobody has tried; which value goes where, the golden images say."""
+    v1, v2 = golden_values("sg1", 1), golden_values("sg2", 2)
+    # _rosinality writes the rows of all its layers alike, and no layer has all of them
+    idle = re.compile(r"conv1\\\.bias|convs.*d\{1,2\}\)\\\.bias|to_rgb.*(noise|activate).*|(conv1|to_rgb1).*kernel")
+    used = {"SG1": v1, "SG2": v2, "TENSORFLOW_D": v1 | v2, "LERNAPPARAT": lernapparat(v1)[0] | {"truncation.avg_latent": 0},
+            "LERNAPPARAT_D": lernapparat(v1)[1], "ROSINALITY": rosinality(v2)[0] | {"latent_avg": 0},
+            "ROSINALITY_D": rosinality(v2)[1]}  # fmt: skip
+    for name, values in used.items():
+        bare = {"lod", "ToRGB_lod1/weight", "FromRGB_lod1/weight"} | {k.split("/", 1)[-1] if "/" in k else k for k in values}
+        for pattern, _, _ in getattr(weight_convert, name):
+            assert idle.fullmatch(pattern) or any(re.fullmatch(pattern, k) for k in bare), (name, pattern)
 
 
 @pytest.mark.parametrize("change, said", [("drop", "missing"), ("extra", "left over"), ("shape", "not")])
@@ -484,95 +408,33 @@ def test_wrong_variables_are_named(tmp_path, Network, change, said):
     assert "Conv" in str(error.value) or "conv1" in str(error.value)
 
 
-class Evil:
-    def __init__(self, *reduce):
-        self.reduce = reduce
+def test_our_own_bundled_weights_have_native_names(tmp_path):
+    from safetensors.torch import save_file
 
-    def __reduce__(self):
-        return self.reduce
-
-
-def hostile(marker):
-    touch = f"touch {marker}"
-    zipped = pickle.dumps(Evil(os.system, (touch,)))
-    deep = b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b"."
-    return {
-        "system": pickle.dumps(Evil(os.system, (touch,))),
-        "eval": pickle.dumps(Evil(eval, (f"open({str(marker)!r}, 'w')",))),
-        "nested": pickle.dumps({"G_ema": [Evil(exec, (f"open({str(marker)!r}, 'w')",))]}),
-        "inner": b"\x80\x04ctorch.storage\n_load_from_bytes\n(B" + struct.pack("<I", len(zipped)) + zipped + b"tR.",
-        "attribute": b"\x80\x04cdnnlib.tflib.network\nNetwork\n(N}\x8c\x01a\x8c\x01bsttb.",
-        "memo": b"\x80\x04Nr\xff\xff\xff\xff.",
-        "count": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b".",
-        "deep": deep,
-        "getattr": b"\x80\x04cbuiltins\ngetattr\n.",
-        "pid": b"\x80\x04\x8c\x01aQ.",
-        "place": b"\x80\x04K\x00K\x09\x86Q.",
-        "tensor": hostile_tensor(marker),
-        "set": b"\x80\x04cbuiltins\nset\n]]a\x85R.",
-    }
+    G = checkpoints.load_generator()
+    state = {k: v.contiguous() for k, v in G.state_dict().items()}
+    k = torch.tensor([1.0, 3, 3, 1])
+    state["synthesis.b8.conv0.resample_filter"] = torch.outer(k, k) / 64
+    save_file(state, tmp_path / "a.safetensors", {"names": "stylegan2-ada-pytorch", "kind": "stylegan2", "license": "CC BY 4.0"})
+    weight_convert.main([str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b.safetensors")])
+    H = checkpoints.load_generator(tmp_path / "b.safetensors")
+    assert H.config == G.config and torch.equal(H(torch.ones(1, 512)), G(torch.ones(1, 512)))
+    state["synthesis.b8.conv0.resample_filter"] = torch.ones(4, 4)
+    save_file(state, tmp_path / "a.safetensors", {"names": "stylegan2-ada-pytorch"})
+    with pytest.raises(ValueError, match="filter"):
+        weight_convert.convert(tmp_path / "a.safetensors")
 
 
-def hostile_tensor(marker):
-    """A StyleGAN2-ADA-PyTorch pickle whose one tensor has a command where its numbers should be: it is read late."""
-    inner = pickle.dumps(Evil(os.system, (f"touch {marker}",)))
-    storage = Evil(torch.storage._load_from_bytes, (inner + b"\0" * 2000,))
-    tensor = Evil(torch._utils._rebuild_tensor_v2, (storage, 0, (1,), (1,), False, {}))
-    meta = pickle.dumps({"class_name": "Generator", "state": {"_parameters": {"synthesis.b4.const": tensor}}}, protocol=2)[2:-1]
-    return b"\x80\x02}X\5\0\0\0G_emactorch_utils.persistence\n_reconstruct_persistent_obj\n" + meta + b"\x85Rs."
-
-
-@pytest.mark.parametrize("name", list(hostile("")))
-def test_hostile_pickles_run_nothing(tmp_path, name):
-    (tmp_path / "x.pkl").write_bytes(hostile(tmp_path / "marker")[name])
-    with pytest.raises(ValueError) as error:
-        weight_convert.convert(tmp_path / "x.pkl")
-    assert not (tmp_path / "marker").exists() and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("call", [os.system, eval])
-def test_hostile_pt_files_run_nothing(tmp_path, zipped, call):
-    marker = tmp_path / "marker"
-    command = f"touch {marker}" if call is os.system else f"open({str(marker)!r}, 'w')"
-    torch.save({"g_ema": Evil(call, (command,))}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=f"it names .*{call.__name__}, which no StyleGAN file needs") as error:
-        weight_convert.convert(tmp_path / "x.pt")
-    assert not marker.exists() and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("part", [0.3, 0.9])
-def test_a_pt_that_is_cut_off(tmp_path, zipped, part):
-    torch.save(
-        {"g_ema": {f"style.{i}.weight": torch.zeros(99, 99) for i in range(20)}}, tmp_path / "x", _use_new_zipfile_serialization=zipped
-    )
-    whole = (tmp_path / "x").read_bytes()
-    (tmp_path / "x.pt").write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(ValueError, match="cut off"):
-        weight_convert.convert(tmp_path / "x.pt")
-
-
-@pytest.mark.parametrize("data", [{"model": torch.zeros(3)}, [1, 2], torch.zeros(3), {}, {1: 2}])
-def test_a_pt_of_something_else(tmp_path, data):
-    torch.save(data, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="no StyleGAN"):
-        weight_convert.convert(tmp_path / "x.pt")
-
-
-@pytest.mark.parametrize(
-    "content, said",
-    [
-        (b"<!DOCTYPE html><html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-        (b"", "empty"),
-        (b"hello", "neither"),
-        (b"PK\x05\x06" + bytes(18), "x.pkl: "),
-        (pickle.dumps({"a": 1}), "no StyleGAN"),
-        (pickle.dumps([1] * 1000)[:-20], "cut off"),
-    ],
-)
-def test_files_that_are_something_else(tmp_path, content, said):
-    (tmp_path / "x.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=said):
-        weight_convert.convert(tmp_path / "x.pkl")
+def test_only_the_wanted_network_is_read(tmp_path, Network):
+    """Of three networks one is held at a time, and once. (A full 1024 file: the process grows by 0.9 of its size.)"""
+    path = official_pickle(Network, tmp_path / "n.pkl", "sg1", 1)
+    reader = pickles.Reader(path)
+    tracemalloc.start()
+    reader.load()
+    skeleton = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    G, _ = weight_convert.convert(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert skeleton < 0.1 * path.stat().st_size
+    assert peak < 2 * sum(p.nbytes for p in G.state_dict().values())
