@@ -48,6 +48,7 @@ WRITES = {  # what `save` writes: ending -> Pillow's format and its settings
 }
 MIN_SIDE = 4  # the smallest generator's resolution
 MAX_PIXELS = 150_000_000  # 450 MB decoded; more is a broken or hostile file sooner than a photograph
+EMPTY_PIXELS = 16_000_000  # a picture larger than this must bring a byte for each 2000 pixels: a kilobyte can promise 150 million
 STRIP = 256  # rows that are converted together, so that a large picture is not held in a wider type
 
 
@@ -185,7 +186,7 @@ def decode(file, name):
     """`open_image` for a binary file that is open already; `name` is what messages call it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own warnings on size and odd metadata; what matters is raised below
-        start = file.read(64)
+        start, bytes_in_all = file.read(64), file.seek(0, os.SEEK_END)
         file.seek(0)
         try:
             image = Image.open(file, formats=formats())
@@ -198,6 +199,8 @@ def decode(file, name):
             raise _unreadable(name, "damaged image", error) from None
         if width * height > MAX_PIXELS:
             raise ValueError(f"{name}: too large ({width}x{height}); at most {MAX_PIXELS} pixels are read: make it smaller first")
+        if width * height > max(EMPTY_PIXELS, 2000 * bytes_in_all):
+            raise ValueError(f"{name}: {width}x{height} pixels in {bytes_in_all} bytes: no photograph, or one that is cut off")
         if min(width, height) < MIN_SIDE:
             raise ValueError(f"{name}: too small ({width}x{height}); at least {MIN_SIDE}x{MIN_SIDE} pixels are needed")
         try:
@@ -262,6 +265,8 @@ def _to_rgb(image):
     if "transparency" in image.info or image.mode[-1] in "Aa":
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode in ("P", "YCbCr"):
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK"):
         image = _to_srgb(image, profile)
     return image if image.mode == "RGB" else image.convert("RGB")

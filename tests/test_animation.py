@@ -143,7 +143,7 @@ def test_script_names_what_is_wrong_with_the_frames(run, tmp_path):
         ([tmp_path / "unequal", tmp_path / "x.gif", "--width", 16], "2.png: 20x16"),
         ([tmp_path / "unequal", tmp_path / "x.avi"], ".avi"),
         ([tmp_path / "unequal", tmp_path / "x.gif", "--fps", 0], "fps 0"),
-        ([tmp_path / "unequal", tmp_path / "x.gif", "--width", 1], "--width 1"),
+        ([tmp_path / "unequal", tmp_path / "x.gif", "--width", 1], "width 1"),
     ):
         done = run("make_morphinggif.py", *words, "--quiet")
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -106,8 +106,19 @@ def test_exif_rotation(tmp_path, orientation):
     assert np.array_equal(np.asarray(images.open_image(tmp_path / "a.png")), np.asarray(upright))
 
 
+def swapped_profile():
+    """sRGB with the primaries of red and green exchanged, under another name."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in ((b"rXYZ", b"____"), (b"gXYZ", b"rXYZ"), (b"____", b"gXYZ")):
+        srgb = srgb.replace(old, new, 1)
+    return srgb.replace("sRGB".encode("utf-16-be"), "xRGB".encode("utf-16-be"))
+
+
 def test_a_colour_profile_is_followed(tmp_path):
     """A profile that is not sRGB changes the numbers; sRGB's own leaves them alone."""
+    for mode in ("RGB", "P", "RGBA"):
+        Image.new("RGB", (8, 8), RED).convert(mode).save(tmp_path / "swapped.png", icc_profile=swapped_profile())
+        assert np.abs(np.subtract(images.open_image(tmp_path / "swapped.png").getpixel((4, 4)), GREEN)).max() <= 2, mode
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     photo().save(tmp_path / "a.png", icc_profile=srgb)
     assert np.array_equal(np.asarray(images.open_image(tmp_path / "a.png")), np.asarray(photo()))
