@@ -165,7 +165,6 @@ HOSTILE = {
     "small_bomb.zip": (lambda: a_zip(content=ZEROS), "b.png: not an image"),
     "encrypted.zip": (lambda: a_zip(put(8, b"\1\0")), "b.png: encrypted"),
     "says_less.zip": (lambda: a_zip(put(24, b"\5\0\0\0")), "b.png: "),
-    "packed_more.zip": (lambda: a_zip(put(20, b"\0\0\x40\0")), "packed_more.zip: "),
     "packed_less.zip": (lambda: a_zip(put(20, b"\5\0\0\0")), "packed_less.zip: "),
     "says_4gb.zip": (lambda: a_zip(put(24, b"\xfe\xff\xff\xff")), "b.png: 4294967294 bytes"),
     "method.zip": (lambda: a_zip(put(10, b"\x63\0")), "b.png: "),
