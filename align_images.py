@@ -57,11 +57,13 @@ def face_quad(landmarks, scale=1.0, em_scale=0.1):
 
 
 def check_quad(quad, photo_size):
-    """Refuse four corners [4, 2] that are no square as `face_quad` makes them, or one that has nothing of a photograph's size.
+    """Refuse four corners [4, 2] that are no square as `face_quad` makes them, or one that no face of this photograph can have.
 
     Raises:
         ValueError: says which.
     """
+    if not np.isfinite(quad).all():
+        raise ValueError("the eyes and the mouth lie in one place, so there is no square around them")
     corners = ", ".join(f"({x:.6g}, {y:.6g})" for x, y in quad)
     across, down = quad[3] - quad[0], quad[1] - quad[0]
     side = np.hypot(*across)
