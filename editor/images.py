@@ -4,6 +4,7 @@ Inside the toolkit an image is float32 [N, 3, H, W] in [-1, 1]; files and Pillow
 only two ways between them, and `to_uint8(load(file))` gives back the file's pixels.
 """
 
+import bisect
 import errno
 import functools
 import io
@@ -464,8 +465,11 @@ def shortened(text, font, width):
     Names differ at their ends as often as at their beginnings. What cannot be printed (a line feed in a file's name) is a "?".
     """
     text = "".join(c if c.isprintable() else "?" for c in text)
-    kept, short = len(text), text
-    while kept > 2 and font.getlength(short) > width:
-        kept -= 1
-        short = text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
-    return short
+    if font.getlength(text) <= width:
+        return text
+
+    def cut(kept):
+        return text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
+
+    fitting = bisect.bisect_right(range(len(text)), width, key=lambda kept: font.getlength(cut(kept))) - 1
+    return cut(max(2, fitting))
