@@ -149,8 +149,10 @@ def test_a_face_of_150_pixels_is_found_in_a_large_photograph():
     photo = Image.new("RGB", (6000, 4000), (120, 130, 140))
     face = Image.fromarray(skimage.data.astronaut()[:300, 80:380]).resize((420, 420))
     photo.paste(face, (4100, 3000))
-    (_, marks), *others = landmarks.Detector()(photo)
-    assert not others and 4100 < marks[:, 0].min() < marks[:, 0].max() < 4520 and np.ptp(marks[:, 0]) < 160
+    photo.paste(face.resize((1200, 1200)), (500, 500))  # seen from afar and from near: one face
+    (_, large), (_, marks), *others = landmarks.Detector()(photo)
+    assert not others and 500 < large.min() < large.max() < 1700
+    assert 4100 < marks[:, 0].min() < marks[:, 0].max() < 4520 and np.ptp(marks[:, 0]) < 160
     assert [landmarks.smallest(size) for size in ((800, 600), (3000, 2000), (6000, 4000), (8000, 6000))] == [40, 120, 150, 150]
 
 
