@@ -64,7 +64,7 @@ class Detector:
         """PIL RGB -> list of (score, landmarks [68, 2]), the largest face first."""
         factor = shrinking(image.size)
         found = self._look(image, factor, 1)  # (left, top, right, bottom, score) in the photograph's pixels
-        if WINDOW / 2 * factor > smallest(image.size):
+        if smallest(image.size) == FINE_FACE:
             found += [box for box in self._look(image, FINE_FACE / WINDOW, 0) if not any(_same_face(box, known) for known in found)]
         pixels, faces = np.asarray(image), []
         for box in sorted(found, key=lambda b: -(b[2] - b[0] + 1) * (b[3] - b[1] + 1)):
@@ -90,7 +90,7 @@ def shrinking(size):
 def smallest(size):
     """The smallest face that is found in a photograph of (width, height), in its pixels, about."""
     first = WINDOW / 2 * shrinking(size)
-    return round(first) if first <= 1.1 * FINE_FACE else FINE_FACE
+    return round(first) if first <= 1.1 * FINE_FACE else FINE_FACE  # a tenth is not worth a second look: 12-megapixel telephones
 
 
 def _same_face(a, b):
