@@ -2,21 +2,36 @@
 
     python align_images.py photographs/ aligned_images/
 
-Each face becomes ALIGNED/NAME_01.png, NAME_02.png, ... and a .json with its quad, so that an edited face can go back:
+Each face becomes ALIGNED/NAME_01.png, NAME_02.png, ... by size, and a .json with its quad, so that an edited face can go back:
 
     python align_images.py --paste_back edited.png --onto photo.jpg --quad aligned_images/photo_01.json --out result.png
 
 Faces are found with dlib's 68 landmarks; that model was trained on iBUG 300-W, which is for non-commercial use.
 """
 
+import collections
 import json
+import math
+import os
+import sys
+import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from editor import checkpoints, cli, files, images
-from editor.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE, Detector
+from editor.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE, Detector, smallest
+
+MAX_SIDE = 4096  # of a crop, in pixels
+MAX_JSON = 5_000_000  # bytes; a record of ours has 3,000
+MAX_PLACE = 1e6  # pixels: no photograph reaches there
+Cut = collections.namedtuple("Cut", "scale em_scale size")  # how faces are cut: see `face_quad`, and the crop's side in pixels
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The square around a face, cut out and put back
 
 
 def face_quad(landmarks, scale=1.0, em_scale=0.1):
@@ -34,26 +49,52 @@ def face_quad(landmarks, scale=1.0, em_scale=0.1):
     eyes, between = (left + right) / 2, right - left
     down = landmarks[list(MOUTH)].mean(0) - eyes
     x = between - down[::-1] * [-1, 1]
-    x *= scale * max(2 * np.hypot(*between), 1.8 * np.hypot(*down)) / np.hypot(*x)
+    with np.errstate(invalid="ignore", divide="ignore"):  # eyes and mouth in one place: NaN, which `check_quad` refuses
+        x *= scale * max(2 * np.hypot(*between), 1.8 * np.hypot(*down)) / np.hypot(*x)
     y = x[::-1] * [-1, 1]
     c = eyes + em_scale * down
     return np.stack([c - x - y, c - x + y, c + x + y, c + x - y])
+
+
+def check_quad(quad, photo_size):
+    """Refuse four corners [4, 2] that are no square as `face_quad` makes them, or one that no face of this photograph can have.
+
+    Raises:
+        ValueError: says which.
+    """
+    if not np.isfinite(quad).all():
+        raise ValueError("the eyes and the mouth lie in one place, so there is no square around them")
+    corners = ", ".join(f"({x:.6g}, {y:.6g})" for x, y in quad)
+    across, down = quad[3] - quad[0], quad[1] - quad[0]
+    side = np.hypot(*across)
+    off = max(np.abs(down - across[::-1] * [-1, 1]).max(), np.abs(quad[2] - quad[1] - across).max())
+    if not off <= max(1.0, 0.01 * side) or side < 2:
+        raise ValueError(f"the corners {corners} are no square; upper left, lower left, lower right, upper right are needed")
+    if side > 4 * max(photo_size):
+        raise ValueError(f"a square of {side:.0f} pixels, and the photograph has {photo_size[0]}x{photo_size[1]}")
+    if (quad.max(0) <= 0).any() or (quad.min(0) >= photo_size).any():
+        raise ValueError(f"the square {corners} lies outside of the photograph, which has {photo_size[0]}x{photo_size[1]} pixels")
+
+
+def shrunk_size(photo_size, quad, size):
+    """The (width, height) that a photograph is shrunk to before a crop of `size` is cut: far smaller crops would alias."""
+    shrink = int(np.floor(np.hypot(*(quad[3] - quad[0])) / size * 0.5))
+    return tuple(max(1, round(v / shrink)) for v in photo_size) if shrink > 1 else tuple(photo_size)
 
 
 def crop_quad(image, quad, size):
     """The quad of a photograph as a square picture; past the photograph's edge it goes on mirrored and blurred.
 
     Args:
-        image: PIL RGB. quad: [4, 2] in its pixels. size: side of the result.
+        image: PIL RGB. quad: [4, 2] in its pixels, whose centres are whole numbers. size: side of the result.
     """
     quad = np.array(quad, float)
     side = np.hypot(*(quad[3] - quad[0]))
-    shrink = int(np.floor(side / size * 0.5))
-    if shrink > 1:
-        small = (round(image.width / shrink), round(image.height / shrink))
+    small = shrunk_size(image.size, quad, size)
+    if small != image.size:
+        side /= int(np.floor(side / size * 0.5))
         quad *= np.array(small) / image.size
         image = image.resize(small, Image.Resampling.BOX)
-        side /= shrink
     border = max(round(side * 0.1), 3)
     low, high = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
     box = (max(low[0] - border, 0), max(low[1] - border, 0), min(high[0] + border, image.width), min(high[1] + border, image.height))
@@ -92,49 +133,151 @@ def paste_back(photo, edited, quad, feather=0.08):
     photograph keeps detail that the crop never had. The change fades out over `feather` of the side.
     """
     size, quad = edited.width, np.array(quad, float)
-    change = np.asarray(edited, np.float32) - np.asarray(crop_quad(photo, quad, size), np.float32)
+    change = np.asarray(edited, np.float32) - np.asarray(crop_quad(photo, quad, size), np.float32)  # [S, S, 3]
     ramp = np.clip((0.5 - np.abs((np.arange(size) + 0.5) / size - 0.5)) / feather, 0, 1)
     change *= np.minimum(ramp[:, None], ramp[None])[..., None]
-    # photograph pixel (x, y) -> crop pixel, an affine map: the quad is a square
+    # Where `crop_quad` took its pixels from, in places of the photograph counted from its edge (its first pixel's centre is 0.5).
+    # A photograph that was shrunk first keeps FFHQ's half pixel, which is then larger.
+    quad += 0.5 * np.array(photo.size) / shrunk_size(photo.size, quad, size)
+    layers = [Image.fromarray(np.ascontiguousarray(change[..., i])) for i in range(3)]
+    side = round(np.hypot(*(quad[3] - quad[0])))
+    if side < size:  # a crop finer than the photograph
+        layers, size = [layer.resize((side, side), Image.Resampling.BILINEAR) for layer in layers], side
+    # photograph pixel (x, y) -> crop pixel, an affine map: the quad is a square. Only the part around it changes
+    low = np.clip(np.floor(quad.min(0)).astype(int) - 1, 0, photo.size)
+    high = np.clip(np.ceil(quad.max(0)).astype(int) + 1, 0, photo.size)
     across, down = (quad[3] - quad[0]) / size, (quad[1] - quad[0]) / size
     inverse = np.linalg.inv(np.stack([across, down], 1))
-    offset = -inverse @ quad[0]
+    offset = inverse @ (low - quad[0])
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
-    layers = [
-        Image.fromarray(change[..., i]).transform(photo.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR) for i in range(3)
-    ]
-    result = np.asarray(photo, np.float32) + np.stack([np.asarray(c) for c in layers], -1)
-    return Image.fromarray(result.round().clip(0, 255).astype(np.uint8))
+    layers = [layer.transform(tuple(high - low), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR) for layer in layers]
+    part = np.asarray(photo.crop((*low, *high)), np.float32) + np.stack([np.asarray(layer) for layer in layers], -1)
+    result = photo.copy()
+    result.paste(Image.fromarray(part.round().clip(0, 255).astype(np.uint8)), tuple(low))
+    return result
 
 
-def align(path, args, detector):
-    """Cut the faces out of one photograph and write them."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def read_json(path):
+    """What a .json file holds.
+
+    Raises:
+        OSError, ValueError: missing, no ordinary file, too large, or no JSON.
+    """
+    with images.open_file(path) as file:
+        text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise ValueError(f"{path}: more than {MAX_JSON} bytes; what align_images.py writes is far smaller")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON ({error})") from None
+
+
+def points(held, key, count, path):
+    """`count` places [count, 2] from what a .json file holds: {key: [[x, y], ...]} or the list alone.
+
+    Raises:
+        ValueError: names `path`.
+    """
+    values = held.get(key) if isinstance(held, dict) else held
+    try:
+        places = np.array(values, float)
+    except (ValueError, TypeError, OverflowError):
+        places = np.empty(0)
+    if places.shape != (count, 2):
+        raise ValueError(f'{path}: {count} pairs of numbers are needed, {{"{key}": [[x, y], ...]}}, as align_images.py writes them')
+    if not (np.abs(places) <= MAX_PLACE).all():
+        raise ValueError(f"{path}: {key}: places in a photograph's pixels are needed, and not NaN, infinity or more than {MAX_PLACE:.0f}")
+    return places
+
+
+def require_writable(folder):
+    """Make the folder and try a file in it, so that no work is lost at its end."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
+def paste(args):
+    """Put an edited crop back, if it belongs to the photograph."""
+    missing = [f"--{flag}" for flag in ("onto", "quad", "out") if not getattr(args, flag)]
+    if missing:
+        raise ValueError(f"--paste_back needs --onto RAW, --quad FILE.json and --out OUT.png; missing: {' '.join(missing)}")
+    out = Path(args.out)
+    if out.suffix.lower() not in images.WRITES:
+        raise ValueError(f"--out {out}: cannot write {out.suffix or 'a file without ending'}; use {' '.join(images.WRITES)}")
+    for flag in ("onto", "paste_back", "quad"):
+        if out.exists() and Path(getattr(args, flag)).exists() and out.samefile(getattr(args, flag)):
+            raise ValueError(f"--out {out}: that is the file of --{flag}, which would be lost; choose another name")
+    held = read_json(args.quad)
+    quad = points(held, "quad", 4, args.quad)
+    photo, edited = images.open_image(args.onto), images.open_image(args.paste_back)
+    if edited.width != edited.height or edited.width > MAX_SIDE:
+        raise ValueError(f"{args.paste_back}: {edited.width}x{edited.height}; an edited crop is square, and at most {MAX_SIDE} pixels wide")
+    held = held if isinstance(held, dict) else {}
+    size, source = held.get("source_size"), held.get("source")
+    if size is not None and size != list(photo.size):
+        other = f"{args.quad} belongs to a photograph of {str(size)[:40]}, {str(source)[:200]}"
+        raise ValueError(f"{args.onto}: {photo.width}x{photo.height} pixels, but {other}")
+    if held.get("source_sha256") not in (None, files.file_hash(args.onto)):
+        cli.warn(f"{args.onto}: not the file that {args.quad} was cut from ({str(source)[:200]}), though of its size; is it the right one?")
+    try:
+        check_quad(quad, photo.size)
+    except ValueError as error:
+        raise ValueError(f"{args.quad}: {error}") from None
+    images.save(out, paste_back(photo, edited, quad))
+    print(out)
+    if not args.quiet:
+        print("the photograph with the edited face", file=sys.stderr)
+
+
+def chosen(found, face, path):
+    """(number, score, landmarks) of the faces that --face asks for; numbers count from 1, by size."""
+    faces = [(number, *one) for number, one in enumerate(found, start=1)]
+    if face == "all":
+        return faces
+    number = 1 if face == "largest" else int(face)
+    if number > len(faces):
+        raise ValueError(f"{path}: --face {face}: {len(faces)} found; use all, largest, or a number from 1 to {len(faces)}")
+    return faces[number - 1 : number]
+
+
+def align(path, args, cut, find):
+    """Cut the faces out of one photograph and write them; `find` is the detector, or gives the landmarks of --landmarks."""
     image = images.open_image(path)
-    if args.landmarks:
-        marks = np.array(json.loads(Path(args.landmarks).read_text(encoding="utf-8")), float)
-        if marks.shape != (68, 2):
-            raise ValueError(f"{args.landmarks}: landmarks of shape {list(marks.shape)}; 68 pairs [x, y] are needed")
-        faces = [(None, marks)]
-    else:
-        faces = detector(image)
-    if not faces:
-        raise ValueError("no face found; it must be upright, from the front, 80 pixels or more; lower --min_score, or pass --landmarks")
-    if args.face == "largest":
-        faces = faces[:1]
-    elif args.face != "all":
-        if not args.face.isdigit() or not 1 <= int(args.face) <= len(faces):
-            raise ValueError(f"--face {args.face}: {len(faces)} found; use all, largest, or a number from 1 to {len(faces)}")
-        faces = [faces[int(args.face) - 1]]
-    for i, (score, marks) in enumerate(faces, start=1):
-        quad = face_quad(marks, args.scale, args.em_scale)
-        target = Path(args.aligned) / f"{path.stem}_{i:02}.png"
-        images.save(target, crop_quad(image, quad, args.output_size))
-        said = {"source": str(path), "source_size": image.size, "quad": quad.tolist(), "landmarks": marks.tolist(), "score": score,
-                "scale": args.scale, "em_scale": args.em_scale}  # fmt: skip
-        with files.atomic(target.with_suffix(".json")) as temporary:
+    found = find(image)
+    if not found:
+        least = smallest(image.size)
+        raise ValueError(
+            f"{path}: no face found; it must be upright, from the front, and {least} pixels or more in this photograph of "
+            f"{image.width}x{image.height}; lower --min_score, or pass --landmarks"
+        )
+    for number, score, marks in chosen(found, args.face, path):
+        quad = face_quad(marks, cut.scale, cut.em_scale)
+        try:
+            check_quad(quad, image.size)
+        except ValueError as error:
+            raise ValueError(f"{args.landmarks or path}: {error}") from None
+        side = np.hypot(*(quad[3] - quad[0]))
+        if 2 * side < cut.size:
+            cli.warn(f"{path}: face {number} has {side:.0f} pixels a side, enlarged to {cut.size}: it will look soft")
+        target = Path(args.aligned) / f"{path.stem}_{number:02}.png"
+        record = target.with_suffix(".json")
+        if target.exists() and not record.exists() and target.parent.resolve() == path.parent.resolve():
+            raise ValueError(f"{target}: a picture beside {path.name} that align_images.py did not write; choose another folder")
+        record.unlink(missing_ok=True)  # a crop without a record is unfinished, one with another's would be wrong
+        images.save(target, crop_quad(image, quad, cut.size))
+        said = {"source": str(path), "source_size": image.size, "source_sha256": files.file_hash(path), "quad": quad.tolist(),
+                "landmarks": marks.tolist(), "score": score, "scale": cut.scale, "em_scale": cut.em_scale}  # fmt: skip
+        with files.atomic(record) as temporary:
             temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
-        if not args.quiet:
-            print(target)
+        print(target)
 
 
 def flags():
@@ -147,40 +290,92 @@ def flags():
     p.add_argument("--em_scale", type=float, help="its centre, from the eyes towards the mouth (default: the generator's; FFHQ 0.1)")
     p.add_argument("--min_score", type=float, default=0.3, help="detections below are no faces (default: %(default)s)")
     p.add_argument("--landmarks", metavar="FILE.json", help="68 pairs [x, y] instead of detection")
-    p.add_argument("--shape_predictor", metavar="FILE", help="dlib's 68-landmark model")
+    p.add_argument("--shape_predictor", metavar="FILE", help="dlib's 68-landmark model; landmarks: download it")
     p.add_argument("--weight_file", metavar="FILE|NAME", help="the generator to align for (default: the bundled one)")
     p.add_argument("--paste_back", metavar="EDITED", help="put this edited crop back into --onto")
     p.add_argument("--onto", metavar="RAW", help="the photograph")
     p.add_argument("--quad", metavar="FILE.json", help="what align_images.py wrote beside the crop")
-    p.add_argument("--out", metavar="OUT.png")
-    p.add_argument("--quiet", action="store_true")
+    p.add_argument("--out", metavar="OUT.png", help="the photograph with the edited face")
+    p.add_argument("--quiet", action="store_true", help="only paths, warnings and errors")
     return p
+
+
+def cut_of(args):
+    """How faces are cut: as the flags say, else as the generator was trained.
+
+    Raises:
+        ValueError: senseless numbers, from the flags or the checkpoint.
+    """
+    said = checkpoints.read_metadata(args.weight_file)
+    alignment = said["alignment"] or checkpoints.FFHQ_ALIGNMENT
+    if not isinstance(alignment, dict):
+        raise ValueError(f"{said['path']}: its alignment is no {{scale, em_scale}}; convert the checkpoint again")
+    given = (args.scale, args.em_scale, args.output_size)
+    kept = (alignment.get("scale"), alignment.get("em_scale"), said["resolution"])
+    cut = Cut(*(k if g is None else g for g, k in zip(given, kept, strict=True)))
+    bounds = {"scale": (0.1, 10), "em_scale": (-10, 10), "size": (4, MAX_SIDE)}
+    for (name, (low, high)), value, flag in zip(bounds.items(), cut, given, strict=True):
+        if not isinstance(value, (int, float)) or not low <= value <= high or name == "size" and value != int(value):
+            ours, theirs = ("output_size", "resolution") if name == "size" else (name, name)
+            where = f"--{ours}" if flag is not None else f"{said['path']}: its {theirs} is"
+            raise ValueError(f"{where} {str(value)[:40]}: a number from {low} to {high} is needed")
+    return cut
+
+
+def photographs(args):
+    """The photographs to align. Refuses, before any work, those that would be written over or become one file.
+
+    Raises:
+        ValueError, OSError: nothing to align, two of one name, or the folder of the photographs is the folder of the faces.
+    """
+    raw, aligned = Path(args.raw), Path(args.aligned)
+    os.stat(raw)
+    if not raw.is_dir():
+        return [raw]
+    if aligned.exists() and aligned.samefile(raw):
+        raise ValueError(f"{aligned}: the folder of the photographs; the faces would be taken for photographs: choose another one")
+    for line in images.left_out(raw):
+        cli.warn(f"{raw}: {line}")
+    paths, names = images.list_images(raw), {}
+    for path in paths:  # as file systems do that take names in upper and lower case, or composed and decomposed, for one
+        first = names.setdefault(unicodedata.normalize("NFC", path.stem).casefold(), path)
+        if first != path:
+            raise ValueError(f"{raw}: {first.name} and {path.name} would both become {first.stem}_01.png; rename one of them")
+    if args.landmarks and len(paths) > 1:
+        raise ValueError(f"--landmarks {args.landmarks}: of one photograph, and {raw} holds {len(paths)}")
+    return paths
+
+
+def downloading(quiet):
+    """What to call with the progress of the landmark model's download: says once that it runs, and under which licence."""
+    said = []
+
+    def report(done, total):
+        if not said and not quiet:
+            said.append(True)
+            print("fetching dlib's landmark model, 64 MB (trained on iBUG 300-W: non-commercial use)", file=sys.stderr, flush=True)
+
+    return report
 
 
 def main(argv):
     args = flags().parse_args(argv)
     if args.paste_back:
-        if not (args.onto and args.quad and args.out):
-            raise ValueError("--paste_back needs --onto RAW, --quad FILE.json and --out OUT.png")
-        quad = json.loads(Path(args.quad).read_text(encoding="utf-8"))["quad"]
-        images.save(args.out, paste_back(images.open_image(args.onto), images.open_image(args.paste_back), quad))
-        return 0
+        return paste(args)
     if not args.aligned:
         raise ValueError("give a photograph or a folder, and the folder for the faces: align_images.py RAW ALIGNED")
-
-    said = checkpoints.read_metadata(args.weight_file)
-    alignment = said["alignment"] or checkpoints.FFHQ_ALIGNMENT
-    args.scale = alignment["scale"] if args.scale is None else args.scale
-    args.em_scale = alignment["em_scale"] if args.em_scale is None else args.em_scale
-    args.output_size = said["resolution"] if args.output_size is None else args.output_size
-    if not 4 <= args.output_size <= 4096 or args.scale <= 0:
-        raise ValueError(f"--output_size {args.output_size} --scale {args.scale}: a side from 4 to 4096, a scale above 0")
-    paths = images.list_images(args.raw) if Path(args.raw).is_dir() else [Path(args.raw)]
-    detector = None if args.landmarks else Detector(args.shape_predictor, args.min_score)
+    if args.face not in ("all", "largest") and not (args.face.isascii() and args.face.isdecimal() and 1 <= int(args.face[:9]) < 10**6):
+        raise ValueError(f"--face {args.face}: use all, largest, or a number from 1")
+    if not math.isfinite(args.min_score):
+        raise ValueError(f"--min_score {args.min_score}: a number is needed")
+    cut, paths = cut_of(args), photographs(args)
+    marks = points(read_json(args.landmarks), "landmarks", 68, args.landmarks) if args.landmarks else None
+    find = (lambda _: [(None, marks)]) if args.landmarks else Detector(args.shape_predictor, args.min_score, downloading(args.quiet))
+    require_writable(args.aligned)
     failures = cli.Failures(single=len(paths) == 1)
     for path in paths:
         with failures.catch(path):
-            align(path, args, detector)
+            align(path, args, cut, find)
     return failures.exit_code
 
 

@@ -1,11 +1,13 @@
 """Frames -> GIF, MP4, WebP or APNG, by ffmpeg."""
 
+import errno
 import subprocess
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from editor import files
 from editor.images import to_pil
@@ -27,6 +29,7 @@ ANIMATES = {
     ".png": APNG,
     ".apng": APNG,
 }
+WIDTHS = (4, 8192)
 MAX_FPS = {".gif": 50}  # GIF counts hundredths of a second, and browsers slow delays below two of them down to ten
 
 
@@ -44,16 +47,21 @@ class Animation:
         path: ends with a key of ANIMATES.
         fps: frames a second.
         loop: how often it plays; 0: for ever. MP4 cannot say: there the player decides.
+        width: of the animation in pixels, 4 to 8192; frames are resized to it with Lanczos and keep their shape. None: as they are.
+
+    Attributes:
+        count: frames so far.
+        still: whether all of them are equal. libwebp writes such frames as one picture.
 
     Raises:
-        ValueError: another ending, fps or loop out of range; `add`: a frame of another size or type; on leaving: no frame.
+        ValueError: another ending; fps, loop or width out of range; `add`: a frame of another size or type; on leaving: no frame.
         OSError: the file cannot be written, or ffmpeg is missing or fails (with its words).
     """
 
-    def __init__(self, path, fps=10, loop=0):
-        self.path, self.fps, self.loop = Path(path), fps, loop
-        self.size, self.count = None, 0
-        self._process = None
+    def __init__(self, path, fps=10, loop=0, width=None):
+        self.path, self.fps, self.loop, self.width = Path(path), fps, loop, width
+        self.size, self.count, self.still = None, 0, True
+        self._first, self._process = None, None
         ending = self.path.suffix.lower()
         if ending not in ANIMATES:
             raise ValueError(f"{path}: cannot write {ending or 'a file without ending'} as an animation; use {' '.join(ANIMATES)}")
@@ -61,6 +69,8 @@ class Animation:
             raise ValueError(f"fps {fps}: above 0, and at most {MAX_FPS.get(ending, 240)} in {ending}")
         if not 0 <= loop <= 65535:
             raise ValueError(f"loop {loop}: 0 (for ever) to 65535 times")
+        if width is not None and not WIDTHS[0] <= width <= WIDTHS[1]:
+            raise ValueError(f"width {width}: from {WIDTHS[0]} to {WIDTHS[1]} pixels")
         if ending == ".gif":  # counts repetitions, and has no word for once but to say nothing
             loop = {0: 0, 1: -1}.get(loop, loop - 1)
         self._settings = ANIMATES[ending].format(loop=loop).split()
@@ -68,7 +78,7 @@ class Animation:
     def __enter__(self):
         self._cleanup = ExitStack()
         self._temporary = self._cleanup.enter_context(files.atomic(self.path))
-        self._said = self._cleanup.enter_context(tempfile.TemporaryFile())
+        self._said = self._cleanup.enter_context(self._scratch())
         self._cleanup.callback(self._kill)
         return self
 
@@ -80,20 +90,44 @@ class Animation:
 
     def add(self, frame):
         """Append one frame, anything that `to_pil` takes (numpy uint8 [H, W, 3] goes straight through)."""
-        pixels = np.asarray(to_pil(frame))
+        picture = to_pil(frame)
         if self.size is None:
-            self.size = pixels.shape[:2]
+            self.size = (picture.height, picture.width)
+            self._shown = self._shown_size()
             self._start()
-        if pixels.shape[:2] != self.size:
-            (h, w), (h0, w0) = pixels.shape[:2], self.size
+        if (picture.height, picture.width) != self.size:
+            (h, w), (h0, w0) = (picture.height, picture.width), self.size
             raise ValueError(f"{self.path}: frame {self.count} is {w}x{h}, the first was {w0}x{h0}; all frames must be of one size")
+        height, width = self._shown
+        if self._shown != self.size:
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        pixels = np.asarray(picture)
+        if self.still:
+            self._first = pixels if self._first is None else self._first
+            self.still = np.array_equal(pixels, self._first)
         if self.path.suffix.lower() == ".mp4":
-            pixels = np.pad(pixels, ((0, self.size[0] % 2), (0, self.size[1] % 2), (0, 0)), "edge")
+            pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
         try:
             self._process.stdin.write(pixels.tobytes())
         except OSError:
             self._failed()
         self.count += 1
+
+    def _shown_size(self):
+        """(height, width) of the animation."""
+        if self.width is None:
+            return self.size
+        height = max(1, round(self.size[0] * self.width / self.size[1]))
+        if height > 2 * WIDTHS[1]:
+            raise ValueError(f"{self.path}: frames of {self.size[1]}x{self.size[0]} at width {self.width} would be {height} pixels high")
+        return height, self.width
+
+    def _scratch(self):
+        """A nameless file for ffmpeg's words: a pipe would fill up, and stop ffmpeg, when they are many."""
+        try:
+            return tempfile.TemporaryFile()
+        except OSError:  # no usable folder for temporaries; the result's own is one
+            return tempfile.TemporaryFile(dir=self.path.parent)
 
     def _start(self):
         try:
@@ -102,7 +136,7 @@ class Animation:
             program = imageio_ffmpeg.get_ffmpeg_exe()
         except (ImportError, RuntimeError):
             raise OSError(f"{self.path}: animations need ffmpeg: pip install imageio-ffmpeg") from None
-        height, width = self.size
+        height, width = self._shown
         if self.path.suffix.lower() == ".mp4":
             width, height = width + width % 2, height + height % 2
         source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self.fps} -i -".split()
@@ -116,7 +150,9 @@ class Animation:
         self._process.wait()
         self._said.seek(0)
         words = " ".join(self._said.read().decode(errors="replace").split())
-        raise OSError(f"{self.path}: ffmpeg failed: {words[-300:] or f'exit code {self._process.returncode}'}") from None
+        # with its number and file, it is no error that `files.atomic` has to guess about
+        what = words[-300:] or f"exit code {self._process.returncode} (is the disk full?)"
+        raise OSError(errno.EIO, f"ffmpeg failed: {what}", str(self.path)) from None
 
     def _finish(self):
         if self._process is None:

@@ -3,6 +3,7 @@
 dlib's landmark model was trained on iBUG 300-W, which is for non-commercial use.
 """
 
+import bz2
 import functools
 import importlib.util
 from pathlib import Path
@@ -10,7 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-DETECT_SIDE = 1000  # photographs are shrunk to this for detection: faces of 80 pixels and more are found there
+from editor import downloads, files
+
+WINDOW = 80  # pixels: the smallest face that dlib's detector sees in the picture it is given
+DETECT_SIDE = 1000  # photographs are shrunk to this for detection, and then doubled: faces of 40 pixels are seen there
+FINE_FACE = 150  # of a photograph so large that the shrinking hides faces of this size, a second look finds them
+MAX_MODEL = 300_000_000  # bytes unpacked; the landmark model has 100 million
 CROP_SIDE = 256  # an aligned crop is enlarged to this, and gets a border: the detector wants room around a face
 LEFT_EYE, RIGHT_EYE, MOUTH = slice(36, 42), slice(42, 48), (48, 54)
 
@@ -32,35 +38,109 @@ NAMES = (*PARTS, *GROUPS, *MADE)
 class Detector:
     """dlib's face detector and landmark model, loaded once."""
 
-    def __init__(self, shape_predictor=None, min_score=0.3):
+    def __init__(self, shape_predictor=None, min_score=0.3, report=None):
+        """
+        Args:
+            shape_predictor: dlib's 68-landmark model, as `landmark_model` takes it.
+            min_score: detections below are no faces.
+            report: called with (bytes so far, bytes in all or None) where the model has to be downloaded.
+
+        Raises:
+            OSError: dlib or its model is missing. ValueError: what is called a model is none.
+        """
         try:
             import dlib
         except ImportError:
             raise OSError("dlib is missing: pip install dlib-bin (or pass --landmarks FILE.json)") from None
-        self.detect, self.min_score = dlib.get_frontal_face_detector(), min_score
-        self.predict = dlib.shape_predictor(str(shape_predictor or _landmark_model()))
+        path = landmark_model(shape_predictor, report)
+        self.detect, self.min_score, self.path = dlib.get_frontal_face_detector(), min_score, path
+        try:
+            self.predict = dlib.shape_predictor(str(path))
+        except Exception as error:  # a RuntimeError, or whatever garbage brings out
+            raise ValueError(f"{path}: no landmark model of dlib's ({str(error).splitlines()[0][:200] if str(error) else error})") from None
         self.rectangle = dlib.rectangle
 
     def __call__(self, image):
         """PIL RGB -> list of (score, landmarks [68, 2]), the largest face first."""
-        factor = max(1.0, max(image.size) / DETECT_SIDE)
+        factor = shrinking(image.size)
+        found = self._look(image, factor, 1)  # (left, top, right, bottom, score) in the photograph's pixels
+        if smallest(image.size) == FINE_FACE:
+            found += [box for box in self._look(image, FINE_FACE / WINDOW, 0) if not any(_same_face(box, known) for known in found)]
+        pixels, faces = np.asarray(image), []
+        for box in sorted(found, key=lambda b: -(b[2] - b[0] + 1) * (b[3] - b[1] + 1)):
+            shape = self.predict(pixels, self.rectangle(*(round(v) for v in box[:4])))
+            marks = np.array([(p.x, p.y) for p in shape.parts()], float)
+            if marks.shape != (68, 2):
+                raise ValueError(f"{self.path}: a model of {len(marks)} landmarks; 68 are needed")
+            faces.append((box[4], marks))
+        return faces
+
+    def _look(self, image, factor, doublings):
         small = image.resize((round(image.width / factor), round(image.height / factor))) if factor > 1 else image
-        boxes, scores, _ = self.detect.run(np.asarray(small), 1, self.min_score)
-        pixels, found = np.asarray(image), []
-        for box, score in zip(boxes, scores, strict=True):
-            full = self.rectangle(*(round(v * factor) for v in (box.left(), box.top(), box.right(), box.bottom())))
-            shape = self.predict(pixels, full)
-            found.append((box.area(), float(score), np.array([(p.x, p.y) for p in shape.parts()], float)))
-        return [(score, marks) for _, score, marks in sorted(found, key=lambda f: -f[0])]
+        boxes, scores, _ = self.detect.run(np.asarray(small), doublings, self.min_score)
+        edges = [[v * factor for v in (box.left(), box.top(), box.right(), box.bottom())] for box in boxes]
+        return [(*edge, float(score)) for edge, score in zip(edges, scores, strict=True)]
 
 
-def _landmark_model():
+def shrinking(size):
+    """How much a photograph of (width, height) is shrunk for the first look."""
+    return max(1.0, max(size) / DETECT_SIDE)
+
+
+def smallest(size):
+    """The smallest face that is found in a photograph of (width, height), in its pixels, about."""
+    first = WINDOW / 2 * shrinking(size)
+    return round(first) if first <= 1.1 * FINE_FACE else FINE_FACE  # a tenth is not worth a second look: 12-megapixel telephones
+
+
+def _same_face(a, b):
+    """Whether the middle of either box (left, top, right, bottom, ...) lies in the other."""
+
+    def inside(p, q):
+        return q[0] <= (p[0] + p[2]) / 2 <= q[2] and q[1] <= (p[1] + p[3]) / 2 <= q[3]
+
+    return inside(a, b) or inside(b, a)
+
+
+def landmark_model(name=None, report=None):
+    """The path of dlib's 68-landmark model.
+
+    Args:
+        name: a file; "landmarks": the one of `downloads`, fetched once and unpacked beside it; None: the one of the package
+            face_recognition_models, else the same download.
+        report: as `downloads.fetch` takes it.
+
+    Raises:
+        OSError, ValueError: no such file, the download fails, or what came cannot be unpacked.
+    """
+    if name not in (None, "landmarks"):
+        if not Path(name).is_file():
+            raise ValueError(f"{name}: {'not a file' if Path(name).exists() else 'no such file'}; dlib's landmark model is needed")
+        return Path(name)
     # found, not imported: the package's own __init__ needs pkg_resources, which is gone from current setuptools
-    spec = importlib.util.find_spec("face_recognition_models")
-    path = Path(spec.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat" if spec else None
-    if path is None or not path.is_file():
-        raise OSError("the landmark model is missing: pip install face_recognition_models, or pass --shape_predictor FILE")
-    return path
+    spec = importlib.util.find_spec("face_recognition_models") if name is None else None
+    if spec:
+        path = Path(spec.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat"
+        if path.is_file():
+            return path
+    unpacked = downloads.cache_folder() / "landmarks.dat"
+    if not unpacked.is_file():
+        _unpack(downloads.fetch("landmarks", report), unpacked)
+    return unpacked
+
+
+def _unpack(packed, target):
+    with files.atomic(target) as temporary, open(temporary, "wb") as out:
+        try:
+            with bz2.open(packed) as source:
+                while block := source.read(1 << 20):
+                    out.write(block)
+                    if out.tell() > MAX_MODEL:
+                        raise ValueError("too large")
+        except (ValueError, EOFError, OSError) as error:
+            if getattr(error, "errno", None):  # a full disk
+                raise
+            raise ValueError(f"{packed}: no landmark model packed with bzip2 ({error}); remove it and try again") from None
 
 
 @functools.cache
@@ -118,9 +198,12 @@ def draw_part(name, landmarks, size):
 
 def _filled(points, size):
     """The convex hull of points (fractions 0..1), filled, at 4 samples a pixel."""
-    from scipy.spatial import ConvexHull
+    from scipy.spatial import ConvexHull, QhullError
 
-    hull = points[ConvexHull(points).vertices] * (4 * size) - 0.5
+    try:
+        hull = points[ConvexHull(points).vertices] * (4 * size) - 0.5
+    except (QhullError, ValueError):
+        raise ValueError("the landmarks of this part lie on one line, so it has no outline; draw the mask") from None
     page = Image.new("L", (4 * size, 4 * size))
     ImageDraw.Draw(page).polygon([tuple(map(float, p)) for p in hull], fill=255)
     return np.asarray(page.resize((size, size), Image.Resampling.BOX), np.float32) / 255

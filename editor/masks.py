@@ -8,7 +8,7 @@ part:eyes+ellipse:0.5,0.7,0.2,0.1 all of them together
 """
 
 import math
-from pathlib import Path
+import os
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
         size: side of the result in pixels.
         pictures: [N, 3, R, R] in [-1, 1], in which `part:` is looked for.
         invert: swap 0 and 1.
-        blur: sigma of a Gaussian, as a fraction of the side; applied last.
+        blur: sigma of a Gaussian, as a fraction of the side, 0 to 1; applied last.
 
     Returns:
         float32 [1, 1, size, size] in 0..1; [N, 1, size, size] where a part is named.
@@ -35,7 +35,9 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
     Raises:
         ValueError, OSError: no such file, a shape or part that is not known, numbers out of order, no face found.
     """
-    if Path(text).is_file() or text.partition(":")[0] not in SHAPES:
+    if not 0 <= blur <= 1:
+        raise ValueError(f"blur {blur}: a fraction of the picture's side is needed, 0 to 1")
+    if os.path.isfile(text) or text.partition(":")[0] not in SHAPES:
         mask = images.load_mask(text, size)
     else:
         mask = None
@@ -48,12 +50,20 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
 
 def needs_picture(text):
     """Whether a mask is found in a picture, so that each picture has its own."""
-    return not Path(text).is_file() and any(word.startswith("part:") for word in text.split("+"))
+    return not os.path.isfile(text) and any(word.startswith("part:") for word in text.split("+"))
 
 
 def blurred(mask, sigma):
-    """[N, 1, H, W] under a Gaussian of `sigma` pixels; borders are continued. 0 leaves it."""
-    if sigma <= 0:
+    """[N, 1, H, W] under a Gaussian of `sigma` pixels; borders are continued. 0 leaves it.
+
+    torchvision's gaussian_blur mirrors at the borders, and filters with the whole square instead of a row and a column.
+
+    Raises:
+        ValueError: sigma is negative, or more than the mask's side, or NaN.
+    """
+    if not 0 <= sigma <= mask.shape[-1]:
+        raise ValueError(f"a blur of {sigma} pixels; 0 to {mask.shape[-1]}, the mask's side, are possible")
+    if sigma == 0:
         return mask
     radius = min(math.ceil(3 * sigma), mask.shape[-1] - 1)
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float32) / sigma) ** 2)
@@ -82,7 +92,8 @@ def _shape(word, size, pictures):
     else:
         if c <= 0 or d <= 0:
             raise ValueError(f"mask {word!r}; {kind}:{SHAPES[kind]} needs radii above 0")
-        inside = ((at - b) / d)[:, None] ** 2 + ((at - a) / c) ** 2 <= 1
+        with np.errstate(over="ignore"):  # of a tiny radius; infinity is outside, too
+            inside = ((at - b) / d)[:, None] ** 2 + ((at - a) / c) ** 2 <= 1
     mask = inside.reshape(size, 4, size, 4).mean((1, 3))
     if not mask.any():
         raise ValueError(f"mask {word!r} lies outside of the picture; write fractions 0..1 of it")

@@ -1,4 +1,9 @@
+"""Faces cut out of photographs, and put back where they were."""
+
+import bz2
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import align_images
-from editor import images
+from editor import checkpoints, cli, downloads, images, landmarks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,23 +64,55 @@ def astronaut(tmp_path_factory):
     return folder
 
 
+# where her eyes and the corners of her mouth are in skimage's astronaut, to a few pixels, read from an enlarged picture
+EYES, MOUTH = [(203, 101), (247, 103)], [(202, 140), (246, 141)]
+
+
 def test_the_astronaut_has_one_face_and_it_goes_back(run, astronaut, tmp_path):
     (astronaut / "empty.png").write_bytes(b"")
     done = run("align_images.py", astronaut, tmp_path, "--output-size", 96)
     assert done.returncode == 1 and "empty.png" in done.stderr, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["astronaut_01.json", "astronaut_01.png"]
+    assert done.stdout == f"{tmp_path / 'astronaut_01.png'}\n"
     said = json.loads((tmp_path / "astronaut_01.json").read_text())
     crop, photo = images.open_image(tmp_path / "astronaut_01.png"), images.open_image(astronaut / "astronaut.png")
-    assert crop.size == (96, 96) and said["score"] > 1
-    assert np.abs(np.array(said["quad"]).mean(0) - [225, 125]).max() < 25  # where her face is
+    assert crop.size == (96, 96) and said["score"] > 1 and said["source_size"] == [512, 512]
+    alignment = checkpoints.read_metadata()["alignment"]
+    assert {k: said[k] for k in ("scale", "em_scale")} == alignment  # the generator's, and not FFHQ's
+    marks = np.array(said["landmarks"])
+    found = [marks[36:42].mean(0), marks[42:48].mean(0), marks[48], marks[54]]
+    assert np.abs(np.array(found) - [*EYES, *MOUTH]).max() < 5
+    assert np.allclose(said["quad"], align_images.face_quad(marks, **alignment))
     back = align_images.paste_back(photo, crop, said["quad"])
-    assert np.abs(np.asarray(back, float) - np.asarray(photo, float)).mean() < 0.5
-    brighter = Image.fromarray((np.asarray(crop) * 0.5).astype(np.uint8))
-    dark = np.asarray(align_images.paste_back(photo, brighter, said["quad"]), float)
+    assert np.array_equal(np.asarray(back), np.asarray(photo))
+    darker = Image.fromarray((np.asarray(crop) * 0.5).astype(np.uint8))
+    dark = np.asarray(align_images.paste_back(photo, darker, said["quad"]), float)
     centre = np.array(said["quad"]).mean(0).astype(int)
     window = np.s_[centre[1] - 5 : centre[1] + 5, centre[0] - 5 : centre[0] + 5]
     assert abs(dark[window].mean() / np.asarray(photo, float)[window].mean() - 0.5) < 0.05
     assert np.array_equal(dark[-50:], np.asarray(photo, float)[-50:])
+
+
+def turned(centre, side, angle):
+    """A square [4, 2] around `centre`."""
+    c, s = np.cos(angle) * side / 2, np.sin(angle) * side / 2
+    return np.array([(-c + s, -s - c), (-c - s, -s + c), (c - s, s + c), (c + s, s - c)]) + centre
+
+
+@pytest.mark.parametrize("side, size, angle", [(64, 64, 0), (90, 64, 0.3), (300, 64, 0), (611, 64, -0.2), (70, 256, 0.5), (64.5, 64, 0)])
+def test_a_change_lands_where_it_was_cut_from(side, size, angle):
+    """A mark in the photograph, seen in the crop, is put into the photograph without the mark: same place, to a tenth of a crop's pixel."""
+    photo = np.full((700, 800, 3), 100, np.uint8)
+    marked, block = photo.copy(), max(4, round(4 * side / size))
+    x, y = 410 + round(side * 0.1), 343 - round(side * 0.2)
+    marked[y : y + block, x : x + block] = 200
+    quad = turned((407.3, 351.6), side, angle)
+    crop = align_images.crop_quad(Image.fromarray(marked), quad, size)
+    back = np.asarray(align_images.paste_back(Image.fromarray(photo), crop, quad), float)[..., 1] - 100
+    rows, columns = np.mgrid[:700, :800]
+    middle = np.array([(back * columns).sum(), (back * rows).sum()]) / back.sum()
+    assert np.abs(middle - [x + (block - 1) / 2, y + (block - 1) / 2]).max() < 0.1 * max(1, side / size)
+    assert back.max() > 60 and abs(back.sum() / (100 * block**2) - 1) < 0.15
 
 
 def test_a_face_at_the_edge_is_padded_smoothly():
@@ -84,17 +121,300 @@ def test_a_face_at_the_edge_is_padded_smoothly():
     assert np.abs(np.asarray(crop, int) - 120).max() <= 1
 
 
+@pytest.fixture(scope="module")
+def two_faces(tmp_path_factory):
+    """A photograph of a large face at the right and one of two thirds at the left; its folder also holds what is no photograph."""
+    folder = tmp_path_factory.mktemp("two")
+    face = Image.fromarray(skimage.data.astronaut()[:300, 80:380])
+    photo = Image.new("RGB", (660, 320), (120, 130, 140))
+    photo.paste(face.resize((200, 200)), (10, 10))
+    photo.paste(face, (340, 10))
+    photo.save(folder / "two.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "face, numbers, places", [("all", ["01", "02"], [340, 10]), ("largest", ["01"], [340]), ("1", ["01"], [340]), ("2", ["02"], [10])]
+)
+def test_faces_are_numbered_by_size(two_faces, tmp_path, capsys, face, numbers, places):
+    assert align_images.main([str(two_faces / "two.png"), str(tmp_path), "--face", face, "--quiet"]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"two_{n}.png") for n in numbers]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"two_{n}.{e}" for n in numbers for e in ("json", "png")]
+    for number, left in zip(numbers, places, strict=True):
+        middle = np.mean(json.loads((tmp_path / f"two_{number}.json").read_text())["quad"], 0)
+        assert left < middle[0] < left + (300 if left == 340 else 200)
+
+
+def test_a_face_of_150_pixels_is_found_in_a_large_photograph():
+    photo = Image.new("RGB", (6000, 4000), (120, 130, 140))
+    face = Image.fromarray(skimage.data.astronaut()[:300, 80:380]).resize((420, 420))
+    photo.paste(face, (4100, 3000))
+    photo.paste(face.resize((1200, 1200)), (500, 500))  # seen from afar and from near: one face
+    (_, large), (_, marks), *others = landmarks.Detector()(photo)
+    assert not others and 500 < large.min() < large.max() < 1700
+    assert 4100 < marks[:, 0].min() < marks[:, 0].max() < 4520 and np.ptp(marks[:, 0]) < 160
+    assert [landmarks.smallest(size) for size in ((800, 600), (3000, 2000), (4032, 3024), (8000, 6000))] == [40, 120, 161, 150]
+
+
+def test_a_small_face_and_what_is_left_out_are_said(astronaut, tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    shutil.copy(astronaut / "astronaut.png", tmp_path / "raw" / "a.png")
+    (tmp_path / "raw" / "b.heic").write_bytes(b"")
+    (tmp_path / "raw" / "c.png").symlink_to("nowhere")
+    marks = tmp_path / "marks.json"
+    marks.write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    words = [str(tmp_path / "raw"), str(tmp_path / "out"), "--landmarks", str(marks), "--output_size"]
+    for size, said in ((1024, 1), (128, 0)):
+        assert align_images.main([*words, str(size)]) == 0
+        err = capsys.readouterr().err
+        assert err.count("left out: b.heic: a HEIC picture") == 1 and err.count("left out: c.png: a link to nothing") == 1
+        assert err.count("enlarged to 1024") == said
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused, before anything is written
+
+
+def refusal(*words):
+    """The one line that a call of the command's main ends with."""
+    with pytest.raises((ValueError, OSError)) as error:
+        align_images.main([str(word) for word in words])
+    line = cli.one_line(error.value)
+    assert "\n" not in line
+    return line
+
+
+def test_what_would_be_lost_is_refused(astronaut, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("Me.jpg", "other.png", "me.png"):
+        shutil.copy(astronaut / "astronaut.png", raw / name)
+    assert "Me.jpg and me.png would both become" in refusal(raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (raw / "Me.jpg").unlink()
+    (tmp_path / "link").symlink_to(raw)
+    for folder in (raw, tmp_path / "link", raw / ".." / "raw"):
+        assert "the folder of the photographs" in refusal(raw, folder)
+    marks = tmp_path / "marks.json"
+    marks.write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    assert "of one photograph, and" in refusal(raw, tmp_path / "out", "--landmarks", marks)
+    shutil.copy(astronaut / "astronaut.png", raw / "me_01.png")  # a photograph of this name, and no crop of ours
+    before = sorted(os.listdir(raw))
+    assert "me_01.png: a picture beside me.png" in refusal(raw / "me.png", raw, "--landmarks", marks)
+    assert sorted(os.listdir(raw)) == before
+
+
+def test_the_record_is_written_last(astronaut, tmp_path, monkeypatch):
+    """Killed while the picture is written, an older record must not stand beside it; killed before the record, none does."""
+    marks = tmp_path / "marks.json"
+    marks.write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    words = [str(astronaut / "astronaut.png"), str(tmp_path / "out"), "--landmarks", str(marks), "--quiet"]
+    align_images.main(words)
+    save = images.save
+
+    def killed(path, image):
+        assert not path.with_suffix(".json").exists()
+        save(path, image)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        align_images.main(words)
+    assert os.listdir(tmp_path / "out") == ["astronaut_01.png"]
+
+
+GOOD = [[100, 100], [100, 300], [300, 300], [300, 100]]
+QUADS = {
+    "{}": "4 pairs",
+    "[1]": "4 pairs",
+    "5": "4 pairs",
+    "null": "4 pairs",
+    '"x"': "4 pairs",
+    '{"quad": null}': "4 pairs",
+    '{"quad": []}': "4 pairs",
+    '{"quad": {"a": 1}}': "4 pairs",
+    '{"quad": [[1, 2], [3, 4], [5, 6]]}': "4 pairs",
+    '{"quad": [[[1]], [[2]], [[3]], [[4]]]}': "4 pairs",
+    '{"quad": [[1%s, 0], [0, 1], [1, 1], [1, 0]]}' % ("0" * 400): "4 pairs",  # noqa: UP031
+    '{"quad": [[1%s, 0], [0, 1], [1, 1], [1, 0]]}' % ("0" * 5000): "no JSON",  # noqa: UP031
+    '{"quad": [[NaN, 0], [0, 1], [1, 1], [1, 0]]}': "NaN",
+    '{"quad": [[0, 0], [0, 1e300], [1e300, 1e300], [1e300, 0]]}': "more than",
+    '{"quad": [[0, 0], [0, 10000000], [1, 10000000], [1, 0]]}': "more than",
+    '{"quad": [[0, 0], [0, 100000], [1, 100000], [1, 0]]}': "no square",
+    '{"quad": [[-20000, -20000], [-20000, 20000], [20000, 20000], [20000, -20000]]}': "a square of 40000 pixels",
+    '{"quad": [[9000, 9000], [9000, 9100], [9100, 9100], [9100, 9000]]}': "outside",
+    '{"quad": [[5, 5], [5, 5], [5, 5], [5, 5]]}': "no square",
+    '{"quad": [[300, 100], [300, 300], [100, 300], [100, 100]]}': "no square",  # mirrored
+    '{"quad": [[100, 100], [120, 300], [300, 280], [250, 90]]}': "no square",
+    json.dumps({"quad": GOOD, "source_size": [4000, 3000], "source": "beach.jpg"}): "belongs to a photograph of [4000, 3000], beach.jpg",
+    json.dumps({"quad": GOOD, "source_size": "large"}): "belongs to a photograph of large",
+    "{": "no JSON",
+    "": "no JSON",
+    "[" * 100_000: "no JSON",
+    "\x00": "no JSON",
+}
+
+
+@pytest.mark.parametrize("text", QUADS, ids=range(len(QUADS)))
+def test_bad_records_are_one_line_that_names_them(tmp_path, text):
+    photo, edited, quad = (tmp_path / name for name in ("photo.png", "edited.png", "q.json"))
+    Image.new("RGB", (800, 600), "blue").save(photo)
+    Image.new("RGB", (64, 64), "red").save(edited)
+    quad.write_text(text)
+    line = refusal("--paste_back", edited, "--onto", photo, "--quad", quad, "--out", tmp_path / "out.png")
+    assert QUADS[text] in line and str(quad) in line and not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"--quad": "fifo"}, "a pipe"),
+        ({"--onto": "fifo"}, "a pipe"),
+        ({"--paste_back": "fifo"}, "a pipe"),
+        ({"--quad": "."}, "Is a directory"),
+        ({"--quad": "nope.json"}, "nope.json"),
+        ({"--paste_back": "wide.png"}, "64x50; an edited crop is square"),
+        ({"--out": "photo.png"}, "the file of --onto"),
+        ({"--out": "edited.png"}, "the file of --paste_back"),
+        ({"--out": "out.txt"}, "cannot write .txt"),
+        ({"--out": ""}, "missing: --out"),
+    ],
+)
+def test_what_cannot_be_put_back(tmp_path, monkeypatch, change, said):
+    monkeypatch.chdir(tmp_path)
+    for name, size in (("photo.png", (800, 600)), ("edited.png", (64, 64)), ("wide.png", (64, 50))):
+        Image.new("RGB", size, "red").save(name)
+    Path("q.json").write_text(json.dumps({"quad": GOOD}))
+    os.mkfifo("fifo")
+    words = {"--paste_back": "edited.png", "--onto": "photo.png", "--quad": "q.json", "--out": "out.png"} | change
+    before = sorted(os.listdir())
+    assert said in refusal(*[word for pair in words.items() for word in pair])
+    assert sorted(os.listdir()) == before
+
+
+def test_another_photograph_of_the_same_size_is_warned_of(astronaut, tmp_path, capsys):
+    marks = tmp_path / "marks.json"
+    marks.write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    align_images.main([str(astronaut / "astronaut.png"), str(tmp_path), "--landmarks", str(marks), "--quiet"])
+    Image.new("RGB", (512, 512), "blue").save(tmp_path / "sea.png")
+    words = [
+        "--paste_back",
+        tmp_path / "astronaut_01.png",
+        "--quad",
+        tmp_path / "astronaut_01.json",
+        "--out",
+        tmp_path / "out.png",
+        "--onto",
+    ]
+    for photo, warned in ((astronaut / "astronaut.png", 0), (tmp_path / "sea.png", 1)):
+        assert not align_images.main([str(word) for word in [*words, photo]])
+        assert capsys.readouterr().err.count("warning: ") == warned
+
+
+def pairs(f):
+    return json.dumps([f(i) for i in range(68)])
+
+
+MARKS = {
+    "{}": "68 pairs",
+    "null": "68 pairs",
+    "[[1, 2]]": "68 pairs",
+    "[[1, 2], [3]]": "68 pairs",
+    pairs(lambda i: ["a", "b"]): "68 pairs",
+    pairs(lambda i: [float("nan"), 1]): "NaN",
+    pairs(lambda i: [i * 1e200, 1]): "more than",
+    pairs(lambda i: [5, 5]): "in one place",
+    pairs(lambda i: [i * 1e3 * (i % 7), i * 1e3 * (i % 5)]): "photograph has 512x512",
+    "[" * 100_000: "no JSON",
+    '{"landmarks": "68"}': "68 pairs",
+}
+
+
+@pytest.mark.parametrize("text", MARKS, ids=range(len(MARKS)))
+def test_bad_landmarks_are_one_line_that_names_them(astronaut, tmp_path, text):
+    (tmp_path / "m.json").write_text(text)
+    line = refusal(astronaut / "astronaut.png", tmp_path / "out", "--landmarks", tmp_path / "m.json")
+    assert MARKS[text] in line and "m.json" in line and not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "meta, said",
+    [
+        ({"alignment": ["scale"]}, "its alignment is no"),
+        ({"alignment": "0.68"}, "its alignment is no"),
+        ({"alignment": {"em_scale": 0.1}}, "its scale is None"),
+        ({"alignment": {"scale": "large", "em_scale": 0.1}}, "its scale is large"),
+        ({"alignment": {"scale": -1, "em_scale": 0.1}}, "its scale is -1"),
+        ({"alignment": {"scale": 1, "em_scale": float("nan")}}, "its em_scale is nan"),
+        ({"resolution": None}, "its resolution is None"),
+        ({"resolution": 10**12}, "its resolution is 1000000000000"),
+    ],
+)
+def test_a_checkpoint_that_says_nonsense_is_named(astronaut, tmp_path, monkeypatch, meta, said):
+    held = {"alignment": None, "resolution": 128, "path": "g.safetensors"} | meta
+    monkeypatch.setattr(checkpoints, "read_metadata", lambda path: held)
+    assert f"g.safetensors: {said}" in refusal(astronaut / "astronaut.png", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["{dir}/astronaut.png", "{out}", "--face", "3"], "1 found"),
-        (["{dir}/missing.png", "{out}"], "missing.png"),
-        (["{dir}/grey.png", "{out}"], "no face"),
-        (["{dir}/astronaut.png"], "ALIGNED"),
-        (["{dir}/astronaut.png", "{dir}/astronaut.png/out"], "astronaut.png"),
+        (["--scale", "nan"], "--scale nan"),
+        (["--em_scale", "inf"], "--em_scale inf"),
+        (["--output_size", "0"], "--output_size 0"),
+        (["--output_size", "99999999"], "--output_size"),
+        (["--min_score", "nan"], "--min_score nan"),
+        (["--face", "0"], "--face 0"),
+        (["--face", "-1"], "--face -1"),
+        (["--face", "\N{SUPERSCRIPT TWO}"], "use all, largest"),
+        (["--shape_predictor", "nope.dat"], "nope.dat: no such file"),
+        (["--shape_predictor", "."], ".: not a file"),
+        (["--shape_predictor", __file__], "no landmark model"),
     ],
 )
-def test_bad_calls_say_so_in_one_line(run, astronaut, tmp_path, words, said):
+def test_senseless_flags(astronaut, tmp_path, words, said):
+    assert said in refusal(astronaut / "astronaut.png", tmp_path / "out", *words) and not (tmp_path / "out").exists()
+
+
+def test_the_landmark_model_is_fetched_and_unpacked_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_EDITOR_CACHE", str(tmp_path))
+    asked = []
+
+    def fetch(name, report=None):
+        asked.append(name)
+        (tmp_path / "landmarks.bz2").write_bytes(packed)
+        return tmp_path / "landmarks.bz2"
+
+    monkeypatch.setattr(downloads, "fetch", fetch)
+    packed = b"no bzip2"
+    with pytest.raises(ValueError, match="landmarks.bz2: no landmark model packed"):
+        landmarks.landmark_model("landmarks")
+    packed = bz2.compress(b"model" * 1000)[:40]
+    with pytest.raises(ValueError, match="landmarks.bz2: no landmark model packed"):
+        landmarks.landmark_model("landmarks")
+    assert os.listdir(tmp_path) == ["landmarks.bz2"]
+    packed = bz2.compress(b"model" * 1000)
+    monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)  # the package is not there
+    for name in (None, "landmarks", None):
+        assert landmarks.landmark_model(name).read_bytes() == b"model" * 1000
+    assert asked == ["landmarks"] * 3
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["{dir}/astronaut.png", "{out}", "--face", "3"], "astronaut.png: --face 3: 1 found"),
+        (["{dir}/missing.png", "{out}"], "missing.png: No such file"),
+        (["{dir}/grey.png", "{out}"], "grey.png: no face found; it must be upright, from the front, and 40 pixels or more"),
+        (["{dir}/astronaut.png"], "ALIGNED"),
+        ([], "ALIGNED"),
+    ],
+)
+def test_bad_calls_say_so_in_one_line(astronaut, tmp_path, words, said):
     Image.new("L", (200, 200), 128).save(astronaut / "grey.png")
-    done = run("align_images.py", *[w.format(dir=astronaut, out=tmp_path) for w in words])
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert said in refusal(*[w.format(dir=astronaut, out=tmp_path) for w in words])
+
+
+def test_a_folder_that_cannot_be_made_ends_it_with_exit_code_2(run, astronaut):
+    done = run("align_images.py", astronaut / "astronaut.png", astronaut / "astronaut.png" / "out")
+    assert done.returncode == 2 and "astronaut.png" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -1,3 +1,11 @@
+"""Frames become animations, whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -5,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from editor import animation, images
+import make_morphinggif
+from editor import animation, cli, images
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,7 +109,10 @@ def test_bad_settings_are_said_before_any_work(tmp_path):
         ("a", {}, "without ending"),
         ("a.gif", {"fps": 60}, "at most 50"),
         ("a.mp4", {"fps": 0}, "fps 0"),
+        ("a.mp4", {"fps": float("nan")}, "fps nan"),
         ("a.gif", {"loop": -1}, "loop -1"),
+        ("a.gif", {"width": 3}, "width 3: from 4 to 8192"),
+        ("a.gif", {"width": 10**9}, "width 1000000000"),
     ):
         with pytest.raises(ValueError, match=words):
             animation.Animation(tmp_path / path, **options)
@@ -108,11 +120,114 @@ def test_bad_settings_are_said_before_any_work(tmp_path):
 
 
 def test_ffmpeg_that_fails_is_quoted(tmp_path, monkeypatch):
+    """In its own words; whether a disk is full is only asked where it says nothing."""
     monkeypatch.setitem(animation.ANIMATES, ".mp4", "-c:v no_such_codec -f mp4")
-    with pytest.raises(OSError, match="no_such_codec"), animation.Animation(tmp_path / "a.mp4") as movie:
+    with pytest.raises(OSError, match="no_such_codec") as error, animation.Animation(tmp_path / "a.mp4") as movie:
         for _ in range(100):
             movie.add(np.zeros((256, 256, 3), np.uint8))
+    line = cli.one_line(error.value)
+    assert line.startswith(f"{tmp_path / 'a.mp4'}: ffmpeg failed: ") and "disk" not in line and line.count("a.mp4") == 1
+    with pytest.raises(OSError, match="disk full") as error, animation.Animation(tmp_path / "a.gif") as movie:
+        for _ in range(100):
+            movie.add(np.zeros((256, 256, 3), np.uint8))
+            movie._process.kill()
     assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_for_temporaries(tmp_path, monkeypatch):
+    """ffmpeg's words go beside the animation then."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with animation.Animation(tmp_path / "a.png") as movie:
+        for frame in moving(2):
+            movie.add(frame)
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("ending", [".gif", ".mp4", ".webp", ".png"])
+def test_width_enlarges_and_keeps_the_shape(tmp_path, ending):
+    with animation.Animation(tmp_path / f"a{ending}", width=128) as movie:
+        for frame in moving(3):
+            movie.add(frame)
+    back, _ = read(tmp_path / f"a{ending}")
+    assert [frame.shape for frame in back] == [(96, 128, 3)] * 3
+    wanted = [np.asarray(Image.fromarray(frame).resize((128, 96), Image.Resampling.LANCZOS)) for frame in moving(3)]
+    assert min(psnr(a, b) for a, b in zip(back, wanted, strict=True)) > 28
+    with pytest.raises(ValueError, match="would be 512000 pixels high"), animation.Animation(tmp_path / "b.gif", width=8000) as movie:
+        movie.add(np.zeros((1024, 16, 3), np.uint8))
+
+
+def test_equal_frames_are_told(tmp_path):
+    for frames, still in ((moving(1) * 3, True), (moving(1) * 3 + moving(2), False)):
+        with animation.Animation(tmp_path / "a.webp") as movie:
+            for frame in frames:
+                movie.add(frame)
+        assert movie.still == still and len(read(tmp_path / "a.webp")[0]) == (1 if still else 2)
+
+
+def test_a_killed_animation_leaves_nothing_that_is_read(tmp_path):
+    program = (
+        "import sys, time, numpy as np\nfrom editor import animation\n"
+        "with animation.Animation(sys.argv[1]) as movie:\n"
+        "    while True:\n"
+        "        movie.add(np.random.randint(0, 255, (64, 64, 3)).astype(np.uint8))\n"
+        "        print('added', flush=True)\n"
+    )
+    images.save(tmp_path / "frame.png", moving(1)[0])
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "a.gif")], cwd=ROOT, stdout=subprocess.PIPE)
+    for _ in range(20):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    time.sleep(0.2)
+    assert images.list_images(tmp_path) == [tmp_path / "frame.png"] and not images.left_out(tmp_path)
+    assert not (tmp_path / "a.gif").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# make_morphinggif.py
+
+
+@pytest.fixture
+def frames_folder(tmp_path):
+    for i, frame in enumerate(moving(3)):
+        images.save(tmp_path / "frames" / f"{i}.png", frame)
+    return tmp_path / "frames"
+
+
+@pytest.mark.parametrize("name", ["morph.gif", "morph.webp", "morph.png", "0.png"])
+def test_an_animation_is_never_made_into_its_own_frames(frames_folder, monkeypatch, name):
+    before = {p.name: p.read_bytes() for p in frames_folder.iterdir()}
+    monkeypatch.chdir(frames_folder)
+    for frames, out in ((frames_folder, frames_folder / name), (".", name), ("../frames", f"./{name}")):
+        with pytest.raises(ValueError, match="in the folder of its own frames"):
+            make_morphinggif.main([str(frames), str(out)])
+    assert {p.name: p.read_bytes() for p in frames_folder.iterdir()} == before
+
+
+def test_an_older_animation_is_no_frame(frames_folder, capsys):
+    """A GIF that another command left there, an MP4 that this one did, a HEIC: 3 frames each time."""
+    with animation.Animation(frames_folder / "old.gif") as movie:
+        for frame in moving(4):
+            movie.add(frame)
+    (frames_folder / "a.heic").write_bytes(b"")
+    for _ in range(2):
+        assert not make_morphinggif.main([str(frames_folder), str(frames_folder / "morph.mp4"), "--quiet"])
+        out, err = capsys.readouterr()
+        assert out == f"{frames_folder / 'morph.mp4'}\n" and err.count("\n") == 2, err
+        assert "old.gif: an animation, no frame" in err and "left out: a.heic" in err
+        assert len(read(frames_folder / "morph.mp4")[0]) == 3
+
+
+def test_paths_on_stdout_and_what_they_are_on_stderr(run, frames_folder):
+    out = frames_folder.parent / "wide.gif"
+    done = run("make_morphinggif.py", frames_folder, out, "--width", 64)
+    assert done.returncode == 0 and done.stdout == f"{out}\n" and "an animation of 3 frames, 0.3 s" in done.stderr
+    assert read(out)[0][0].shape == (48, 64, 3)
+    for path in frames_folder.iterdir():
+        images.save(path, moving(1)[0])
+    done = run("make_morphinggif.py", frames_folder, out.with_suffix(".webp"), "--quiet")
+    assert done.returncode == 0 and "all 3 frames are equal, which WebP keeps as one picture" in done.stderr
 
 
 def test_script_takes_frames_in_natural_order(run, tmp_path):
@@ -143,7 +258,7 @@ def test_script_names_what_is_wrong_with_the_frames(run, tmp_path):
         ([tmp_path / "unequal", tmp_path / "x.gif", "--width", 16], "2.png: 20x16"),
         ([tmp_path / "unequal", tmp_path / "x.avi"], ".avi"),
         ([tmp_path / "unequal", tmp_path / "x.gif", "--fps", 0], "fps 0"),
-        ([tmp_path / "unequal", tmp_path / "x.gif", "--width", 1], "--width 1"),
+        ([tmp_path / "unequal", tmp_path / "x.gif", "--width", 1], "width 1"),
     ):
         done = run("make_morphinggif.py", *words, "--quiet")
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr

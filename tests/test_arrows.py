@@ -62,7 +62,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "checkpoints": ["stylegan_layers", "perceptual_model", "networks", "downloads", "files", "pickles"],
     "images": ["files"],
     "animation": ["files", "images"],
-    "landmarks": ["downloads"],
+    "landmarks": ["downloads", "files"],
     "masks": ["images", "landmarks"],
     "face": ["files"],
     "boundaries": ["face", "files", "downloads"],

@@ -5,6 +5,8 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
+import types
 import zlib
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFont
 
 from editor import cli, files, images
 
@@ -106,8 +108,19 @@ def test_exif_rotation(tmp_path, orientation):
     assert np.array_equal(np.asarray(images.open_image(tmp_path / "a.png")), np.asarray(upright))
 
 
+def swapped_profile():
+    """sRGB with the primaries of red and green exchanged, under another name."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in ((b"rXYZ", b"____"), (b"gXYZ", b"rXYZ"), (b"____", b"gXYZ")):
+        srgb = srgb.replace(old, new, 1)
+    return srgb.replace("sRGB".encode("utf-16-be"), "xRGB".encode("utf-16-be"))
+
+
 def test_a_colour_profile_is_followed(tmp_path):
     """A profile that is not sRGB changes the numbers; sRGB's own leaves them alone."""
+    for mode in ("RGB", "P", "RGBA"):
+        Image.new("RGB", (8, 8), RED).convert(mode).save(tmp_path / "swapped.png", icc_profile=swapped_profile())
+        assert np.abs(np.subtract(images.open_image(tmp_path / "swapped.png").getpixel((4, 4)), GREEN)).max() <= 2, mode
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     photo().save(tmp_path / "a.png", icc_profile=srgb)
     assert np.array_equal(np.asarray(images.open_image(tmp_path / "a.png")), np.asarray(photo()))
@@ -127,11 +140,14 @@ def test_of_an_animation_the_first_frame(tmp_path):
 # Bad files
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png_of(width, height):
     """A PNG whose header promises much and whose data hold nothing."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
 
 
 def jpeg(part):
@@ -153,6 +169,22 @@ BAD = {
     "large.png": (png_of(12_500, 12_500), r"too large \(12500x12500\)"),
     "hollow.png": (png_of(100, 100), "damaged"),
     "photo.heic": (b"\0\0\0\x18ftypheic" + bytes(60), "HEIC"),
+    "camera.nef": (png_of(64, 64), "a camera's raw file"),
+    "eps.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n", "a PostScript file"),
+    "dos_eps.jpg": (b"\xc5\xd0\xd3\xc6" + bytes(60), "a PostScript file"),
+    "pdf.png": (b"%PDF-1.7\n" + bytes(60), "a PDF file"),
+    "psd.png": (b"8BPS\0\1" + bytes(60), "a Photoshop file"),
+    "zip.png": (b"PK\3\4" + bytes(60), "a zip archive"),
+    "video.png": (b"\0\0\0\x18ftypmp42" + bytes(60), "a video"),
+    "icns.png": (b"icns\0\0\0\x80ic07\0\0\0\x78" + png_of(60_000, 60_000), "not an image"),
+    "blp.png": (b"BLP2" + bytes(1200), "not an image"),
+    "empty_sky.png": (png_of(5_000, 5_000), "5000x5000 pixels in [0-9]+ bytes: no photograph"),
+    "long_text.png": (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", bytes([0, 0, 0, 9, 0, 0, 0, 9, 8, 2, 0, 0, 0]))
+        + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(20 << 20))),
+        "damaged",
+    ),
     "noise.png": (bytes(range(256)), "not an image"),
 }
 
@@ -176,6 +208,90 @@ def test_a_missing_file_and_a_folder(tmp_path):
         with pytest.raises(OSError) as error:
             images.open_image(path)
         assert str(path) in cli.one_line(error.value)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path, said in ((tmp_path / "a.png", "a pipe"), ("/dev/zero", "a device")):
+        for read in (images.open_image, images.open_file, images.is_animation):
+            with pytest.raises(ValueError, match=f"{path}: {said}, expected a file"):
+                read(path)
+
+
+def test_postscript_starts_no_program(tmp_path, monkeypatch):
+    """Pillow hands what begins like PostScript, whatever its name, to a program called gs."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "me.png").write_bytes(BAD["eps.png"][0])
+    with pytest.raises(ValueError, match="a PostScript file"):
+        images.open_image(tmp_path / "me.png")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(Exception), Image.open(tmp_path / "me.png") as image:  # noqa: B017 - what comes of a gs that makes nothing
+        image.load()
+    assert (tmp_path / "ran").exists()  # so it would have, asked without formats
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to decode"), MemoryError(), RecursionError("deep"), AttributeError("x"), KeyError("\n")]
+)
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error):
+    photo().save(tmp_path / "a.png")
+
+    def fail(image):
+        raise error
+
+    monkeypatch.setattr(images, "_to_rgb", fail)
+    with pytest.raises(ValueError, match="a.png: ") as raised:
+        images.open_image(tmp_path / "a.png")
+    assert "\n" not in cli.one_line(raised.value)
+    monkeypatch.setattr(images, "_to_rgb", lambda image: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):  # a disk that fails is no damaged picture
+        images.open_image(tmp_path / "a.png")
+
+
+def test_16_bit_grey_takes_no_memory_of_floats(tmp_path):
+    Image.fromarray(np.full((2000, 3000), 257 * 9, np.uint16)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    try:
+        assert images.open_image(tmp_path / "a.png").getpixel((2999, 1999)) == (9, 9, 9)
+        assert tracemalloc.get_traced_memory()[1] < 25_000_000  # numpy's part; 48 million in floats
+    finally:
+        tracemalloc.stop()
+
+
+def test_16_bit_grey_rounds_to_the_nearest_level(tmp_path):
+    values = np.arange(65536).reshape(256, 256)
+    for kind in ("uint16", ">u2"):
+        Image.fromarray(values.astype(kind)).save(tmp_path / "a.tif")
+        assert np.array_equal(np.asarray(images.open_image(tmp_path / "a.tif"))[..., 0], np.rint(values / 257))
+
+
+SEEDS = {
+    "PNG": {}, "JPEG": {"quality": 90}, "WEBP": {}, "GIF": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}, "PPM": {}, "AVIF": {},
+    "JPEG2000": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEEDS)
+def test_damaged_files_of_every_format_are_read_or_refused(tmp_path, kind):
+    """Cut off, and with bytes flipped: 60 of each."""
+    whole, rng, path = io.BytesIO(), np.random.default_rng(0), tmp_path / "a.png"
+    if kind not in images.formats():
+        pytest.skip(f"this Pillow has no {kind}")
+    photo(40, 40).save(whole, kind, **SEEDS[kind])
+    for i in range(60):
+        content = bytearray(whole.getvalue())
+        if i % 4 == 0:
+            content = content[: rng.integers(len(content))]
+        else:
+            for place in rng.integers(0, len(content) if i % 2 else min(400, len(content)), rng.integers(1, 9)):
+                content[place] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            assert images.open_image(path).mode == "RGB"
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)  # seeded; a busy machine is no failure
@@ -293,6 +409,65 @@ def test_natural_order_is_an_order(names):
     assert sorted(names, key=images.natural_key) == sorted(reversed(names), key=images.natural_key)
 
 
+def test_what_looks_like_a_photograph_and_is_left_out_is_named(tmp_path):
+    photo().save(tmp_path / "good.png")
+    for name in ("a.HEIC", "b.heic", "c.heif", "d.heic", "e.cr2", "f.psd", ".hidden.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "dangling.png").symlink_to("nowhere")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "link.png").symlink_to("good.png")
+    assert [p.name for p in images.list_images(tmp_path)] == ["good.png", "link.png"]
+    said = images.left_out(tmp_path)
+    for words in ("a.HEIC, b.heic, c.heif and 1 more: a HEIC picture, which needs pillow-heif", "e.cr2: a camera's raw file", "f.psd: .psd",
+                  "fifo.png: a pipe", "folder.jpg: a folder", "dangling.png: a link to nothing", "loop.png: a link to itself"):  # fmt: skip
+        assert sum(f"left out: {words}" in line for line in said) == 1, words
+    assert len(said) == 7
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(ValueError, match="no images in this folder.*left out: a.HEIC"):
+        images.list_images(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".avif", ".jp2"])
+def test_what_this_pillow_can_read_is_listed(tmp_path, ending):
+    if ending not in images.suffixes():
+        pytest.skip(f"this Pillow cannot read {ending}")
+    photo().save(tmp_path / f"a{ending}", quality=95) if ending == ".avif" else photo().save(tmp_path / f"a{ending}")
+    assert images.list_images(tmp_path) == [tmp_path / f"a{ending}"] and not images.left_out(tmp_path)
+    assert np.abs(np.asarray(images.open_image(tmp_path / f"a{ending}"), int) - np.asarray(photo())).mean() < 8
+
+
+def test_heic_is_read_where_pillow_heif_is(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+
+    def register():
+        def opened(file, name):
+            return Image.new("RGB", (8, 8), RED)
+
+        monkeypatch.setitem(Image.OPEN, "HEIF", (opened, lambda start: start[4:12] == b"ftypheic"))
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    images.formats.cache_clear()
+    try:
+        assert images.list_images(tmp_path) == [tmp_path / "a.heic"] and not images.left_out(tmp_path)
+        assert images.open_image(tmp_path / "a.heic").getpixel((1, 1)) == RED
+    finally:
+        images.formats.cache_clear()
+
+
+def test_animations_are_told_from_pictures(tmp_path):
+    two = {"save_all": True, "append_images": [Image.new("RGB", (8, 8), BLUE)]}
+    for ending in (".gif", ".webp", ".png"):
+        Image.new("RGB", (8, 8), RED).save(tmp_path / f"two{ending}", **two)
+        Image.new("RGB", (8, 8), RED).save(tmp_path / f"one{ending}")
+        assert images.is_animation(tmp_path / f"two{ending}") and not images.is_animation(tmp_path / f"one{ending}")
+    (tmp_path / "text.gif").write_text("no picture")
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "pages.tif", **two)
+    for name in ("text.gif", "pages.tif"):
+        assert not images.is_animation(tmp_path / name)
+
+
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "a.txt").write_text("")
     for path, said in [(tmp_path, "no images"), (tmp_path / "a.txt", "a file, expected a folder"), (tmp_path / "b", "no such folder")]:
@@ -357,3 +532,22 @@ def test_sheet():
 def test_what_cannot_be_shown(image):
     with pytest.raises(ValueError):
         images.to_pil(image)
+
+
+def test_long_names_do_not_overlap_on_a_sheet():
+    cell, labels = Image.new("RGB", (64, 64), WHITE), ["a" * 80 + "_smile_and_age", "b" * 80, "short"]
+    page = np.asarray(images.sheet([[cell] * 3], labels=labels, names=["n\nn" * 300], gap=6).convert("L"))
+    top, left = page.shape[0] - 70, page.shape[1] - 3 * 70
+    assert left < 200 and top < 40
+    for j in range(1, 3):  # the gap between two columns stays white, beside the labels too
+        assert page[:, left + j * 70 - 5 : left + j * 70 - 1].min() == 255
+
+
+def test_shortened_words_keep_both_ends():
+    font = ImageFont.load_default(12)
+    text = "london_039_smiling_20240131_0001.png"
+    short = images.shortened(text, font, 100)
+    head, tail = short.split("\N{HORIZONTAL ELLIPSIS}")
+    assert text.startswith(head) and text.endswith(tail) and abs(len(head) - len(tail)) <= 1
+    assert 80 < font.getlength(short) <= 100 and images.shortened("short", font, 100) == "short"
+    assert images.shortened("a\nb\x1b[31m", font, 200) == "a?b?[31m"
