@@ -19,7 +19,7 @@ import weight_convert
 from editor import checkpoints
 from stylegan_layers import Config, Discriminator, Generator, upsample
 from tests.test_convert import Network, official_pickle  # noqa: F401 - Network is a fixture
-from training import augment, data, grow, measure, projected, reconstruct, train_generator
+from training import augment, data, grow, measure, projected, reconstruct, train_generator, trainer
 
 ROOT = checkpoints.HERE
 
@@ -194,12 +194,12 @@ def test_the_average_of_a_trained_generator_does_not_forget_it():
     size = Config("stylegan2", 8, 64, 8, 2)
     moved = []
     for trained in (True, False):
-        trainer = train_generator.Trainer(Generator(size), Discriminator(size), train_generator.Config(ema=1000, warm=0), trained=trained)
-        before = trainer.ema.synthesis.b8.conv1.weight.clone()
+        run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(ema=1000, warm=0), trained=trained)
+        before = run.ema.synthesis.b8.conv1.weight.clone()
         for _ in range(3):
-            trainer.step(torch.rand(8, 3, 8, 8) * 2 - 1)
-        now = trainer.G.synthesis.b8.conv1.weight
-        moved.append(((trainer.ema.synthesis.b8.conv1.weight - before).norm() / (now - before).norm()).item())
+            run.step(torch.rand(8, 3, 8, 8) * 2 - 1)
+        now = run.G.synthesis.b8.conv1.weight
+        moved.append(((run.ema.synthesis.b8.conv1.weight - before).norm() / (now - before).norm()).item())
     assert moved[0] < 0.05 < 0.5 < moved[1]
 
 
@@ -228,12 +228,12 @@ def test_training_in_bfloat16_follows_float32():
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
-        trainer = train_generator.Trainer(Generator(size), Discriminator(size), train_generator.Config(heads=0.1), dtype=dtype)
+        run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(heads=0.1), dtype=dtype)
         for _ in range(4):
-            trainer.step(torch.rand(8, 3, 8, 8) * 2 - 1)
-        losses.append(trainer.tick()["loss_d"])
+            run.step(torch.rand(8, 3, 8, 8) * 2 - 1)
+        losses.append(run.tick()["loss_d"])
     assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.02
-    assert trainer.D.b8.conv0.weight.is_contiguous(memory_format=torch.channels_last)
+    assert run.D.b8.conv0.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
@@ -242,14 +242,14 @@ def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
     critic = reconstruct.Critic(512).measure(G)
     known, guessed = G.mapping(torch.randn(64, 512)).detach(), (G.w_avg + torch.ones(64, 512)).requires_grad_(True)
     optimiser = torch.optim.Adam(critic.parameters(), lr=0.01)
-    first = reconstruct.told_apart(critic, known, guessed).item()
+    first = reconstruct.critic_loss(critic, known, guessed).item()
     for _ in range(100):
         optimiser.zero_grad()
-        reconstruct.told_apart(critic, known, guessed.detach()).backward()
+        reconstruct.critic_loss(critic, known, guessed.detach()).backward()
         optimiser.step()
-    assert reconstruct.told_apart(critic, known, guessed).item() < first
-    (gradient,) = torch.autograd.grad(reconstruct.fooled(critic, known, guessed), guessed)
-    assert reconstruct.fooled(critic, known, guessed - gradient * 100) < reconstruct.fooled(critic, known, guessed)
+    assert reconstruct.critic_loss(critic, known, guessed).item() < first
+    (gradient,) = torch.autograd.grad(reconstruct.loss_against_critic(critic, known, guessed), guessed)
+    assert reconstruct.loss_against_critic(critic, known, guessed - gradient * 100) < reconstruct.loss_against_critic(critic, known, guessed)
 
 
 def test_inception_is_asked_for_by_name_and_says_when_it_cannot_come(monkeypatch):
