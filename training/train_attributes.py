@@ -396,7 +396,7 @@ class Config:
 def parser():
     p = cli.Parser(__doc__)
     p.add_argument("--data", required=True, metavar="ZIP", help="folder, .zip or .tar of aligned face crops")
-    p.add_argument("--labels", required=True, metavar="CSV", help="their labels")
+    p.add_argument("--labels", required=True, metavar="CSV", help="their labels, a row an image (see above)")
     p.add_argument("--out", required=True, metavar="FILE", help="where the network goes (.safetensors, float16)")
     p.add_argument("--state", metavar="FILE", help="what a stopped run goes on from (default: runs/NAME of --out.pt)")
     p.add_argument("--hand_labels", metavar="CSV", help="labels given by eye: taught on training images, measured on held-out ones")
