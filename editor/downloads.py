@@ -143,7 +143,12 @@ def _short(error):
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):
         return f"no answer in {TIMEOUT} s"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    words = " ".join(str(error).split())[:200]
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return f"the connection broke before the file's end ({words})"
+    if isinstance(error, requests.ConnectionError):
+        return f"no connection, or no answer that can be read ({words})"
+    return f"{type(error).__name__}: {words}"
 
 
 def _fault(path, item):
