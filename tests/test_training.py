@@ -264,7 +264,17 @@ def test_two_processes_share_the_batches_and_one_writes(tmp_path, pictures):
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line["images"] for line in log_of(out)] == [32, 64]
-    assert adam_steps(torch.load(out / "state.pt", weights_only=True)) == {8}  # of 8 images each, 4 from either process
+    assert adam_steps(torch.load(out / "state.pt", weights_only=True)) == {8}
+
+
+def test_each_process_takes_its_share_of_a_batch(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(train_generator, "start_processes", lambda args, batch: (0, 2, torch.device("cpu")))
+    for name in ("all_reduce", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_: None)
+    sizes, step = [], trainer.Trainer.step
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self, real: sizes.append(len(real)) or step(self, real))
+    train_generator.main(["--data", str(pictures), *SMALL, "--images", "16", "--out", str(tmp_path), "--quiet"])
+    assert sizes == [4, 4]
 
 
 def test_processes_must_share_a_batch_evenly(monkeypatch):
