@@ -341,7 +341,7 @@ def test_a_diverged_training_writes_nothing(tmp_path):
 def test_flags_that_make_no_sense_are_one_line(tmp_path, pictures, flags, match):
     words = [] if "--init" in flags else SMALL
     with pytest.raises(ValueError, match=match) as caught:
-        train_generator.main(["--data", str(pictures), *words, "--out", str(tmp_path / "run"), *flags])
+        train_generator.main(["--data", str(pictures), *words, "--images", "1", "--out", str(tmp_path / "run"), *flags])
     assert "\n" not in str(caught.value) and not (tmp_path / "run" / "log.jsonl").exists()
 
 
@@ -433,6 +433,7 @@ def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
         reconstruct.critic_loss(critic, known, guessed.detach()).backward()
         optimiser.step()
     assert reconstruct.critic_loss(critic, known, guessed).item() < first
+    assert critic(known).mean() > 0.2 and critic(guessed).mean() < -0.2
     (gradient,) = torch.autograd.grad(reconstruct.loss_against_critic(critic, known, guessed), guessed)
     assert reconstruct.loss_against_critic(critic, known, guessed - gradient * 100) < reconstruct.loss_against_critic(
         critic, known, guessed
