@@ -39,24 +39,19 @@ def rms(a, b, mask):
     return (((a - b) * 127.5).square() * mask).sum((1, 2, 3)).div(mask.expand(len(a), -1, -1, -1).sum((1, 2, 3)) * 3).sqrt()
 
 
-def psnr(a, b, mask=1.0):
-    """[N], in dB."""
-    return 20 * (255 / rms(a, b, torch.ones_like(a[:, :1]) * mask)).log10()
-
-
 def line(*cells):
     print("|", " | ".join(f"{c:.1f}" if isinstance(c, float) else str(c) for c in cells), "|", flush=True)
 
 
 def noise(G, distance, x, n):
     """W+ alone, joint, and W+ then noise, at equal steps in all."""
-    settings = {
+    settings_of = {
         "W+": {"iteration": 2 * n},
         "joint": {"iteration": 2 * n, "joint": True},
         "W+ then noise": {"iteration": n, "noise_iteration": n},
     }
-    for name, setting in settings.items():
-        db = psnr(rendered(G, projection.project(G, distance, x, settings.Config(**setting))), x)
+    for name, setting in settings_of.items():
+        db = render.psnr(rendered(G, projection.project(G, distance, x, settings.Config(**setting))), x)
         line(f"noise: {name}, {2 * n} steps, PSNR dB", db.mean().item(), db.min().item())
 
 
@@ -95,8 +90,8 @@ def crossover(G, distance, x, n):
     for source, side in ((a, columns < middle - away), (b, columns >= middle + away)):
         line(
             "crossover: PSNR dB of a half, away from the edge",
-            psnr(y, source, side.float()).mean().item(),
-            psnr(y, source, side.float()).min().item(),
+            render.psnr(y, source, side.float()).mean().item(),
+            render.psnr(y, source, side.float()).min().item(),
         )
     steps = (y[..., 1:] - y[..., :-1]).abs().mean((0, 1, 2)) * 127.5
     inside = torch.cat([((s[..., 1:] - s[..., :-1]).abs().mean((0, 1, 2)) * 127.5) for s in (a, b)])
@@ -144,8 +139,8 @@ def scribble(G, distance, x, n):
     line("scribble: rms to the stroke, before; after", rms(before, drawn, bar).mean().item(), rms(after, drawn, bar).mean().item())
     line(
         "scribble: PSNR dB of the rest to the rendering before",
-        psnr(after, before, far).mean().item(),
-        psnr(after, before, far).min().item(),
+        render.psnr(after, before, far).mean().item(),
+        render.psnr(after, before, far).min().item(),
     )
 
 
@@ -166,8 +161,8 @@ def style(G, distance, x, n):
     line("style: Gram distance inside falls by a factor of (mean; least)", (gap[0] / gap[1]).mean().item(), (gap[0] / gap[1]).min().item())
     line(
         "style: PSNR dB outside to the rendering before",
-        psnr(after, before, 1 - inside).mean().item(),
-        psnr(after, before, 1 - inside).min().item(),
+        render.psnr(after, before, 1 - inside).mean().item(),
+        render.psnr(after, before, 1 - inside).min().item(),
     )
 
 

@@ -14,7 +14,7 @@ import time
 import torch
 
 from benchmarks.bench_step import machine
-from editor import checkpoints, cli, files, projection, session, settings
+from editor import checkpoints, cli, files, projection, render, session, settings
 from training import data
 
 BUDGETS = (50, 75, 100, 150, 250, 500, 1000)
@@ -39,8 +39,8 @@ def run(G, distance, targets, options, encoder=None):
 
     found = projection.project(G, distance, targets, settings.Config(check_every=5, **options), callback)
     with torch.no_grad():
-        error = (G.synthesis(found.ws).clamp(-1, 1) - targets).square().flatten(1).mean(1)
-    return curve, found.loss, 10 * torch.log10(4 / error)
+        pictures = G.synthesis(found.ws).clamp(-1, 1)
+    return curve, found.loss, render.psnr(pictures, targets)
 
 
 def plot(results, path):
@@ -76,14 +76,14 @@ def main(argv):
     held = images[data.split(len(images))[1]]
     targets = (held[torch.linspace(0, len(held) - 1, args.count).long()].float() / 127.5 - 1).to(device)
     distance = session.load_distance(G.meta["perceptual"] or "vgg16", device)
-    settings = {k: type(getattr(settings.Config(), k))(v) for k, v in (s.split("=") for s in args.set)}
+    changed = {k: type(getattr(settings.Config(), k))(v) for k, v in (s.split("=") for s in args.set)}
     encoder = checkpoints.load_encoder(checkpoints.BUNDLED["encoder"], G, device) if checkpoints.has_encoder(G) else None
     results, bar = {}, None
     for name, options in RECIPES.items():
         if args.only and name not in args.only:
             continue
         ours = name.startswith("ours")
-        curve, losses, psnr = run(G, distance, targets, options | (settings if ours else {}), encoder if ours else None)
+        curve, losses, psnr = run(G, distance, targets, options | (changed if ours else {}), encoder if ours else None)
         results[name] = row = {"steps": options["iteration"], "seconds": round(curve[-1][1], 1), "loss": losses.median().item(),
                                "psnr": psnr.median().item(), "psnrs": psnr.tolist(), "curve": curve}  # fmt: skip
         if name == "LatentEditor":

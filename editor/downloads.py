@@ -1,16 +1,21 @@
-"""What can be had by name: official generators, boundaries, the landmark model; fetched once, into a cache."""
+"""What can be had by name: official generators and boundaries; fetched once, into a cache.
+
+Nothing takes its place in the cache before it was looked at: its length against what the server announced, its sha256 where that
+is known, else its size and whether it is one whole pickle. A download that broke starts anew: only a server that names the version
+of a file (few do) could send the rest of the same one.
+"""
 
 import dataclasses
 import os
-import urllib.error
-import urllib.request
+import pickletools
 from pathlib import Path
 
-from editor.files import file_hash
+from editor import files
 
 NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files"
 INTERFACEGAN = "https://raw.githubusercontent.com/genforce/interfacegan/master/boundaries"
 NVIDIA = "NVIDIA Source Code License-NC (non-commercial)"
+TIMEOUT = 60  # seconds without a byte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,25 +25,21 @@ class Download:
     url: str
     license: str
     what: str
+    megabytes: int  # about; 0: less than one
     sha256: str | None = None
 
 
 def _boundary(name, sha256):
-    return Download(f"{INTERFACEGAN}/stylegan_ffhq_{name}_boundary.npy", "MIT", f"InterFaceGAN boundary {name}, StyleGAN1 FFHQ", sha256)
+    return Download(f"{INTERFACEGAN}/stylegan_ffhq_{name}_boundary.npy", "MIT", f"InterFaceGAN boundary {name}, StyleGAN1 FFHQ", 0, sha256)
 
 
 DOWNLOADS = {
     "stylegan1-ffhq-1024": Download(
-        "https://drive.google.com/uc?id=1MEGjdvVpUsu1jB4zrXZN7Y4kBBOzizDQ", "CC BY-NC 4.0", "StyleGAN1, FFHQ, 1024x1024, about 300 MB"
+        "https://drive.google.com/uc?id=1MEGjdvVpUsu1jB4zrXZN7Y4kBBOzizDQ", "CC BY-NC 4.0", "StyleGAN1, FFHQ, 1024x1024", 300
     ),
-    "stylegan2-ffhq-1024": Download(f"{NGC}/stylegan2-ffhq-1024x1024.pkl", NVIDIA, "StyleGAN2, FFHQ, 1024x1024, about 360 MB"),
-    "stylegan2-ffhq-512": Download(f"{NGC}/stylegan2-ffhq-512x512.pkl", NVIDIA, "StyleGAN2, FFHQ, 512x512, about 350 MB"),
-    "stylegan2-ffhq-256": Download(f"{NGC}/stylegan2-ffhq-256x256.pkl", NVIDIA, "StyleGAN2, FFHQ, 256x256, about 270 MB"),
-    "landmarks": Download(
-        "https://github.com/davisking/dlib-models/raw/master/shape_predictor_68_face_landmarks.dat.bz2",
-        "iBUG 300-W: non-commercial",
-        "dlib's 68 landmarks, about 64 MB, bzip2",
-    ),
+    "stylegan2-ffhq-1024": Download(f"{NGC}/stylegan2-ffhq-1024x1024.pkl", NVIDIA, "StyleGAN2, FFHQ, 1024x1024", 360),
+    "stylegan2-ffhq-512": Download(f"{NGC}/stylegan2-ffhq-512x512.pkl", NVIDIA, "StyleGAN2, FFHQ, 512x512", 350),
+    "stylegan2-ffhq-256": Download(f"{NGC}/stylegan2-ffhq-256x256.pkl", NVIDIA, "StyleGAN2, FFHQ, 256x256", 270),
     "age": _boundary("age_w", "f92c72c6621fd9630a2100168462a15a531bee410099847fdcdf844159eb7e30"),
     "eyeglasses": _boundary("eyeglasses_w", "ac826235cc7347eb1f57ba9e6e2904e52f34a6052a4db03dc693648a4f231cc5"),
     "gender": _boundary("gender_w", "077953b129bbb52605b3391d4824938c9ded35337f60d282478c72dcc3c5c28f"),
@@ -47,17 +48,43 @@ DOWNLOADS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Names and downloads
+class _Failed(Exception):
+    """Why a download failed."""
 
 
 def cache_folder():
-    """Where downloads go: $STYLEGAN_EDITOR_CACHE, else ~/.cache/stylegan_editor."""
-    return Path(os.environ.get("STYLEGAN_EDITOR_CACHE") or Path.home() / ".cache" / "stylegan_editor")
+    """Where downloads go: $STYLEGAN_EDITOR_CACHE, else ~/.cache/stylegan_editor.
+
+    Raises:
+        ValueError: the user has no home folder (containers with a numeric user).
+    """
+    try:
+        return Path(os.environ.get("STYLEGAN_EDITOR_CACHE") or Path.home() / ".cache" / "stylegan_editor")
+    except RuntimeError:
+        raise ValueError("no home folder is known to keep downloads in; set STYLEGAN_EDITOR_CACHE to a folder") from None
+
+
+def cached(name):
+    """Where the file of a name in DOWNLOADS lies once it was fetched.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in DOWNLOADS:
+        raise ValueError(f"{name}: unknown; known are {', '.join(DOWNLOADS)}")
+    return cache_folder() / f"{name}{'.pkl' if name.startswith('stylegan') else Path(DOWNLOADS[name].url).suffix}"
+
+
+def discard(name):
+    """Remove a file from the cache, so that `fetch` downloads it anew."""
+    cached(name).unlink(missing_ok=True)
 
 
 def fetch(name, report=None):
-    """Download a file of DOWNLOADS once, into the cache; goes on where a broken download stopped.
+    """Download a file of DOWNLOADS once, into the cache.
+
+    A file that is in the cache is checked as one that was just downloaded, and downloaded anew if it is not whole. Several
+    processes may fetch the same file at once: each writes a temporary file of its own.
 
     Args:
         name: a key of DOWNLOADS.
@@ -67,54 +94,86 @@ def fetch(name, report=None):
         The file's path.
 
     Raises:
-        ValueError: unknown name, or the file that came is not the published one (sha256), or a web page.
-        OSError: off line or refused; says where to put the file by hand.
+        ValueError: unknown name; no folder for the cache.
+        OSError: off line, refused, or what came is not the file; says where to put the file by hand.
     """
-    if name not in DOWNLOADS:
-        raise ValueError(f"{name}: unknown; known are {', '.join(DOWNLOADS)}")
-    item = DOWNLOADS[name]
-    suffix = ".pkl" if name.startswith("stylegan") else Path(item.url).suffix
-    target = cache_folder() / f"{name}{suffix}"
-    if target.is_file():
+    target, item = cached(name), DOWNLOADS[name]
+    kept = f" (the file that lies there {fault})" if target.is_file() and (fault := _fault(target, item)) else ""
+    if target.is_file() and not kept:
         return target
-    partial = target.with_name(target.name + ".part")
-    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _download(item.url, partial, report)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise OSError(f"{name}: download failed ({reason}); try again, or fetch {item.url} yourself and save it as {target}") from None
-    with open(partial, "rb") as f:
-        start = f.read(256).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
-        partial.unlink()
-        raise ValueError(f"{name}: {item.url} answered with a web page; open it in a browser and save the file as {target}")
-    if item.sha256 and file_hash(partial) != item.sha256:
-        partial.unlink()
-        raise ValueError(f"{name}: what {item.url} sent is not the published file (sha256 differs); it was removed, try again")
-    os.replace(partial, target)
+        with files.atomic(target) as temporary:
+            _download(item, temporary, report)
+            if fault := _fault(temporary, item):
+                raise _Failed(f"what came {fault}")
+    except _Failed as error:
+        by_hand = f"try again, or fetch {item.url} yourself and save it as {target}{kept}"
+        raise OSError(f"{name}: download failed: {error}; {by_hand}") from None
     return target
 
 
-def _download(url, partial, report):
-    done = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+def _download(item, path, report):
+    """Write what a server sends to `path`; requests compares its length with what was announced."""
+    import requests
+
+    done, most = 0, 2 * (item.megabytes + 1) << 20
     try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and done:  # nothing is left to send
-            return
-        raise
-    with response:
-        resumed = response.status == 206
-        done = done if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length else None
-        with open(partial, "ab" if resumed else "wb") as f:
-            while block := response.read(1 << 20):
-                f.write(block)
-                done += len(block)
-                if report:
-                    report(done, total)
-    if total is not None and done < total:
-        raise ConnectionError(f"the connection broke after {done} of {total} bytes")
+        # not packed for the way: lengths are those of the file itself
+        with requests.get(item.url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}) as response:
+            response.raise_for_status()
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+            with open(path, "wb") as f:
+                for block in response.iter_content(1 << 18):
+                    f.write(block)
+                    done += len(block)
+                    if done > most:
+                        raise _Failed(f"what comes is larger than {most >> 20} MB")
+                    if report:
+                        report(done, total)
+    except (requests.RequestException, ValueError) as error:  # ValueError: an address that it was sent on to is none
+        raise _Failed(_short(error)) from None
+
+
+def _short(error):
+    """What requests says of a failure; plain words for the usual ones."""
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return f"no answer in {TIMEOUT} s"
+    words = " ".join(str(error).split())[:200]
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return f"the connection broke before the file's end ({words})"
+    if isinstance(error, requests.ConnectionError):
+        return f"no connection, or no answer that can be read ({words})"
+    return f"{type(error).__name__}: {words}"
+
+
+def _fault(path, item):
+    """What is wrong with a file, or None: 'is a web page', 'is cut off', ..."""
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        start = f.read(256).lstrip().lower()
+        if start.startswith((b"<!doctype", b"<html")):
+            return "is a web page: open the address in a browser"
+        if item.sha256:
+            return None if files.file_hash(path) == item.sha256 else "is not the published file (sha256 differs)"
+        if size < item.megabytes << 19:
+            return f"is too small: {size:,} bytes, where about {item.megabytes} MB are expected"
+        f.seek(0)
+        return _pickle_fault(f, size)
+
+
+def _pickle_fault(f, size):
+    """Whether a file is one whole pickle: read instruction by instruction up to its end, none of them followed."""
+    if f.read(1) != b"\x80":
+        return "is no pickle"
+    f.seek(0)
+    try:
+        for _ in pickletools.genops(f):
+            pass
+    except (ValueError, MemoryError, OverflowError):
+        return f"is cut off or damaged: no whole pickle in {size:,} bytes"
+    return None if f.tell() == size else f"is more than a pickle: {size - f.tell():,} bytes follow its end"

@@ -62,6 +62,22 @@ def measures(picture, target, known):
     return float(10 * np.log10(255**2 / error)) if error else 100.0, float(ssim[inner if inner.any() else known].mean())
 
 
+def psnr(images, targets, mask=None):
+    """Peak signal-to-noise ratio of each image, [N] in dB; infinite where nothing differs.
+
+    Args:
+        images, targets: tensors [N, 3, H, W] in [-1, 1], from which the peak of 2 comes; nothing is clamped or rounded.
+        mask: [1 or N, 1, H, W] in 0..1, the weight of each pixel (default: all alike).
+    """
+    squares = (images - targets).square()
+    if mask is None:
+        error = squares.flatten(1).mean(1)
+    else:
+        mask = mask.expand_as(squares)
+        error = (squares * mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
+    return 10 * (4 / error).log10()
+
+
 def composite(picture, target, mask):
     """The photograph with the rendering where the mask is 0, without a seam.
 

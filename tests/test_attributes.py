@@ -115,10 +115,63 @@ def test_training_goes_on_where_it_stopped(made_up, capsys):
     assert load(made_up / "net.safetensors").scores(torch.zeros(1, 3, 128, 128))["age"].shape == (1,)
 
 
-def test_errors_name_what_is_wrong(made_up):
-    (made_up / "labels.csv").write_text("file,age\n0.png,20-29\n")
-    with pytest.raises(ValueError, match="no column gender, glasses_edge, happy, yaw"):
+HEAD = "file,age,gender,yaw,glasses_edge,happy\n"
+
+
+@pytest.mark.parametrize("table, match", [
+    (b"file,age\n0.png,20-29\n", "no column gender, glasses_edge, happy, yaw"),
+    (b"", "no rows"),
+    (b"\xff\xfe\x00", "not a readable CSV"),
+    (HEAD.encode() + b"0.png,12,Male,0,0,0\n", "unknown label 12"),
+    (HEAD.encode() + b"0.png\n", "unknown label None"),
+    (HEAD.encode() + b"0.png,20-29,Male,east,0,0\n", "0.png: yaw is 'east', not a number"),
+    (HEAD.encode() + b"x.png,20-29,Male,0,0,0\n", "no image x.png, which .*labels.csv names"),
+    (HEAD.encode() + b"0.png,20-29,Male,0,0,0\n", "1 images; give 10 or more"),
+    (HEAD.encode() + b"0.png," + b"2" * 200_000 + b",Male,0,0,0\n", "not a readable CSV"),
+])  # fmt: skip
+def test_errors_name_what_is_wrong(made_up, table, match):
+    (made_up / "labels.csv").write_bytes(table)
+    with pytest.raises(ValueError, match=match):
         train_attributes.main(arguments(made_up, 1))
-    (made_up / "labels.csv").write_text("file,age,gender,yaw,glasses_edge,happy\n0.png,12,Male,0,0,0\n")
-    with pytest.raises(ValueError, match="unknown label 12"):
+
+
+@pytest.mark.parametrize("table, match", [
+    ("file,attribute\n0.png,smile\n", "no column value"),
+    ("file,attribute,value\n0.png,smile,yes\n", "0.png: smile, yes: expected"),
+    ("file,attribute,value\n0.png,hat,1\n", "0.png: hat, 1: expected"),
+])  # fmt: skip
+def test_hand_labels_say_what_is_wrong(made_up, table, match):
+    (made_up / "hand.csv").write_text(table)
+    with pytest.raises(ValueError, match=match):
+        train_attributes.main([*arguments(made_up, 1), "--hand_labels", str(made_up / "hand.csv")])
+
+
+def test_images_are_found_by_name(made_up):
+    rows = (made_up / "labels.csv").read_text().splitlines()
+    (made_up / "labels.csv").write_text("\n".join([rows[0], *reversed(rows[1:])]) + "\n")
+    faces = train_attributes.read_faces(made_up / "faces.zip", made_up / "labels.csv")
+    with zipfile.ZipFile(made_up / "faces.zip") as archive:
+        for i, name in ((0, "31.png"), (30, "1.png")):
+            picture = np.asarray(Image.open(io.BytesIO(archive.read(name))))
+            assert faces.names[i] == name and np.array_equal(faces.pixels[i].permute(1, 2, 0).numpy(), picture)
+
+
+@pytest.mark.parametrize("state", [b"no state", {}, {"trainee": {}}, "other images"], ids=["text", "empty", "foreign", "other images"])
+def test_a_state_that_does_not_fit_is_one_line(made_up, state):
+    path = made_up / "state.pt"
+    if state == "other images":
         train_attributes.main(arguments(made_up, 1))
+        rows = (made_up / "labels.csv").read_text().splitlines()
+        (made_up / "labels.csv").write_text("\n".join(rows[:-1]) + "\n")
+    elif isinstance(state, bytes):
+        path.write_bytes(state)
+    else:
+        torch.save(state, path)
+    with pytest.raises(ValueError, match="state.pt: this run cannot go on from there: .*remove the file"):
+        train_attributes.main(arguments(made_up, 2))
+
+
+@pytest.mark.parametrize("flag", ["--epochs 0", "--batch 1", "--lr nan", "--minutes -1", "--small_epochs -1"])
+def test_senseless_settings_are_refused(made_up, flag):
+    with pytest.raises(ValueError, match=f"{flag}[.0]*: expected"):
+        train_attributes.main([*arguments(made_up, 1), *flag.split()])

@@ -10,7 +10,7 @@ from PIL import Image
 
 import align_images
 import encode_image
-from editor import checkpoints, images, projection, settings
+from editor import checkpoints, images, projection, render, settings
 from stylegan_layers import Config, Generator
 from training import train_encoder
 
@@ -26,7 +26,7 @@ def test_the_bundled_encoder_beats_the_mean_latent(G, made):
     encoder = checkpoints.load_encoder(checkpoints.BUNDLED["encoder"], G)
     with torch.no_grad():
         guess, mean = G.synthesis(encoder(made)), G.synthesis(G.w_avg.expand(2, G.num_ws, -1))
-    assert (train_encoder.psnr(guess, made) > train_encoder.psnr(mean, made) + 2).all()
+    assert (render.psnr(guess.clamp(-1, 1), made) > render.psnr(mean.clamp(-1, 1), made) + 2).all()
 
 
 def test_it_is_the_default_start_and_shortens_the_way(tmp_path):
@@ -77,3 +77,23 @@ def test_one_is_trained_for_any_generator_and_goes_on_where_it_stopped(tmp_path,
     assert ws.shape == (3, G.num_ws, 512) and ws.isfinite().all()
     found = projection.project(G, None, torch.zeros(3, 3, 16, 16), settings.Config(iteration=2, init=ws))
     assert found.loss.isfinite().all()
+
+    path = tmp_path / "state.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["generator_hash"] == G.meta["hash"]
+    for wrong, match in ((b"", "cannot go on"), (state | {"generator_hash": "x"}, "another generator"), ({"encoder": {}}, "cannot go on")):
+        path.write_bytes(wrong) if wrong == b"" else torch.save(wrong, path)
+        with pytest.raises(ValueError, match=f"state.pt: .*{match}"):
+            train_encoder.main([*words, "--steps", "102"])
+
+
+@pytest.mark.parametrize("flag", ["--steps 0", "--batch 0", "--lr -1", "--seed -1"])
+def test_senseless_settings_are_refused(flag):
+    with pytest.raises(ValueError, match=f"{flag}[.0]*: expected"):
+        train_encoder.main(["--data", "x", *flag.split()])
+
+
+def test_a_tenth_of_the_pictures_must_be_there_to_hold_out(tmp_path, G):
+    images.save(tmp_path / "one.png", np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="1 pictures; give 10 or more"):
+        train_encoder.main(["--data", str(tmp_path)])

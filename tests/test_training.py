@@ -1,7 +1,9 @@
 """training/: data, augmentation, heads, growing, a fine-tuned official network, and a run that is killed and goes on."""
 
+import importlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -16,10 +18,11 @@ from PIL import Image
 
 import encode_image
 import weight_convert
-from editor import checkpoints
+from editor import checkpoints, cli, images, render, session
+from editor.files import file_hash
 from stylegan_layers import Config, Discriminator, Generator, upsample
 from tests.test_convert import Network, official_pickle  # noqa: F401 - Network is a fixture
-from training import augment, data, grow, measure, projected, reconstruct, train_generator
+from training import augment, data, grow, measure, projected, reconstruct, resume, train_generator, trainer
 
 ROOT = checkpoints.HERE
 
@@ -45,6 +48,22 @@ def test_folder_zip_and_tar_give_the_same_images(pictures, tmp_path):
     assert images.shape == (32, 3, 16, 16) and images.dtype == torch.uint8 and len(names) == 32
     for other in ("p.zip", "p.tar"):
         assert torch.equal(images, data.load(tmp_path / other, 16)[1])
+
+
+def test_the_middle_of_a_picture_is_taken(tmp_path):
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, 4:12] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(wide.transpose(1, 0, 2)).save(tmp_path / "high.png")
+    assert (data.load(tmp_path, 8)[1] == 255).all()
+
+
+def test_pictures_are_mirrored_left_to_right():
+    picture = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    picture[..., 0, 0] = 255  # the corner on top, left
+    shown = next(data.batches(picture, torch.arange(1), 64, torch.Generator().manual_seed(0)))
+    left, right = shown[:, 0, 0, 0] == 1, shown[:, 0, 0, 3] == 1
+    assert (left ^ right).all() and 16 < left.sum() < 48 and (shown[:, :, 1:] == -1).all()
 
 
 def test_no_images_or_a_broken_one_is_an_error(tmp_path):
@@ -133,6 +152,8 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     official_pickle(Network, tmp_path / "official.pkl", kind, 1)
     start, critic = tmp_path / "g.safetensors", tmp_path / "d.safetensors"
     weight_convert.main([str(tmp_path / "official.pkl"), "--out", str(start), "--discriminator", str(critic)])
+    G, alignment = checkpoints.load_generator(start), {"scale": 0.7, "em_scale": 0.4}
+    checkpoints.save(start, G, alignment=alignment, perceptual="bundled", source="a source", license="a licence")
     out = tmp_path / "run"
     extra = ["--heads", "1", "--augment", "ada", "--reconstruct", "20"] if kind == "sg2" else ["--path_length", "2", "--augment", "diff"]
     train_generator.main(["--data", str(pictures), "--init", str(start), "--init_d", str(critic), "--out", str(out), "--freeze_d", "2",
@@ -144,10 +165,12 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     before, after = checkpoints.load_discriminator(critic), checkpoints.load_discriminator(out / "discriminator.safetensors")
     assert torch.allclose(before.b128.conv0.weight, after.b128.conv0.weight, rtol=1e-3, atol=1e-4)  # frozen; stored as float16
     assert not torch.allclose(before.b4.conv.weight, after.b4.conv.weight, rtol=5e-3, atol=5e-3)
-    G = checkpoints.load_generator(out / "generator.safetensors")
+    before, G = G, checkpoints.load_generator(out / "generator.safetensors")
     if kind == "sg2":
         assert checkpoints.load_encoder(out / "encoder.safetensors", G)(torch.zeros(1, 3, 128, 128)).shape == (1, 12, 512)
-    assert G.meta["alignment"] == checkpoints.load_generator(start).meta["alignment"] and G.w_avg.abs().sum() > 0
+    assert G.meta["alignment"] == alignment
+    assert [G.meta[k] for k in ("perceptual", "source", "license")] == ["bundled", "a source", "a licence"]
+    assert not torch.equal(G.w_avg, before.w_avg) and (G.w_avg - before.w_avg).norm() < 0.5 * before.w_avg.norm()
     Image.open(pictures / "00.png").resize((64, 64)).save(tmp_path / "square.png")
     code = encode_image.main(["--src_im", str(tmp_path / "square.png"), "--weight_file", str(out / "generator.safetensors"), "--iteration",
                               "3",
@@ -156,37 +179,199 @@ def test_a_converted_official_network_is_fine_tuned(tmp_path, pictures, Network,
     assert not code and (tmp_path / "w" / "square.npy").is_file()
 
 
+SMALL = ["--resolution", "16", "--channel_base", "128", "--channel_max", "16", "--mapping_layers", "2", "--batch", "8", "--device", "cpu"]
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def adam_steps(state):
+    return {int(v["step"]) for v in state["opt_g"]["state"].values()}
+
+
 def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "training.train_generator", "--data", str(pictures), "--resolution", "16", "--channel_base", "128",
-               "--channel_max", "16", "--mapping_layers", "2", "--batch", "8", "--tick", "16", "--out", str(out),
-               "--device", "cpu", "--quiet"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = ["--data", str(pictures), *SMALL, "--tick", "16", "--out", str(out), "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train_generator", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     until = time.time() + 120
-    while not ((out / "log.jsonl").is_file() and len((out / "log.jsonl").read_text().splitlines()) >= 3):
+    while not ((out / "state.pt").is_file() and len((out / "log.jsonl").read_text().splitlines()) >= 3):
         assert process.poll() is None and time.time() < until
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    step = torch.load(out / "state.pt", weights_only=True)["step"]
+    state = torch.load(out / "state.pt", weights_only=True)
     checkpoints.load_generator(out / "generator.safetensors")
-    assert step >= 4
-    train_generator.main([*command[3:-1], "--images", str(step * 8 + 32), "--quiet"])
-    shown = [json.loads(line)["images"] for line in (out / "log.jsonl").read_text().splitlines()]
-    assert shown[-1] == step * 8 + 32 and shown == sorted(shown)
+    assert state["step"] >= 4 and adam_steps(state) == {state["step"]}
+    train_generator.main([*words, "--images", str(state["step"] * 8 + 32)])
+    assert [line["images"] for line in log_of(out)] == list(range(16, state["step"] * 8 + 33, 16))
+    after = torch.load(out / "state.pt", weights_only=True)
+    assert after["step"] == state["step"] + 4 and adam_steps(after) == {after["step"]}  # the optimiser went on as well
+    G = checkpoints.load_generator(out / "generator.safetensors")
+    assert G.w_avg.abs().sum() > 0 and torch.equal(G.w_avg, after["ema"]["mapping.w_avg"].half().float())
+    for flags, match in ((["--reconstruct", "1"], "without --reconstruct"), (["--batch", "4"], "with --batch 8"),
+                         (["--channel_max", "8"], "size mismatch")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"state.pt: this run cannot go on from there: .*{match}"):
+            train_generator.main([*words, *flags, "--images", "999"])
 
-    with pytest.raises(ValueError, match="without --reconstruct"):
-        train_generator.main([*command[3:-1], "--reconstruct", "1", "--images", "999", "--quiet"])
+
+def test_a_run_stopped_within_a_tick_makes_it_again(tmp_path, pictures, monkeypatch, capsys):
+    out, save = tmp_path / "run", resume.save
+    words = ["--data", str(pictures), *SMALL, "--tick", "8", "--out", str(out), "--images", "24"]
+
+    def stopped(path, state):
+        if state["step"] == 2:
+            raise KeyboardInterrupt
+        save(path, state)
+
+    monkeypatch.setattr(resume, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_generator.main(words)
+    assert [line["images"] for line in log_of(out)] == [8, 16] and torch.load(out / "state.pt", weights_only=True)["step"] == 1
+    with open(out / "log.jsonl", "a") as f:
+        f.write('{"images": 2')  # half a line
+    monkeypatch.setattr(resume, "save", save)
+    capsys.readouterr()
+    train_generator.main(words)
+    assert [line["images"] for line in log_of(out)] == [8, 16, 24]
+    printed = capsys.readouterr()
+    assert "32 images" in printed.err and "0.6 million parameters" in printed.err and "going on from" in printed.err
+    lines = printed.out.splitlines()
+    assert [json.loads(line)["images"] for line in lines[:2]] == [16, 24]
+    files = ["sheet.png", "generator.safetensors", "discriminator.safetensors", "log.jsonl", "state.pt"]
+    assert lines[2:] == [str(out / name) for name in files] and all((out / name).is_file() for name in files)
+    train_generator.main(words)
+    assert "nothing to do: 24 images" in capsys.readouterr().err
+    train_generator.main([*words, "--images", "32", "--quiet"])
+    assert capsys.readouterr() == ("", "")
 
 
-def test_two_processes_train_one_network(tmp_path, pictures):
+def test_seed_and_flip_and_hold_out_do_something(tmp_path, pictures):
+    hashes = {}
+    for name, flags in {"a": [], "again": [], "seed": ["--seed", "1"], "flip": ["--no_flip"], "hold_out": ["--hold_out"]}.items():
+        train_generator.main(["--data", str(pictures), *SMALL, "--images", "32", "--out", str(tmp_path / name), "--quiet", *flags])
+        hashes[name] = file_hash(tmp_path / name / "generator.safetensors")
+    assert hashes["a"] == hashes["again"] and len(set(hashes.values())) == 4
+
+
+def test_two_processes_share_the_batches_and_one_writes(tmp_path, pictures):
+    """That they train one network: tests/test_trainer.py."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training.train_generator",
-               "--data", str(pictures), "--resolution", "16", "--channel_base", "128", "--channel_max", "16", "--mapping_layers", "2",
-               "--batch", "8", "--images", "64", "--tick", "32", "--out", str(out), "--device", "cpu", "--quiet"]  # fmt: skip
+               "--data", str(pictures), *SMALL, "--images", "64", "--tick", "32", "--out", str(out), "--quiet"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["images"] for line in (out / "log.jsonl").read_text().splitlines()] == [32, 64]  # one process writes
+    assert [line["images"] for line in log_of(out)] == [32, 64]
+    assert adam_steps(torch.load(out / "state.pt", weights_only=True)) == {8}
+
+
+def test_each_process_takes_its_share_of_a_batch(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(train_generator, "start_processes", lambda args, batch: (0, 2, torch.device("cpu")))
+    for name in ("all_reduce", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_: None)
+    sizes, step = [], trainer.Trainer.step
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self, real: sizes.append(len(real)) or step(self, real))
+    train_generator.main(["--data", str(pictures), *SMALL, "--images", "16", "--out", str(tmp_path), "--quiet"])
+    assert sizes == [4, 4]
+
+
+def test_processes_must_share_a_batch_evenly(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="--batch 8: 3 processes share it"):
+        train_generator.main(["--data", "x", *SMALL])
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 cut", "list", "empty", "code"], ids=str)
+def test_a_state_that_is_none_is_one_line(tmp_path, pictures, content):
+    path = tmp_path / "state.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"list": [1, 2], "empty": {}, "code": {"step": pathlib.PurePosixPath("x")}}[content], path)
+    with pytest.raises(ValueError, match="state.pt: this run cannot go on from there: .*remove the file to start anew") as caught:
+        train_generator.main(["--data", str(pictures), *SMALL, "--out", str(tmp_path), "--quiet"])
+    assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
+
+
+def test_a_full_disk_is_an_oserror_and_the_state_before_stays(tmp_path, monkeypatch):
+    resume.save(tmp_path / "state.pt", {"step": 1})
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="disk full"):
+        resume.save(tmp_path / "state.pt", {"step": 2})
+    assert resume.load(tmp_path / "state.pt") == {"step": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_diverged_training_writes_nothing(tmp_path):
+    torch.manual_seed(0)
+    size = Config("stylegan2", 8, 64, 8, 2)
+    run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(batch=4))
+    train_generator.report(run, tmp_path, {}, 0)
+    before = {p.name: file_hash(p) for p in tmp_path.iterdir()}
+    run.note(loss_g=torch.tensor(float("nan")))
+    run.ema.synthesis.b8.conv1.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="diverged: after 0 images .* the files of the tick before are kept"):
+        train_generator.report(run, tmp_path, {}, 0)
+    assert {p.name: file_hash(p) for p in tmp_path.iterdir()} == before
+    assert run.tick()["loss_g"] is None  # NaN is no JSON
+
+
+@pytest.mark.parametrize("flags, match", [
+    (["--lr", "nan"], "--lr nan: expected a finite number above 0"),
+    (["--tick", "0"], "--tick 0: expected a whole number at least 1"),
+    (["--resolution", "100"], "power of two"),
+    (["--channel_max", "0"], "--channel_max 0: expected"),
+    (["--freeze_d", "3"], "3 blocks"),
+    (["--batch", "1", "--reconstruct", "1"], "half of each batch"),
+    (["--alignment", "{}"], "--alignment {}: expected JSON"),
+    (["--alignment", '{"scale": NaN, "em_scale": 0}'], "expected JSON"),
+    (["--fit_mapping", "1.4"], "needs --init_encoder"),
+    (["--fit_mapping", "nan", "--init_encoder", "x"], "--fit_mapping nan: expected"),
+    (["--init_encoder", "x"], "used by --reconstruct and --fit_mapping only"),
+    (["--init_encoder", "x", "--reconstruct", "1"], "give it with --init"),
+    (["--init_d", "x"], "--init_d is the discriminator of --init"),
+    (["--init", str(checkpoints.BUNDLED["generator"]), "--channel_max", "16"], "--channel_max 16: with --init, networks are as they are"),
+    (["--data", "nowhere"], "nowhere"),
+])  # fmt: skip
+def test_flags_that_make_no_sense_are_one_line(tmp_path, pictures, flags, match):
+    words = [] if "--init" in flags else SMALL
+    with pytest.raises(ValueError, match=match) as caught:
+        train_generator.main(["--data", str(pictures), *words, "--images", "1", "--out", str(tmp_path / "run"), *flags])
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "log.jsonl").exists()
+
+
+COMMANDS = ["train_generator", "train_encoder", "train_attributes", "make_boundaries", "make_features", "measure", "grow"]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_flag_has_help(module, monkeypatch):
+    class Found(Exception):
+        pass
+
+    def parse_args(self, *_):
+        raise Found(self)
+
+    monkeypatch.setattr(cli.Parser, "parse_args", parse_args)
+    with pytest.raises(Found) as found:
+        importlib.import_module(f"training.{module}").main([])
+    flags = {action.dest: action.help or "" for action in found.value.args[0]._actions}
+    assert len(flags) > 3 and [name for name, text in flags.items() if len(text.split()) < 2] == []
+
+
+def test_psnr_of_known_differences():
+    a = torch.zeros(2, 3, 4, 4)
+    b = a + torch.tensor([0.2, 0.02]).view(2, 1, 1, 1)
+    assert render.psnr(a, b).tolist() == pytest.approx([20, 40], abs=1e-3)
+    b[..., 2:] = 1.0
+    left = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 1, 4)
+    assert render.psnr(a, b, left).tolist() == pytest.approx([20, 40], abs=1e-3)
+    assert render.psnr(a, b, left.flip(3).expand(2, 1, 4, 4)).tolist() == pytest.approx([6.0206] * 2, abs=1e-3)
+    assert render.psnr(a, a).tolist() == [float("inf")] * 2
 
 
 def test_the_average_of_a_trained_generator_does_not_forget_it():
@@ -194,12 +379,12 @@ def test_the_average_of_a_trained_generator_does_not_forget_it():
     size = Config("stylegan2", 8, 64, 8, 2)
     moved = []
     for trained in (True, False):
-        trainer = train_generator.Trainer(Generator(size), Discriminator(size), train_generator.Config(ema=1000, warm=0), trained=trained)
-        before = trainer.ema.synthesis.b8.conv1.weight.clone()
+        run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(ema=1000, warm=0), trained=trained)
+        before = run.ema.synthesis.b8.conv1.weight.clone()
         for _ in range(3):
-            trainer.step(torch.rand(8, 3, 8, 8) * 2 - 1)
-        now = trainer.G.synthesis.b8.conv1.weight
-        moved.append(((trainer.ema.synthesis.b8.conv1.weight - before).norm() / (now - before).norm()).item())
+            run.step(torch.rand(8, 3, 8, 8) * 2 - 1)
+        now = run.G.synthesis.b8.conv1.weight
+        moved.append(((run.ema.synthesis.b8.conv1.weight - before).norm() / (now - before).norm()).item())
     assert moved[0] < 0.05 < 0.5 < moved[1]
 
 
@@ -228,12 +413,12 @@ def test_training_in_bfloat16_follows_float32():
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
-        trainer = train_generator.Trainer(Generator(size), Discriminator(size), train_generator.Config(heads=0.1), dtype=dtype)
+        run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(heads=0.1), dtype=dtype)
         for _ in range(4):
-            trainer.step(torch.rand(8, 3, 8, 8) * 2 - 1)
-        losses.append(trainer.tick()["loss_d"])
+            run.step(torch.rand(8, 3, 8, 8) * 2 - 1)
+        losses.append(run.tick()["loss_d"])
     assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.02
-    assert trainer.D.b8.conv0.weight.is_contiguous(memory_format=torch.channels_last)
+    assert run.D.b8.conv0.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
@@ -242,30 +427,53 @@ def test_the_critic_learns_to_tell_latents_apart_and_can_be_fooled():
     critic = reconstruct.Critic(512).measure(G)
     known, guessed = G.mapping(torch.randn(64, 512)).detach(), (G.w_avg + torch.ones(64, 512)).requires_grad_(True)
     optimiser = torch.optim.Adam(critic.parameters(), lr=0.01)
-    first = reconstruct.told_apart(critic, known, guessed).item()
+    first = reconstruct.critic_loss(critic, known, guessed).item()
     for _ in range(100):
         optimiser.zero_grad()
-        reconstruct.told_apart(critic, known, guessed.detach()).backward()
+        reconstruct.critic_loss(critic, known, guessed.detach()).backward()
         optimiser.step()
-    assert reconstruct.told_apart(critic, known, guessed).item() < first
-    (gradient,) = torch.autograd.grad(reconstruct.fooled(critic, known, guessed), guessed)
-    assert reconstruct.fooled(critic, known, guessed - gradient * 100) < reconstruct.fooled(critic, known, guessed)
+    assert reconstruct.critic_loss(critic, known, guessed).item() < first
+    assert critic(known).mean() > 0.2 and critic(guessed).mean() < -0.2
+    (gradient,) = torch.autograd.grad(reconstruct.loss_against_critic(critic, known, guessed), guessed)
+    assert reconstruct.loss_against_critic(critic, known, guessed - gradient * 100) < reconstruct.loss_against_critic(
+        critic, known, guessed
+    )
 
 
 def test_inception_is_asked_for_by_name_and_says_when_it_cannot_come(monkeypatch):
     import torchvision
 
     torch.manual_seed(0)
-    state = torchvision.models.inception_v3(weights=None, init_weights=False).state_dict()
-    monkeypatch.setattr(torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.__class__, "get_state_dict", lambda *_, **__: state)
+    state, asked = torchvision.models.inception_v3(weights=None, init_weights=False).state_dict(), []
+    kind = torchvision.models.Inception_V3_Weights
+    monkeypatch.setattr(kind, "get_state_dict", lambda *_, **options: asked.append(options) or state)
     assert measure.Inception()(torch.zeros(2, 3, 64, 64)).shape == (2, 2048)
+    assert asked[0]["check_hash"] and asked[0]["weights_only"]
+    for error in (OSError("no network"), RuntimeError('invalid hash value (expected "0cc3c7bd", got "x")'), EOFError()):
 
-    def off_line(*_, **__):
-        raise OSError("no network")
+        def fails(*_, error=error, **__):
+            raise error
 
-    monkeypatch.setattr(torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.__class__, "get_state_dict", off_line)
-    with pytest.raises(OSError, match="leave --fid out"):
-        measure.Inception()
+        monkeypatch.setattr(kind, "get_state_dict", fails)
+        with pytest.raises(OSError, match="leave --fid out"):
+            measure.Inception()
+
+
+def test_embedded_faces_are_measured(G):
+    z = torch.randn(1, G.config.z_dim, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        faces = G(z, truncation_psi=0.7).clamp(-1, 1)
+    row, pairs = measure.inversion(G, session.load_distance("bundled"), faces, 2, init="mean")
+    (wanted, made), error = pairs[0], (pairs[0][0].astype(float) - pairs[0][1]).__pow__(2).mean()
+    assert np.array_equal(wanted, images.to_uint8(faces)[0]) and made.shape == wanted.shape
+    assert row["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3) and 0 < row["ssim"] < 1 and row["distance"] > 0
+
+
+@pytest.mark.parametrize("words, match", [(["--count", "3"], "--count 3"), (["--steps", "5", "-1"], "--steps -1"),
+                                          (["--starts", "w"], "a space"), (["--count", "10"], "10 are needed")])  # fmt: skip
+def test_measure_says_what_it_needs(pictures, tmp_path, words, match):
+    with pytest.raises(ValueError, match=match):
+        measure.main(["--data", str(pictures), "--out", str(tmp_path / "m.json"), *words])
 
 
 def test_frechet_and_kernel_distances_of_known_sets():

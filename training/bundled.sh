@@ -20,7 +20,8 @@ cp runs/bundled/generator.safetensors $files/faces128.safetensors
 cp runs/bundled/discriminator.safetensors $files/faces128_discriminator.safetensors
 "$python" -m training.make_features --faces "$DATA" --out $files/features.safetensors
 "$python" -m training.train_attributes --data "$DATA" --labels "$LABELS" --out $files/attributes.safetensors
-"$python" -m training.train_encoder --data "$DATA" --init runs/bundled/encoder.safetensors --state runs/bundled/encoder.pt
+"$python" -m training.train_encoder --data "$DATA" --init runs/bundled/encoder.safetensors --state runs/bundled/encoder.pt \
+    --out $files/encoder.safetensors
 "$python" -m training.make_boundaries
 "$python" -m training.measure --data "$DATA" --inversion 100 --starts "w mean" "w+ mean" "w+ encoder" --out $files/measures.json
 "$python" -m docs.demo --docs docs

@@ -9,6 +9,7 @@ halved image. Training goes on from there (`train_generator --init --init_d`).
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from editor import checkpoints, cli
 from stylegan_layers import Discriminator, Generator, upsample
 from training import data
+from training.config import add_flags, check, from_flags, setting
 
 
 def grown_generator(G, channel_base, channel_max, resolution):
@@ -98,31 +100,45 @@ def grow_both(args, D):
     ws = G.mapping(torch.randn(4, G.config.z_dim))[:, None]
     with torch.no_grad():
         small, large = G.synthesis(ws.repeat(1, G.num_ws, 1), noise="none"), new_g.synthesis(ws.repeat(1, new_g.num_ws, 1), noise="none")
-    print(f"largest difference from the old picture, up-sampled: {(large - upsample(small)).abs().max():.1e}")
-    print(f"unexplained variance of the discriminator's first layer: {left:.4f}")
+    print(f"largest difference from the old picture, up-sampled: {(large - upsample(small)).abs().max():.1e}", file=sys.stderr)
+    print(f"unexplained variance of the discriminator's first layer: {left:.4f}", file=sys.stderr)
     return new_g, new_d, {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license")}
+
+
+@dataclasses.dataclass
+class Sizes:
+    """Of the new networks."""
+
+    channel_base: int = setting(
+        2048, "channels of the grown generator at a resolution: this divided by the resolution", least=4, most=2**16
+    )
+    channel_max: int = setting(256, "and at most so many channels", least=1, most=2048)
+    channel_base_d: int = setting(0, "the first of these of a wider discriminator; 0: as it is", least=0, most=2**16)
+
+    __post_init__ = check
 
 
 def main(argv):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--discriminator", required=True)
-    parser.add_argument("--generator", help="grow both by a block; without it, only the discriminator gets wider")
+    parser.add_argument("--discriminator", metavar="FILE", required=True, help="the trained discriminator")
+    parser.add_argument("--generator", metavar="FILE", help="grow both by a block; without it, only the discriminator gets wider")
     parser.add_argument("--data", help="the training images, for the discriminator's new block")
-    parser.add_argument("--channel_base", type=int, default=2048, help="of the grown generator (default: %(default)s)")
-    parser.add_argument("--channel_max", type=int, default=256, help="of the grown generator (default: %(default)s)")
-    parser.add_argument("--channel_base_d", type=int, help="of the discriminator (default: as it is)")
+    add_flags(parser, Sizes)
     parser.add_argument("--out", default="runs/start", help="folder for generator.safetensors and discriminator.safetensors")
     args = parser.parse_args(argv)
+    from_flags(Sizes, args)
     if bool(args.generator) != bool(args.data) or not (args.generator or args.channel_base_d):
         parser.error("give --generator and --data to grow by a block, --channel_base_d to widen the discriminator, or all three")
     D = checkpoints.load_discriminator(args.discriminator)
-    keep = {k: D.meta[k] for k in ("source", "license")}
+    origin = {k: D.meta[k] for k in ("source", "license")}
     if args.channel_base_d:
         D = widened_discriminator(D, args.channel_base_d)
     if args.generator:
-        G, D, keep = grow_both(args, D)
-        print(checkpoints.save(Path(args.out) / "generator.safetensors", G, **keep))
-    print(checkpoints.save(Path(args.out) / "discriminator.safetensors", D, **keep))
+        G, D, origin = grow_both(args, D)
+        checkpoints.save(Path(args.out) / "generator.safetensors", G, **origin)
+        print(Path(args.out) / "generator.safetensors")
+    checkpoints.save(Path(args.out) / "discriminator.safetensors", D, **origin)
+    print(Path(args.out) / "discriminator.safetensors")
 
 
 if __name__ == "__main__":

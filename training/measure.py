@@ -8,8 +8,12 @@ opinion that no training here has seen, in dlib's face descriptor. `real` is the
 samples come to training images (memorised?), and PSNR, SSIM, distance and identity of embedded held-out faces.
 """
 
+import dataclasses
+import http.client
 import importlib.util
 import json
+import pickle
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +23,10 @@ import torch.nn.functional as F
 
 from editor import checkpoints, cli, files, images, projection, render, session, settings
 from training import data
+from training.config import add_flags, check, from_flags, setting
+
+# off line, a server that breaks off or sends something else, another file in torch.hub's cache
+BROKEN = (OSError, RuntimeError, EOFError, ValueError, http.client.HTTPException, pickle.UnpicklingError)
 
 
 def brought_to(images, size):
@@ -80,16 +88,18 @@ class Inception:
     """torchvision's Inception v3 before its last layer: [N, 3, H, W] in [-1, 1] -> [N, 2048], float64.
 
     Raises:
-        OSError: the weights could not be downloaded.
+        OSError: the weights could not be downloaded, or are not the published ones (the hash in their name).
     """
 
     def __init__(self):
         from torchvision.models import Inception_V3_Weights, inception_v3
 
         try:
-            state = Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
-        except OSError as error:
-            raise OSError(f"--fid: Inception v3 could not be downloaded ({error}); leave --fid out") from None
+            state = Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except BROKEN as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise OSError(f"--fid: Inception v3 could not be downloaded, or what lies in {torch.hub.get_dir()} is not it "
+                          f"({reason}); leave --fid out, or remove it there") from None  # fmt: skip
         self.network = inception_v3(weights=None, transform_input=True, init_weights=False)
         self.network.load_state_dict(state)
         self.network.fc = torch.nn.Identity()
@@ -108,13 +118,13 @@ def embed(network, images):
 
 
 def samples(G, count, seed=1):
-    """[count, 3, 64, 64] at psi 1, and the same at the generator's size."""
+    """Pictures of `count` random z at psi 1: [count, 3, 64, 64]."""
     z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
     images = [G(chunk).clamp(-1, 1) for chunk in z.split(32)]
     return torch.cat([brought_to(x, 64) for x in images])
 
 
-def distances(a, b, b_train=None):
+def distances(a, b):
     """The table's row for features of real faces `a` and samples `b`."""
     precision, recall = precision_recall(a, b)
     return {"frechet": frechet(a, b), "kernel": kernel_distance(a, b), "precision": precision, "recall": recall}
@@ -143,8 +153,17 @@ def distribution(G, train, held, count, fid=False):
 
 
 def inversion(G, distance, targets, steps, callback=None, encoder=None, **options):
-    """Median PSNR, SSIM, distance and identity of embedded faces [N, 3, R, R], from `encoder`'s guess if given; also the results."""
-    descriptors, rows, pictures = Descriptors(), [], []
+    """Embed faces and measure how near their renderings are.
+
+    Args:
+        targets: [N, 3, R, R] in [-1, 1]. steps: of the optimiser. options: of settings.Config.
+        callback: called with the number of faces done.
+        encoder: its guess is the start (default: what `options` say).
+
+    Returns:
+        ({measure: median}, [(face, rendering)], both uint8 [R, R, 3])
+    """
+    descriptors, rows, pairs = Descriptors(), [], []
     for chunk in targets.split(10):
         if encoder:
             with torch.no_grad():
@@ -156,7 +175,7 @@ def inversion(G, distance, targets, steps, callback=None, encoder=None, **option
         for i, (mine, wanted) in enumerate(zip(images.to_uint8(pictures), images.to_uint8(chunk), strict=True)):
             psnr, ssim = render.measures(mine, wanted, np.ones(mine.shape[:2], bool))
             rows.append((psnr, ssim, float(apart[i]), float(np.linalg.norm(descriptors(mine, wanted) - descriptors(wanted)))))
-            pictures.append((wanted, mine))
+            pairs.append((wanted, mine))
         if callback:
             callback(len(rows))
     values = np.array(rows)
@@ -165,48 +184,89 @@ def inversion(G, distance, targets, steps, callback=None, encoder=None, **option
     return row | {
         "identity p95": round(float(np.quantile(values[:, 3], 0.95)), 4),
         "same person (< 0.6)": float((values[:, 3] < 0.6).mean()),
-    }, pictures
+    }, pairs
 
 
-def main(argv):
+@dataclasses.dataclass
+class Config:
+    """What is measured, on how much."""
+
+    count: int = setting(1300, "samples, and held-out faces that they are compared with; 0: none", least=0)
+    inversion: int = setting(0, "held-out faces to embed; 0: none", least=0)
+    steps: list = setting([50, 200, 500], "steps of the embeddings, each in a run of its own", least=0)
+
+    def __post_init__(self):
+        check(self)
+        if 0 < self.count < 10:
+            raise ValueError(f"--count {self.count}: expected 0, or 10 and more")
+
+
+def read_starts(words):
+    """--starts -> [(name, space, init)].
+
+    Raises:
+        ValueError: one that is no space and init.
+    """
+    found, inits = [], (*settings.INITS, "encoder")
+    for name in words:
+        space, _, init = name.partition(" ")
+        if space not in settings.SPACES or init not in inits:
+            raise ValueError(f'--starts "{name}": expected a space ({", ".join(settings.SPACES)}) and an init ({", ".join(inits)})')
+        found.append((name, space, init))
+    return found
+
+
+def flags():
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", required=True, help="the training pictures, as given to train_generator")
     parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
-    parser.add_argument("--count", type=int, default=1300, help="samples (default: %(default)s)")
     parser.add_argument("--fid", action="store_true", help="Frechet distance in Inception's features, too (downloads it)")
-    parser.add_argument("--inversion", type=int, default=0, help="held-out faces to embed (default: none)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[50, 200, 500])
-    parser.add_argument("--starts", nargs="+", default=["w mean", "w+ mean"], help='space and init: "w mean" "w+ mean" "w+ encoder"')
+    parser.add_argument("--starts", nargs="+", default=["w mean", "w+ mean"], help='space and init of the embeddings, such as "w mean" '
+                        '"w+ mean" "w+ encoder" (default: the first two)')  # fmt: skip
     parser.add_argument(
         "--encoder", metavar="FILE", default=checkpoints.BUNDLED["encoder"], help="of the generator (default: the bundled one)"
     )
-    parser.add_argument("--out", default="runs/measures.json")
-    args = parser.parse_args(argv)
+    parser.add_argument("--out", default="runs/measures.json", help="the measures; NAME.png beside it shows embedded faces "
+                        "(default: %(default)s)")  # fmt: skip
+    add_flags(parser, Config)
+    return parser
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    config, starts = from_flags(Config, args), read_starts(args.starts)
     G = checkpoints.load_generator(args.generator)
-    _, pictures = data.load(args.data, max(G.resolution, 64))
-    train, held = (pictures[i] for i in data.split(len(pictures)))
+    _, pixels = data.load(args.data, max(G.resolution, 64))
+    train, held = (pixels[i] for i in data.split(len(pixels)))
+    if len(held) < 10:
+        raise ValueError(f"{args.data}: {len(pixels)} pictures, of which {len(held)} are held out; 10 are needed")
+    print(f"{len(held)} held-out pictures of {args.data}, {len(train)} others", file=sys.stderr, flush=True)
     began = time.time()
-    table = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}
-    if args.count:
-        table |= distribution(G, train, held[: args.count], args.count, args.fid)
-        print(json.dumps(table, indent=1))
-    if args.inversion:
-        distance = session.load_distance(G.meta["perceptual"] or "vgg16")
-        targets = held[torch.linspace(0, len(held) - 1, args.inversion).long()].float() / 127.5 - 1
-        table["inversion"] = {}
-        for name in args.starts:
-            space, init = name.split()
-            for steps in args.steps:
-                start = {"encoder": checkpoints.load_encoder(args.encoder, G)} if init == "encoder" else {"init": init}
-                row, pictures = inversion(G, distance, targets, steps, space=space, **start)
-                table["inversion"][f"{name}, {steps} steps"] = row
-                print(name, steps, json.dumps(row), flush=True)
-        images.save(
-            Path(args.out).with_suffix(".png"),
-            images.sheet([[p for pair in pictures[i : i + 4] for p in pair] for i in range(0, min(32, len(pictures)), 4)], gap=0),
-        )
+    table, written = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}, [args.out]
+    if config.count:
+        table |= distribution(G, train, held[: config.count], config.count, args.fid)
+        print(json.dumps(table, indent=1), flush=True)
+    if config.inversion:
+        targets = held[torch.linspace(0, len(held) - 1, min(config.inversion, len(held))).long()].float() / 127.5 - 1
+        table["inversion"], pairs = inversions(G, targets, starts, config.steps, args.encoder)
+        written.append(Path(args.out).with_suffix(".png"))
+        rows = [[p for pair in pairs[i : i + 4] for p in pair] for i in range(0, min(32, len(pairs)), 4)]
+        images.save(written[-1], images.sheet(rows, gap=0))
     with files.atomic(args.out) as temporary:
         temporary.write_text(json.dumps(table | {"seconds": round(time.time() - began)}, indent=1), encoding="utf-8")
+    print(*written, sep="\n")
+
+
+def inversions(G, targets, starts, steps, encoder_path):
+    """`inversion` from each start and with each number of steps: {what: row}, and the last one's pictures. Prints rows as they come."""
+    distance, table = session.load_distance(G.meta["perceptual"] or "vgg16"), {}
+    for name, space, init in starts:
+        start = {"encoder": checkpoints.load_encoder(encoder_path, G)} if init == "encoder" else {"init": init}
+        for count in steps:
+            row, pairs = inversion(G, distance, targets, count, space=space, **start)
+            table[f"{name}, {count} steps"] = row
+            print(name, count, json.dumps(row), flush=True)
+    return table, pairs
 
 
 if __name__ == "__main__":

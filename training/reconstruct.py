@@ -1,9 +1,10 @@
-"""An encoder trained beside the generator: real faces -> W+, and back to the same faces.
+"""An encoder that is trained beside the generator: real faces -> latents -> renderings, which must look like the faces.
 
-A GAN alone leaves most photographs far from W; here half of each batch are renderings of encoded photographs, which must
-look like them (the decoder of a VAE-GAN, Larsen et al. 2016) and fool the discriminator like any sample. A critic in W tells
-encoded latents from those of the mapping network (e4e, Tov et al. 2021); both learn to be mistaken for the other, so that
-random samples and photographs come to live in one place (ALAE, Pidhorskyi et al. 2020).
+Why: a generator that a GAN alone has trained renders few photographs well. Here half of each batch are renderings of encoded
+photographs. They must look like the photographs, and they must fool the discriminator, as samples must (Larsen et al. 2016).
+
+How samples and photographs come to share one W: a critic learns to tell latents of the encoder from latents of the mapping network
+(e4e, Tov et al. 2021), and both networks learn to make it fail (ALAE, Pidhorskyi et al. 2020).
 """
 
 import dataclasses
@@ -28,14 +29,16 @@ def new_encoder(G, features_path):
 
 
 def fit_mapping(G, encoder, images, spread=1.4, steps=1500, batch=256, lr=2.0):
-    """Teach G's mapping network to draw its w from where `encoder` puts photographs: a Gaussian of their mean and, `spread`
-    times in each direction, their deviations. Samples then look as photographs' renderings do; training sharpens them.
+    """Teach G's mapping network to draw its w from where `encoder` puts photographs, so that samples look as their renderings do.
+
+    What it learns is a Gaussian with the mean of the encoded photographs and `spread` times their deviations.
 
     Args:
         images: uint8 [N, 3, R, R]; some thousands.
+        spread: 1.0 draws latents as far apart as the photographs' are.
 
     Returns:
-        the share of that Gaussian's variance which the network does not explain.
+        The share of that Gaussian's variance which the network does not explain, 0 to 1.
     """
     device = G.w_avg.device
     with torch.no_grad():
@@ -46,7 +49,7 @@ def fit_mapping(G, encoder, images, spread=1.4, steps=1500, batch=256, lr=2.0):
     optimiser = torch.optim.Adam(weights, lr=lr)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 100) * (1 - step / steps)
-        z = F.normalize(torch.randn(batch, G.config.z_dim, device=device)) * G.config.z_dim**0.5
+        z = F.normalize(torch.randn(batch, G.config.z_dim, device=device)) * G.config.z_dim**0.5  # [batch, z_dim]
         wanted = w.mean(0) + z[:, : deviations.shape[1]] @ deviations.T
         loss = (G.mapping(z) - wanted).square().mean()
         optimiser.zero_grad()
@@ -57,7 +60,7 @@ def fit_mapping(G, encoder, images, spread=1.4, steps=1500, batch=256, lr=2.0):
 
 
 class Critic(nn.Module):
-    """w [N, 512] -> [N]; above 0: the mapping network's, below: the encoder's."""
+    """w [N, w_dim] -> scores [N]; above 0: it takes w for one of the mapping network, below 0: for one of the encoder."""
 
     def __init__(self, w_dim, hidden=256):
         super().__init__()
@@ -68,7 +71,7 @@ class Critic(nn.Module):
         self.register_buffer("spread", torch.ones(()))
 
     def measure(self, G, count=4096):
-        """Take mean and spread of W from a generator, so that the critic sees values of size 1. Returns self."""
+        """Take mean and spread of W from `count` samples of a generator, so that the critic sees values of size 1. Returns self."""
         with torch.no_grad():
             w = G.mapping(torch.randn(count, G.config.z_dim, device=self.mean.device))
         self.mean.copy_(w.mean(0))
@@ -85,23 +88,27 @@ def one_layer(ws):
 
 
 def mostly_in_w(ws):
-    """ws [N, L, 512], of three images in four one w, the mean over its layers, for all of them: a generator that is taught by W+
-    latents alone renders photographs well, and only off the W that its samples come from.
+    """Latents of three images in four brought into W: each of their layers becomes the mean over the layers.
+
+    A generator that is taught by W+ latents alone renders photographs well, but only far from W, where no sample comes from.
+
+    Args:
+        ws: [N, L, 512]. The images 0, 4, 8, ... stay as they are.
     """
     return torch.where(torch.arange(len(ws), device=ws.device).view(-1, 1, 1) % 4 == 0, ws, ws.mean(1, keepdim=True))
 
 
 def loss_of(made, images, ws, distance):
-    """Image2StyleGAN's loss of renderings of `ws`, and a little pull of all layers towards one w (e4e's delta)."""
-    alike = (made - images).square().flatten(1).mean(1) + distance(made, images)
-    return alike.mean() + 0.02 * (ws - ws.mean(1, keepdim=True)).square().mean()
+    """How unlike renderings of `ws` are to `images`: Image2StyleGAN's loss, and a little pull of all layers towards one w (e4e's delta)."""
+    unlike = (made - images).square().flatten(1).mean(1) + distance(made, images)
+    return unlike.mean() + 0.02 * (ws - ws.mean(1, keepdim=True)).square().mean()
 
 
-def fooled(critic, known, guessed):
-    """What mapping network and encoder want of the critic: that it takes the one's w [N, 512] for the other's."""
-    return F.softplus(critic(known)).mean() + F.softplus(-critic(guessed)).mean()
+def critic_loss(critic, mapped, encoded):
+    """The critic's own loss: low when it scores w [N, 512] of the mapping network above 0 and w of the encoder below 0."""
+    return F.softplus(-critic(mapped)).mean() + F.softplus(critic(encoded)).mean()
 
 
-def told_apart(critic, known, guessed):
-    """The critic's own loss."""
-    return F.softplus(-critic(known)).mean() + F.softplus(critic(guessed)).mean()
+def loss_against_critic(critic, mapped, encoded):
+    """The loss of mapping network and encoder: low when the critic takes each one's w [N, 512] for the other's."""
+    return F.softplus(critic(mapped)).mean() + F.softplus(-critic(encoded)).mean()

@@ -14,21 +14,20 @@ Stopped runs go on where they were: the state after each epoch lies in --state. 
 
 import csv
 import dataclasses
-import io
 import json
 import math
+import sys
 import time
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 
-from editor import checkpoints, cli, files
+from editor import checkpoints, cli
 from editor.networks import AttributeConfig, AttributeNet
+from training import data, resume
+from training.config import add_flags, check, from_flags, setting
 
 AGES = ["20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]
 BINARY = ("gender", "smile", "glasses")
@@ -54,34 +53,58 @@ class Faces:
         return torch.arange(len(self.names)) % 10 == 9
 
 
-def read_faces(data, labels, side=128):
+def read_faces(data_path, labels, side=128):
     """Read images and labels.
 
     Raises:
-        ValueError: a column or an image is missing, or a label is unknown.
+        ValueError: a column or an image is missing, a label is unknown, or an image cannot be read.
     """
-    with open(labels, newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    missing = {"file", "age", "gender", "yaw", "glasses_edge", "happy"} - set(rows[0] if rows else ())
-    if missing:
-        raise ValueError(f"{labels}: no rows, or no column {', '.join(sorted(missing))}")
-    bad = {r["age"] for r in rows} - set(AGES) | {r["gender"] for r in rows} - {"Male", "Female"}
+    rows = read_table(labels, ("file", "age", "gender", "yaw", "glasses_edge", "happy"))
+    bad = {str(r["age"]) for r in rows} - set(AGES) | {str(r["gender"]) for r in rows} - {"Male", "Female"}
     if bad:
-        raise ValueError(f"{labels}: unknown label {', '.join(sorted(bad))}; ages are {', '.join(AGES)}; gender is Male or Female")
-    pixels = np.empty((len(rows), side, side, 3), np.uint8)
-    with zipfile.ZipFile(data) as archive:
-        for i, row in enumerate(rows):
-            try:
-                image = Image.open(io.BytesIO(archive.read(row["file"]))).convert("RGB")
-            except KeyError:
-                raise ValueError(f"{data}: no image {row['file']}, which {labels} names") from None
-            pixels[i] = image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
-    return Faces(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), [r["file"] for r in rows], read_targets(rows))
+        some = ", ".join(sorted(bad)[:5])
+        raise ValueError(f"{labels}: unknown label {some}; ages are {', '.join(AGES)}; gender is Male or Female")
+    names, pixels = data.load(data_path, side)
+    position = {name: i for i, name in enumerate(names)}
+    missing = [r["file"] for r in rows if r["file"] not in position]
+    if missing:
+        raise ValueError(f"{data_path}: no image {missing[0]}, which {labels} names ({len(missing)} are missing)")
+    order = [position[r["file"]] for r in rows]
+    pixels = pixels if order == list(range(len(names))) else pixels[order]  # 700 MB are not copied without need
+    return Faces(pixels, [r["file"] for r in rows], read_targets(rows, labels))
 
 
-def read_targets(rows):
-    """Rows of the CSV -> {attribute: float tensor}; probabilities for the binary ones, over-30, over-40, ... for age."""
-    column = {k: torch.tensor([float(r[k] or "nan") for r in rows]) for k in ("yaw", "glasses_edge", "happy")}
+def read_table(path, columns):
+    """A CSV -> its rows, dicts of strings.
+
+    Raises:
+        ValueError: no CSV, no rows, or a column is missing.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = list(csv.DictReader(f))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable CSV in UTF-8 ({error})") from None
+    missing = set(columns) - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{path}: no rows, or no column {', '.join(sorted(missing))}")
+    return rows
+
+
+def read_targets(rows, path):
+    """Rows of the CSV `path` -> {attribute: float tensor}; probabilities for the binary ones, over-30, over-40, ... for age.
+
+    Raises:
+        ValueError: a number that is none.
+    """
+
+    def number(row, name):
+        try:
+            return float(row[name] or "nan")
+        except ValueError:
+            raise ValueError(f"{path}: {row['file']}: {name} is {row[name][:40]!r}, not a number") from None
+
+    column = {k: torch.tensor([number(r, k) for r in rows]) for k in ("yaw", "glasses_edge", "happy")}
     bins = torch.tensor([AGES.index(r["age"]) for r in rows])
     rank = column["glasses_edge"].argsort(descending=True).argsort() / len(rows)
     return {
@@ -94,11 +117,21 @@ def read_targets(rows):
 
 
 def read_hand_labels(path, faces):
-    """A CSV with columns file, attribute, value (0 or 1; age: 1 is over 50) -> [(index of the image, attribute, value)]."""
-    position = {name: i for i, name in enumerate(faces.names)}
-    with open(path, newline="", encoding="utf-8") as f:
-        rows = [(r["file"], r["attribute"], r["value"] == "1") for r in csv.DictReader(f)]
-    return [(position[name], attribute, value) for name, attribute, value in rows if name in position]
+    """A CSV with columns file, attribute, value (0 or 1; age: 1 is over 50) -> [(index of the image, attribute, value)].
+
+    Rows of images that are not among `faces` are left out.
+
+    Raises:
+        ValueError: a column is missing, or a row says something else.
+    """
+    position, found = {name: i for i, name in enumerate(faces.names)}, []
+    for row in read_table(path, ("file", "attribute", "value")):
+        if row["attribute"] not in (*BINARY, "age") or row["value"] not in ("0", "1"):
+            wanted = f"an attribute of {', '.join((*BINARY, 'age'))} and a value of 0 or 1"
+            raise ValueError(f"{path}: {row['file']}: {row['attribute']}, {row['value']}: expected {wanted}")
+        if row["file"] in position:
+            found.append((position[row["file"]], row["attribute"], row["value"] == "1"))
+    return found
 
 
 def teach(faces, hand_labels):
@@ -207,6 +240,12 @@ class Opinions:
     def __init__(self, count):
         self.mean = {name: torch.full((count,), math.nan) for name in BINARY}
 
+    def load(self, mean):
+        """Take the means of a run on the same images."""
+        if {k: v.shape for k, v in mean.items()} != {k: v.shape for k, v in self.mean.items()}:
+            raise ValueError("it is of other images")
+        self.mean = mean
+
     def update(self, indices, raw):
         for name in BINARY:
             now, before = raw[name][:, 0].detach().sigmoid(), self.mean[name][indices]
@@ -228,10 +267,15 @@ class Opinions:
 # Training
 
 
-def train(faces, taught, options, say):
-    """Train, from --state where there is one; calls say(dict) after each epoch. Returns the folded network.
+def train(faces, taught, options, state_path, report):
+    """Train, from the state where there is one; calls report(dict) after each epoch. Returns the folded network.
 
-    `taught`: indices of images with hand labels, which are doubtful cases: shown three times an epoch.
+    Args:
+        taught: indices of images with hand labels, which are doubtful cases: shown three times an epoch.
+        options: a Config.
+
+    Raises:
+        ValueError: the state is another run's, or none.
     """
     torch.manual_seed(options.seed)
     trainee = Trainee(AttributeConfig()).to(memory_format=torch.channels_last)
@@ -239,21 +283,22 @@ def train(faces, taught, options, say):
     indices = torch.cat([indices, taught, taught])
     opinions, optimizer = Opinions(len(faces.names)), torch.optim.AdamW(trainee.parameters(), lr=1e-3, weight_decay=0.02)
     start, epoch = time.time(), 0
-    if Path(options.state).exists():
-        state = torch.load(options.state, weights_only=True)
-        trainee.load_state_dict(state["trainee"])
-        optimizer.load_state_dict(state["optimizer"])
-        opinions.mean, epoch = state["opinions"], state["epoch"]
+    if Path(state_path).exists():
+        with resume.reading(state_path):
+            state = resume.load(state_path)
+            trainee.load_state_dict(state["trainee"])
+            optimizer.load_state_dict(state["optimizer"])
+            opinions.load(state["opinions"])
+            epoch = state["epoch"]
     while epoch < options.epochs and (time.time() - start) / 60 < options.minutes:
         began = time.time()
         loss = train_epoch(trainee, optimizer, faces, indices, opinions, epoch, options)
         epoch += 1
         state = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict(), "opinions": opinions.mean, "epoch": epoch}
-        with files.atomic(options.state) as temporary:
-            torch.save(state, temporary)
+        resume.save(state_path, state)
         rate = len(indices) / (time.time() - began)
         table = measure(trainee.folded(), faces, limit=300) if epoch > options.small_epochs else {}  # wants the full size
-        say({"epoch": epoch, "loss": round(loss, 4), "images_per_second": round(rate, 1)} | {k: round(v, 4) for k, v in table.items()})
+        report({"epoch": epoch, "loss": round(loss, 4), "images_per_second": round(rate, 1)} | {k: round(v, 4) for k, v in table.items()})
     return trainee.folded()
 
 
@@ -322,36 +367,54 @@ def measure_by_hand(net, faces, hand_labels):
     held_out, table = faces.held_out, {}
     for attribute in sorted({a for _, a, _ in hand_labels}):
         chosen = [(i, value) for i, a, value in hand_labels if a == attribute and held_out[i]]
+        if not chosen:
+            continue
         scores = score(net, faces.pixels, torch.tensor([i for i, _ in chosen]))[attribute]
-        yes, said = torch.tensor([value for _, value in chosen]), scores > (50 if attribute == "age" else 0)
-        table[f"{attribute}_accuracy ({len(chosen)} images, {int(yes.sum())} yes)"] = (yes == said).float().mean().item()
-        table[f"{attribute}_found"], table[f"{attribute}_false_alarms"] = said[yes].float().mean().item(), said[~yes].float().mean().item()
+        yes, found = torch.tensor([value for _, value in chosen]), scores > (50 if attribute == "age" else 0)
+        table[f"{attribute}_accuracy ({len(chosen)} images, {int(yes.sum())} yes)"] = (yes == found).float().mean().item()
+        table[f"{attribute}_found"], table[f"{attribute}_false_alarms"] = (
+            found[yes].float().mean().item(),
+            found[~yes].float().mean().item(),
+        )
     return table
+
+
+@dataclasses.dataclass
+class Config:
+    """Settings of a run."""
+
+    epochs: int = setting(30, "passes over the data, all runs together", least=1)
+    small_epochs: int = setting(10, "of these, the first at half the side, four times as fast", least=0)
+    minutes: float = setting(math.inf, "stop after the epoch in which so many pass; the same command goes on", least=0)
+    batch: int = setting(64, "images a step", least=2)
+    lr: float = setting(0.002, "highest learning rate (AdamW)", above=0)
+    seed: int = setting(0, "of everything drawn at random", least=0, most=10**12)
+
+    __post_init__ = check
 
 
 def parser():
     p = cli.Parser(__doc__)
-    p.add_argument("--data", required=True, metavar="ZIP", help="aligned face crops")
-    p.add_argument("--labels", required=True, metavar="CSV", help="their labels")
+    p.add_argument("--data", required=True, metavar="ZIP", help="folder, .zip or .tar of aligned face crops")
+    p.add_argument("--labels", required=True, metavar="CSV", help="their labels, a row an image (see above)")
     p.add_argument("--out", required=True, metavar="FILE", help="where the network goes (.safetensors, float16)")
-    p.add_argument("--state", metavar="FILE", help="where a stopped run is kept (default: runs/NAME of --out.pt)")
+    p.add_argument("--state", metavar="FILE", help="what a stopped run goes on from (default: runs/NAME of --out.pt)")
     p.add_argument("--hand_labels", metavar="CSV", help="labels given by eye: taught on training images, measured on held-out ones")
-    p.add_argument("--epochs", type=int, default=30, help="passes over the data (default: 30)")
-    p.add_argument("--small_epochs", type=int, default=10, help="of these, the first at half the side, four times as fast (default: 10)")
-    p.add_argument("--minutes", type=float, default=math.inf, help="stop after the epoch in which they pass; the same command goes on")
-    p.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
-    p.add_argument("--lr", type=float, default=0.002, help="highest learning rate (default: 0.002)")
-    p.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
+    add_flags(p, Config)
     return p
 
 
 def main(argv=None):
-    options = parser().parse_args(argv)
-    options.state = options.state or Path("runs") / f"{Path(options.out).stem}.pt"
-    faces = read_faces(options.data, options.labels)
-    hand_labels = read_hand_labels(options.hand_labels, faces) if options.hand_labels else []
-    net = train(faces, teach(faces, hand_labels), options, lambda line: print(json.dumps(line), flush=True))
-    checkpoints.save(options.out, net, half=True, source=SOURCE, license=LICENSE)
+    args = parser().parse_args(argv)
+    config = from_flags(Config, args)
+    faces = read_faces(args.data, args.labels)
+    if len(faces.names) < 10:
+        raise ValueError(f"{args.labels}: {len(faces.names)} images; give 10 or more, since every tenth is held out")
+    print(f"{len(faces.names)} images of {args.data}, {int(faces.held_out.sum())} of them held out", file=sys.stderr, flush=True)
+    hand_labels = read_hand_labels(args.hand_labels, faces) if args.hand_labels else []
+    state = args.state or Path("runs") / f"{Path(args.out).stem}.pt"
+    net = train(faces, teach(faces, hand_labels), config, state, lambda line: print(json.dumps(line), flush=True))
+    checkpoints.save(args.out, net, half=True, source=SOURCE, license=LICENSE)
     tables = {"held out, against the labels": measure(net, faces)}
     if hand_labels:
         tables["held out, against labels by eye"] = measure_by_hand(net, faces, hand_labels)
@@ -359,6 +422,7 @@ def main(argv=None):
         print(title)
         for what, value in table.items():
             print(f"  {what:<44} {value:8.3f}")
+    print(args.out)
 
 
 if __name__ == "__main__":

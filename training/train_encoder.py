@@ -7,22 +7,33 @@ reconstruction: mean squared error and perceptual distance of the rendering, on 
 run goes on from --state. One JSON line every 100 steps; PSNR of held-out images at the end.
 """
 
+import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from editor import checkpoints, cli, files, images
-from training import data, reconstruct
-from training.train_generator import sample_ws
+from editor import checkpoints, cli, images, render
+from training import data, reconstruct, resume
+from training.config import add_flags, check, from_flags, setting
+from training.trainer import sample_ws
 
 KNOWN_SHARE = 0.2  # of the steps: samples only, loss in w
 
 
-def psnr(images, targets):
-    """[N] in dB, of images in [-1, 1]."""
-    return 10 * torch.log10(4 / (images.clamp(-1, 1) - targets).square().flatten(1).mean(1))
+@dataclasses.dataclass
+class Config:
+    """Settings of a run."""
+
+    steps: int = setting(2500, "steps of the optimiser, all runs together", least=1)
+    batch: int = setting(8, "images a step", least=1)
+    lr: float = setting(0.001, "highest learning rate (Adam)", above=0)
+    seed: int = setting(0, "of everything drawn at random", least=0, most=10**12)
+
+    __post_init__ = check
 
 
 def known_batch(G, count):
@@ -41,81 +52,116 @@ def reconstruction_loss(G, encoder, distance, images):
     return loss.mean() + 0.002 * (ws - G.w_avg).square().mean()
 
 
-def train(G, encoder, real, args, state_path):
-    """`args.steps` steps of Adam; writes the state every 100."""
+def train(G, encoder, real, config, state_path, new=True, report=None):
+    """`config.steps` steps of Adam; the state goes to `state_path` every 100 steps, and a run goes on from the one that is there.
+
+    Args:
+        real: an endless iterator of images [batch, 3, R, R] in [-1, 1].
+        new: the encoder knows nothing yet: the first fifth of the steps shows it samples only.
+        report: called after each step with (its number from 1 on, {name: mean loss since the last report} or None).
+
+    Raises:
+        ValueError: the state is another run's, or none.
+    """
     distance = encoder.features
     weights = [p for p in encoder.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=args.lr)
-    first, sums, began = 0, {}, time.time()
+    optimiser = torch.optim.Adam(weights, lr=config.lr)
+    first, sums = 0, {}
     if Path(state_path).is_file():
-        state = torch.load(state_path, weights_only=True)
-        encoder.load_state_dict(state["encoder"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
+        with resume.reading(state_path):
+            state = resume.load(state_path)
+            if state.get("generator_hash", G.meta["hash"]) != G.meta["hash"]:  # states of older versions do not say it
+                raise ValueError("it is of an encoder of another generator")
+            encoder.load_state_dict(state["encoder"])
+            optimiser.load_state_dict(state["optimiser"])
+            first = state["step"]
     spread = torch.stack([G.mapping(torch.randn(64, G.config.z_dim)).std(0) for _ in range(8)]).mean().detach()
-    torch.manual_seed(args.seed + first)
-    for step in range(first, args.steps):
-        t = step / args.steps
+    torch.manual_seed(config.seed + first)
+    for step in range(first, config.steps):
+        t = step / config.steps
         for group in optimiser.param_groups:
-            group["lr"] = args.lr * min(1.0, (step + 1) / 100) * (1 - t) ** 0.5
-        if (t < KNOWN_SHARE and not args.init) or step % 4 == 0:
-            images, ws = known_batch(G, args.batch)
-            loss = 0.1 * ((encoder(images) - ws) / spread).square().mean()
-            name = "known"
+            group["lr"] = config.lr * min(1.0, (step + 1) / 100) * (1 - t) ** 0.5
+        if (t < KNOWN_SHARE and new) or step % 4 == 0:
+            made, ws = known_batch(G, config.batch)
+            name, loss = "known", 0.1 * ((encoder(made) - ws) / spread).square().mean()
         else:
-            images = next(real)
-            loss, name = reconstruction_loss(G, encoder, distance, images), "real"
-        gradients = torch.autograd.grad(loss, weights)
-        norm = torch.stack([g.norm() for g in gradients]).norm()
-        for p, g in zip(weights, gradients, strict=True):
-            p.grad = g * min(1.0, 1.0 / float(norm))
-        optimiser.step()
+            name, loss = "real", reconstruction_loss(G, encoder, distance, next(real))
+        _step(optimiser, loss, weights)
         total, count = sums.get(name, (0.0, 0))
         sums[name] = (total + loss.item(), count + 1)
+        means = None
         if (step + 1) % 100 == 0:
-            print(
-                json.dumps({"step": step + 1, "seconds": round(time.time() - began)} | {k: round(a / n, 4) for k, (a, n) in sums.items()}),
-                flush=True,
-            )
-            sums = {}
-            with files.atomic(state_path) as temporary:
-                torch.save({"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, temporary)
+            means, sums = {k: round(a / n, 4) for k, (a, n) in sums.items()}, {}
+            state = {"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            resume.save(state_path, state | {"generator_hash": G.meta["hash"]})
+        if report:
+            report(step + 1, means)
 
 
-def main(argv):
+def _step(optimiser, loss, weights):
+    """One step with gradients of a length of at most 1."""
+    gradients = torch.autograd.grad(loss, weights)
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    for p, g in zip(weights, gradients, strict=True):
+        p.grad = g * min(1.0, 1.0 / float(norm))
+    optimiser.step()
+
+
+def flags():
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data", required=True, help="folder, .zip or .tar of pictures, aligned as the generator's")
-    parser.add_argument("--generator", metavar="FILE", help="(default: the bundled one)")
+    parser.add_argument(
+        "--data", required=True, help="folder, .zip or .tar of pictures, aligned as the generator's; every tenth is held out"
+    )
+    parser.add_argument("--generator", metavar="FILE", help="whose latents it shall guess (default: the bundled one)")
     parser.add_argument(
         "--init", metavar="FILE", help="an encoder of the generator to go on from, such as train_generator's (default: a new one)"
     )
-    parser.add_argument("--out", default="weight_files/encoder.safetensors")
-    parser.add_argument("--state", default="runs/encoder.pt")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    torch.manual_seed(args.seed)
+    parser.add_argument("--out", default="runs/encoder.safetensors", help="where the encoder goes (default: %(default)s)")
+    parser.add_argument("--state", default="runs/encoder.pt", help="what a stopped run goes on from; NAME.png beside it shows held-out "
+                        "images and their reconstructions (default: %(default)s)")  # fmt: skip
+    add_flags(parser, Config)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
+    return parser
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    settings, began = from_flags(Config, args), time.time()
+    torch.manual_seed(settings.seed)
     G = checkpoints.load_generator(args.generator)
     _, pictures = data.load(args.data, G.resolution)
     train_on, held = data.split(len(pictures))
+    if not len(held):
+        raise ValueError(f"{args.data}: {len(pictures)} pictures; give 10 or more, since every tenth is held out")
     encoder = checkpoints.load_encoder(args.init, G) if args.init else reconstruct.new_encoder(G, checkpoints.BUNDLED["features"])
     encoder.requires_grad_(True).features.requires_grad_(False)
-    real = data.batches(pictures, train_on, args.batch, torch.Generator().manual_seed(args.seed))
-    train(G, encoder, real, args, args.state)
-    targets = pictures[held[:64]].float() / 127.5 - 1
-    with torch.no_grad():
-        made = torch.cat([G.synthesis(encoder(x)) for x in targets.split(16)])
-    mean = G.synthesis(G.w_avg.expand(1, G.num_ws, -1))
-    print(json.dumps({"held-out PSNR": psnr(made, targets).median().item(), "of the mean latent": psnr(mean, targets).median().item()}))
-    rows = [
-        [p for pair in zip(*(images.to_uint8(x[i : i + 4]) for x in (targets, made)), strict=True) for p in pair] for i in range(0, 32, 4)
-    ]
-    images.save(Path(args.state).with_suffix(".png"), images.sheet(rows, gap=0))
-    license = G.meta["license"] or ""
+    real = data.batches(pictures, train_on, settings.batch, torch.Generator().manual_seed(settings.seed))
+    with tqdm(total=settings.steps, disable=args.quiet, unit="step", file=sys.stderr, mininterval=1) as bar:
+
+        def report(step, means):
+            bar.update(step - bar.n)
+            if means and not args.quiet:
+                bar.write(json.dumps({"step": step, "seconds": round(time.time() - began)} | means), file=sys.stdout)
+                sys.stdout.flush()
+
+        train(G, encoder, real, settings, args.state, not args.init, report)
     source = f"trained by training/train_encoder.py for {Path(G.meta['path']).name}"
-    print(checkpoints.save(args.out, encoder, half=True, generator_hash=G.meta["hash"], source=source, license=license))
+    checkpoints.save(args.out, encoder, half=True, generator_hash=G.meta["hash"], source=source, license=G.meta["license"] or "")
+    measured, sheet = measure(G, encoder, pictures[held[:64]].float() / 127.5 - 1)
+    images.save(Path(args.state).with_suffix(".png"), sheet)
+    if not args.quiet:
+        print(json.dumps(measured), args.out, Path(args.state).with_suffix(".png"), sep="\n")
+
+
+@torch.no_grad()
+def measure(G, encoder, targets):
+    """PSNR of images [N, 3, R, R] encoded and rendered, beside that of the mean latent's rendering; and a sheet of 32 of them."""
+    made = torch.cat([G.synthesis(encoder(x)) for x in targets.split(16)]).clamp(-1, 1)
+    mean = G.synthesis(G.w_avg.expand(1, G.num_ws, -1)).clamp(-1, 1)
+    pairs = list(zip(images.to_uint8(targets[:32]), images.to_uint8(made[:32]), strict=True))
+    rows = [[picture for pair in pairs[i : i + 4] for picture in pair] for i in range(0, len(pairs), 4)]
+    figures = {"held-out PSNR": render.psnr(made, targets), "of the mean latent": render.psnr(mean, targets)}
+    return {name: values.median().item() for name, values in figures.items()}, images.sheet(rows, gap=0)
 
 
 if __name__ == "__main__":

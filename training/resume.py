@@ -1,0 +1,42 @@
+"""The state of a training on disk: what a stopped or killed run goes on from."""
+
+import pickle
+from contextlib import contextmanager
+
+import torch
+
+from editor import files
+
+
+def save(path, state):
+    """Write a state, a dict of tensors, numbers and such dicts; whole, or the one before stays.
+
+    Raises:
+        OSError: it cannot be written (a full disk, ...).
+    """
+    with files.atomic(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # PyTorch does not pass on what the system said
+            raise OSError(f"{' '.join(str(error).split())[:200]} (is the disk full?)") from None
+
+
+@contextmanager
+def reading(path):
+    """While a state is read from `path` and put into networks: what shows that it is none, or another's, becomes one ValueError."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) and error.args else " ".join(str(error).split())
+        if "weights_only" in reason:  # PyTorch's own words advise to load it without protection
+            reason = "no file of PyTorch, or one that holds more than numbers"
+        message = f"{path}: this run cannot go on from there: {reason[:300] or type(error).__name__}"
+        raise ValueError(f"{message}; give the flags of its first run, or remove the file to start anew") from None
+
+
+def load(path, device="cpu"):
+    """Read a state. Use it inside `reading`."""
+    state = torch.load(path, weights_only=True, map_location=device)
+    if not isinstance(state, dict):
+        raise TypeError(f"holds a {type(state).__name__}, not a state of a training")
+    return state
