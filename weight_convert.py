@@ -549,7 +549,8 @@ def main(argv):
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint file, or a name to download (see below)")
     parser.add_argument("--out", metavar="FILE", help="where the generator goes (default: weight_files/NAME.safetensors)")
     parser.add_argument("--discriminator", metavar="FILE", help="write the discriminator too")
-    parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
+    parser.add_argument("--list", action=cli.Listing, help="show the models that can be named, and exit")
+    cli.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     source, meta = args.source, {}
     name = source if source in downloads.DOWNLOADS else Path(source).name
@@ -564,32 +565,33 @@ def main(argv):
         meta = {"license": item.license, "source": item.url, "perceptual": "vgg16", "alignment": checkpoints.FFHQ_ALIGNMENT}
         source = downloads.fetch(source, None if args.quiet else lambda done, total: print(f"\r{done >> 20} MB", end="", file=sys.stderr))
     meta = {"source": name} | meta
-    G, said = convert(source)
+    try:
+        G, said = convert(source)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove {source} to have it downloaded again" if item else str(error)) from None
     if G is None and not args.discriminator:
         raise ValueError(f"{args.source}: no generator is in it; with --discriminator FILE its discriminator is written")
     if G is not None:
-        _write(out, G, meta | said, args.quiet)
+        _write(out, G, meta | said, args)
     if args.discriminator:
         del G  # one network at a time
         D, said = convert(source, "discriminator")
         if D is None:
             raise ValueError(f"{args.source}: no discriminator is in it")
-        _write(Path(args.discriminator), D, meta | said, args.quiet)
+        _write(Path(args.discriminator), D, meta | said, args)
     return 0
 
 
-def _write(path, network, meta, quiet):
+def _write(path, network, meta, args):
     """Write a checkpoint; its path on stdout, what it is on stderr."""
     sha = checkpoints.save(path, network, **meta)
-    print(path, flush=True)
-    if quiet:
-        return
     config, count = network.config, sum(p.numel() for p in network.parameters())
     what = f"{config.num_ws} layers" if hasattr(network, "mapping") else "discriminator"
-    print(f"{path}: {config.kind}, {config.resolution}x{config.resolution}, {what}, {count:,} parameters, sha256 {sha}", file=sys.stderr)
+    size = f"{config.resolution}x{config.resolution}"
+    cli.written(args, path, what=f"{path}: {config.kind}, {size}, {what}, {count:,} parameters, sha256 {sha}")
     for label, key in [("not in the source", "estimated"), ("note", "remark")]:
-        if meta.get(key):
-            print(f"{path}: {label}: {meta[key]}", file=sys.stderr)
+        if meta.get(key) and not args.quiet:
+            cli.say(f"{path}: {label}: {meta[key]}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be had by name: official generators and boundaries; fetched once, into a cache.
+"""What can be had by name: official generators and boundaries, dlib's landmark model; fetched once, into a cache.
 
 Nothing takes its place in the cache before it was looked at: its length against what the server announced, its sha256 where that
 is known, else its size and whether it is one whole pickle. A download that broke starts anew: only a server that names the version
@@ -27,6 +27,7 @@ class Download:
     what: str
     megabytes: int  # about; 0: less than one
     sha256: str | None = None
+    start: bytes = b"\x80"  # how such a file begins: a pickle, which is then read to its end
 
 
 def _boundary(name, sha256):
@@ -40,6 +41,13 @@ DOWNLOADS = {
     "stylegan2-ffhq-1024": Download(f"{NGC}/stylegan2-ffhq-1024x1024.pkl", NVIDIA, "StyleGAN2, FFHQ, 1024x1024", 360),
     "stylegan2-ffhq-512": Download(f"{NGC}/stylegan2-ffhq-512x512.pkl", NVIDIA, "StyleGAN2, FFHQ, 512x512", 350),
     "stylegan2-ffhq-256": Download(f"{NGC}/stylegan2-ffhq-256x256.pkl", NVIDIA, "StyleGAN2, FFHQ, 256x256", 270),
+    "landmarks": Download(
+        "https://github.com/davisking/dlib-models/raw/master/shape_predictor_68_face_landmarks.dat.bz2",
+        "iBUG 300-W: non-commercial",
+        "dlib's 68 landmarks, bzip2",
+        64,
+        start=b"BZh",
+    ),
     "age": _boundary("age_w", "f92c72c6621fd9630a2100168462a15a531bee410099847fdcdf844159eb7e30"),
     "eyeglasses": _boundary("eyeglasses_w", "ac826235cc7347eb1f57ba9e6e2904e52f34a6052a4db03dc693648a4f231cc5"),
     "gender": _boundary("gender_w", "077953b129bbb52605b3391d4824938c9ded35337f60d282478c72dcc3c5c28f"),
@@ -162,15 +170,14 @@ def _fault(path, item):
             return None if files.file_hash(path) == item.sha256 else "is not the published file (sha256 differs)"
         if size < item.megabytes << 19:
             return f"is too small: {size:,} bytes, where about {item.megabytes} MB are expected"
+        if not start.startswith(item.start.lower()):
+            return "is something else than was published"
         f.seek(0)
-        return _pickle_fault(f, size)
+        return _pickle_fault(f, size) if item.start == b"\x80" else None
 
 
 def _pickle_fault(f, size):
     """Whether a file is one whole pickle: read instruction by instruction up to its end, none of them followed."""
-    if f.read(1) != b"\x80":
-        return "is no pickle"
-    f.seek(0)
     try:
         for _ in pickletools.genops(f):
             pass
