@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from editor import checkpoints, cli, files, images
-from editor.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE, Detector, smallest
+from editor.landmarks import Detector, face_quad, smallest
 
 MAX_SIDE = 4096  # of a crop, in pixels
 MAX_JSON = 5_000_000  # bytes; a record of ours has 3,000
@@ -32,28 +32,6 @@ Cut = collections.namedtuple("Cut", "scale em_scale size")  # how faces are cut:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The square around a face, cut out and put back
-
-
-def face_quad(landmarks, scale=1.0, em_scale=0.1):
-    """The square to cut out, from 68 landmarks.
-
-    Args:
-        landmarks: [68, 2] in pixels, dlib's order.
-        scale: size of the square (FFHQ 1.0).
-        em_scale: how far its centre lies from the eyes towards the mouth (FFHQ 0.1).
-
-    Returns:
-        [4, 2] corners: upper left, lower left, lower right, upper right.
-    """
-    left, right = landmarks[LEFT_EYE].mean(0), landmarks[RIGHT_EYE].mean(0)
-    eyes, between = (left + right) / 2, right - left
-    down = landmarks[list(MOUTH)].mean(0) - eyes
-    x = between - down[::-1] * [-1, 1]
-    with np.errstate(invalid="ignore", divide="ignore"):  # eyes and mouth in one place: NaN, which `check_quad` refuses
-        x *= scale * max(2 * np.hypot(*between), 1.8 * np.hypot(*down)) / np.hypot(*x)
-    y = x[::-1] * [-1, 1]
-    c = eyes + em_scale * down
-    return np.stack([c - x - y, c - x + y, c + x + y, c + x - y])
 
 
 def check_quad(quad, photo_size):

@@ -164,6 +164,44 @@ def landmarks_of_crop(image):
     return (found[0][1] - border + 0.5) / factor - 0.5
 
 
+def face_quad(landmarks, scale=1.0, em_scale=0.1):
+    """The square to cut out, from 68 landmarks.
+
+    Args:
+        landmarks: [68, 2] in pixels, dlib's order.
+        scale: size of the square (FFHQ 1.0).
+        em_scale: how far its centre lies from the eyes towards the mouth (FFHQ 0.1).
+
+    Returns:
+        [4, 2] corners: upper left, lower left, lower right, upper right.
+    """
+    left, right = landmarks[LEFT_EYE].mean(0), landmarks[RIGHT_EYE].mean(0)
+    eyes, between = (left + right) / 2, right - left
+    down = landmarks[list(MOUTH)].mean(0) - eyes
+    x = between - down[::-1] * [-1, 1]
+    with np.errstate(invalid="ignore", divide="ignore"):  # eyes and mouth in one place: NaN, which `check_quad` refuses
+        x *= scale * max(2 * np.hypot(*between), 1.8 * np.hypot(*down)) / np.hypot(*x)
+    y = x[::-1] * [-1, 1]
+    c = eyes + em_scale * down
+    return np.stack([c - x - y, c - x + y, c + x + y, c + x - y])
+
+
+def fills(picture, alignment):
+    """How much of its side the face of a square picture (PIL RGB) fills, where 1 is what the generator's alignment cuts out.
+
+    Args:
+        alignment: {"scale", "em_scale"} of the generator.
+
+    Returns:
+        A number, or None where no face is found or dlib is missing.
+    """
+    try:
+        quad = face_quad(landmarks_of_crop(picture), **alignment)
+    except (ValueError, OSError):
+        return None
+    return float(np.hypot(*(quad[3] - quad[0]))) / picture.width
+
+
 def draw_part(name, landmarks, size):
     """A part of a face as a mask, numpy float32 [size, size], 0 or 1 with smooth edges.
 
