@@ -8,6 +8,7 @@ part:eyes+ellipse:0.5,0.7,0.2,0.1 all of them together
 """
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
             mask = one if mask is None else torch.maximum(mask, one)
     mask = 1 - mask if invert else mask
     return blurred(mask, blur * size)
+
+
+def name(text):
+    """A mask as it is written into the name of a result: "box:0,0,0.5,1" -> "box-0-0-0.5-1", a file's name, "part:mouth" -> "mouth"."""
+    words = Path(text).stem if Path(text).is_file() else text.removeprefix("part:")
+    return re.sub(r"[^a-zA-Z0-9.]+", "-", words)[:60]
 
 
 def needs_picture(text):
