@@ -96,13 +96,11 @@ def cell(G, rows, columns):
 
 
 def pairs(contents, styles, args, sheet):
-    """Each content with each style, in rows: (latent's path, sources, the two faces); all can be written, and none replaces another.
+    """Each content with each style, in rows: (latent's path, sources, the two faces).
 
     Raises:
-        ValueError, OSError: two results have one name, or as `session.reserve`.
+        ValueError: two results have one name.
     """
-    from editor import session as sessions
-
     taken, rows = {sheet: "the sheet"}, []
     for path1, one in contents:
         rows.append([])
@@ -112,9 +110,7 @@ def pairs(contents, styles, args, sheet):
             if latent in taken:
                 raise ValueError(f"{path1} in {path2}, and {taken[latent]}: both results would be {latent}; rename one, or leave one out")
             taken[latent] = f"{path1} in {path2}"
-            sources = {"content": path1, "style": path2}
-            sessions.reserve(latent, sources, latent.with_suffix(".png"))
-            rows[-1].append((latent, sources, one, other))
+            rows[-1].append((latent, {"content": path1, "style": path2}, one, other))
     return rows
 
 
@@ -134,8 +130,8 @@ def mix_faces(args, session):
     side = cell(session.G, len(contents) + 1, len(styles) + 1)
     rows = pairs(contents, styles, args, sheet)
     everything = {f"{role}{i}": path for role, found in (("content", contents), ("style", styles)) for i, (path, _) in enumerate(found, 1)}
-    if several:
-        sessions.reserve(sheet, everything, sheet.with_suffix(".png"))
+    for latent, sources, *_ in [pair for row in rows for pair in row] + ([(sheet, everything)] if several else []):
+        sessions.reserve(latent, sources, latent.with_suffix(".png"))
     for row in rows:
         for latent, sources, one, other in row:
             said = session.record("image_crossover.py", sources, content=one.name, style=other.name, layers=layers)

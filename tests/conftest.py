@@ -48,7 +48,7 @@ def tiny(tmp_path_factory):
 
     folder, random = tmp_path_factory.mktemp("tiny"), torch.Generator().manual_seed(3)
     torch.manual_seed(0)
-    network = Generator(Config("stylegan1", 16, channel_base=256))
+    network = Generator(Config("stylegan1", 16, channel_base=256, mapping_layers=2))
     for layer in network.synthesis.layers():
         layer.noise_strength.data.fill_(0.3)
     checkpoints.save(folder / "tiny.safetensors", network, perceptual="bundled")

@@ -45,9 +45,11 @@ def cross(tiny, tmp_path, monkeypatch):
 @pytest.fixture
 def of(tiny):
     """of("ab", "c"): the flags for these contents and styles."""
-    return lambda contents, styles: [
-        "--latent_file1", *(tiny.folder / f"{name}.npy" for name in contents), "--latent_file2", *(tiny.folder / f"{name}.npy" for name in styles)
-    ]  # fmt: skip
+
+    def latents(names):
+        return [tiny.folder / f"{name}.npy" for name in names]
+
+    return lambda contents, styles: ["--latent_file1", *latents(contents), "--latent_file2", *latents(styles)]
 
 
 @pytest.fixture
