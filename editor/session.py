@@ -282,6 +282,8 @@ def device(name):
         chosen = torch.device(name)
     except RuntimeError:
         raise ValueError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps") from None
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device {name}: not one that is used here; use auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices to PyTorch; use --device cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
