@@ -1,49 +1,65 @@
-"""Cross two faces: mix their latents by layer (style transfer), or join two photographs along a mask (Image2StyleGAN++).
+"""Cross two faces: mix them by layer (style transfer), or join two photographs along a mask (Image2StyleGAN++).
 
     python image_crossover.py --latent_file1 latent_W/content_01.npy --latent_file2 latent_W/style_01.npy
 
-gives the second's colours and finish to the first's face: the style's --layers (default: the finer half) replace the content's.
-Several files for each flag make a sheet of all contents in all styles. It writes --out .png and .npy.
+gives the second's colours and finish to the first's face: the style's --layers (default: the finer half), latent and noise maps,
+replace the content's. It writes save_image/crossover/content_01_x_style_01.png and .npy. Several for each flag (or folders of
+them) give each pair, and a sheet of all contents in all styles.
 
     python image_crossover.py --src_im1 a_01.png --src_im2 b_01.png --mask box:0,0,0.5,1 --noise_iteration 500
 
-finds one latent, and noise maps, that look like the first image where the mask is white and like the second where it is black.
+finds one latent, and noise maps, that look like the first image where the mask is white and like the second where it is black:
+a_01_x_b_01_box-0-0-0.5-1.png and .npy, and ..._target.png, which they were to look like.
 """
 
-import sys
+import hashlib
+import math
 import time
 from pathlib import Path
 
-from editor import checkpoints, cli, face, images, masks, projection, render, session, settings
+from editor import cli, files, settings
 
-DEFAULT_OUT = "save_image/crossover/mix"
+OUT_DIR = Path("save_image/crossover")
+OF_IMAGES = ("src_dir", "mask", "invert_mask", "blur", "iteration", "noise_iteration", "perceptual", "compile", "low_memory")
+OF_LATENTS = ("layers", "force", "no_saved_noise")
+SMALLEST = 32  # pixels of a sheet's cell
 
 
 def flags():
+    number, config = cli.number, settings.Config()
     p = cli.Parser(__doc__)
     p.add_argument("--latent_file1", metavar="CONTENT", nargs="+", help="latents that give the face: pose, shape, features")
     p.add_argument("--latent_file2", metavar="STYLE", nargs="+", help="latents that give colour, light and finish")
     p.add_argument("--layers", help="layers taken from the style, such as 0-8,12 (default: the finer half)")
     p.add_argument("--src_im1", metavar="IMAGE", help="aligned image shown where the mask is white: a name in --src_dir, or a path")
     p.add_argument("--src_im2", metavar="IMAGE", help="aligned image shown where it is black")
-    p.add_argument("--src_dir", default="source_image/", help="folder of aligned images (default: %(default)s)")
+    p.add_argument("--src_dir", metavar="DIR", help="folder of aligned images (default: aligned_images/, else source_image/)")
     p.add_argument("--mask", help="white: from image 1; black: from image 2. A picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1, or part:NAME")
     p.add_argument("--invert_mask", action="store_true", help="black: from image 1")
-    p.add_argument("--blur", type=float, default=0.06, help="softening of the mask's edge, a share of the side (default: %(default)s)")
-    p.add_argument("--iteration", type=int, default=1500, help="steps of the optimiser, for images (default: %(default)s)")
-    p.add_argument("--noise_iteration", type=int, default=0, help="then steps of the noise maps alone, for images (default: 0)")
-    p.add_argument("--perceptual", choices=session.DISTANCES, help="distance, for images (default: what the checkpoint names)")
-    p.add_argument("--out", default=DEFAULT_OUT, help="name of the results, without ending (default: %(default)s)")
-    p.add_argument("--force", action="store_true", help="take latents that another generator of this shape made")
-    cli.add_noise_flag(p)
+    p.add_argument(
+        "--blur",
+        type=number(float, 0, most=0.5),
+        default=0.06,
+        help="softening of the mask's edge, 0 to 0.5 of the side (default: %(default)s)",
+    )
+    cli.add_embedding_flags(p, 1500)
+    p.add_argument(
+        "--noise_iteration", type=number(int, 0), default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)"
+    )
+    p.add_argument("--out", metavar="NAME", help="name of the results, without ending (default: save_image/crossover/A_x_B)")
+    cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
 
 
-def named(out):
-    """`--out` -> (picture, latent): a .png or .npy that was typed is left off first."""
-    stem = out[:-4] if out.lower().endswith((".png", ".npy")) else out
-    return Path(stem + ".png"), Path(stem + ".npy")
+def result(args, name):
+    """--out without a .png or .npy that was typed, or a name in OUT_DIR -> the latent's path; the picture lies beside it."""
+    out = args.out or str(OUT_DIR / name)
+    return Path((out[:-4] if out.lower().endswith((".png", ".npy")) else out) + ".npy")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Faces, by layer
 
 
 def finer_half(num_ws):
@@ -51,110 +67,178 @@ def finer_half(num_ws):
     return list(range(num_ws // 2, num_ws))
 
 
-def mixed_noise(G, content, style, layers):
-    """Noise for a mix: each map comes from the latent that drives its layer.
+def read_side(paths, session):
+    """What --latent_file1 or 2 names -> list of (file, `face.Face` of one latent)."""
+    from editor import face
 
-    Args:
-        content, style: lists of maps, or None for the generator's own.
+    return [(path, one) for path in face.expand(paths) for one in session.read(path).split()]
 
-    Returns:
-        "const" when neither has noise of its own, else a list of maps.
+
+def sheet_name(contents, styles):
+    """A name that no other sheet has: the first of either side, how many more, and a hash of them all."""
+    said = repr([[(one.name, files.file_hash(path)) for path, one in side] for side in (contents, styles)])
+    first = [side[0][1].name + (f"_and_{len(side) - 1}_more" if len(side) > 1 else "") for side in (contents, styles)]
+    return f"{'_x_'.join(first)}_{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+
+
+def cell(G, rows, columns):
+    """The side in pixels of a sheet's cells: the generator's, smaller where the sheet would be too large a picture.
+
+    Raises:
+        ValueError: too many to be seen on one sheet.
     """
-    if content is None and style is None:
-        return "const"
-    own = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
-    return [(style or own)[i] if i in layers else (content or own)[i] for i in range(len(own))]
+    from editor import images
+
+    side = min(max(128, G.resolution), math.isqrt(images.MAX_PIXELS // (rows * columns)))
+    if side < SMALLEST:
+        raise ValueError(f"a sheet of {rows - 1} contents in {columns - 1} styles: too many for one picture; give fewer at a time")
+    return side
 
 
-def cross_latents(args, G, dtype):
-    """Style transfer by layer; one picture, or a sheet."""
-    import torch
+def pairs(contents, styles, args, sheet):
+    """Each content with each style, in rows: (latent's path, sources, the two faces).
+
+    Raises:
+        ValueError: two results have one name.
+    """
+    taken, rows = {sheet: "the sheet"}, []
+    for path1, one in contents:
+        rows.append([])
+        for path2, other in styles:
+            name = f"{one.name}_x_{other.name}"
+            latent = sheet.with_name(f"{sheet.stem}_{name}.npy") if sheet and args.out else result(args, name)
+            if latent in taken:
+                raise ValueError(f"{path1} in {path2}, and {taken[latent]}: both results would be {latent}; rename one, or leave one out")
+            taken[latent] = f"{path1} in {path2}"
+            rows[-1].append((latent, {"content": path1, "style": path2}, one, other))
+    return rows
+
+
+def mix_faces(args, session):
+    """Style transfer by layer: each content in each style; where there are several, a sheet of them too."""
+    from editor import face
+    from editor import session as sessions
 
     if not args.latent_file1 or not args.latent_file2:
         raise ValueError("give both --latent_file1 CONTENT.npy and --latent_file2 STYLE.npy")
-    layers = face.layer_range(args.layers, G.num_ws) if args.layers else finer_half(G.num_ws)
-    sides = [[(path, face.load_one(path, G, args.force), session.noise_of(path, G, args)) for path in paths]
-             for paths in (args.latent_file1, args.latent_file2)]  # fmt: skip
-
-    def picture(ws, noise):
-        return next(render.pictures(G, ws, "const" if noise is None else noise, dtype=dtype))
-
-    contents, styles = sides
-    mixes = [[(face.mix(c, s, layers), mixed_noise(G, cn, sn, layers)) for _, s, sn in styles] for _, c, cn in contents]
-    pictures = [[picture(*mix) for mix in row] for row in mixes]
-    if len(contents) == len(styles) == 1:
-        image = pictures[0][0]
-    else:
-        parents = [[picture(ws, noise) for _, ws, noise in side] for side in sides]
-        rows = [[None, *parents[1]], *([parents[0][i], *row] for i, row in enumerate(pictures))]
-        heads, names = ([Path(path).stem for path in paths] for paths in (args.latent_file2, args.latent_file1))
-        image = images.sheet(rows, ["content \\ style", *heads], ["", *names], max(128, G.resolution))
-    target, latent = named(args.out)
-    images.save(target, image)
-    said = {"content": [str(p) for p in args.latent_file1], "style": [str(p) for p in args.latent_file2], "layers": layers}
-    face.save(latent, torch.cat([ws for row in mixes for ws, _ in row]), said | made_with(G))
-    return target, latent
+    layers = face.layer_range(args.layers, session.G.num_ws) if args.layers else finer_half(session.G.num_ws)
+    contents, styles = (read_side(paths, session) for paths in (args.latent_file1, args.latent_file2))
+    for remark in session.remarks:
+        cli.warn(remark)
+    several = len(contents) * len(styles) > 1
+    sheet = result(args, sheet_name(contents, styles)) if several else None
+    side = cell(session.G, len(contents) + 1, len(styles) + 1)
+    rows = pairs(contents, styles, args, sheet)
+    everything = {f"{role}{i}": path for role, found in (("content", contents), ("style", styles)) for i, (path, _) in enumerate(found, 1)}
+    for latent, sources, *_ in [pair for row in rows for pair in row] + ([(sheet, everything)] if several else []):
+        sessions.reserve(latent, sources, latent.with_suffix(".png"))
+    for row in rows:
+        for latent, sources, one, other in row:
+            said = session.record("image_crossover.py", sources, content=one.name, style=other.name, layers=layers)
+            cli.written(args, *session.save(latent, face.mix(one, other, layers, G=session.G), said))
+    if several:
+        picture = write_sheet(sheet.with_suffix(".png"), rows, contents, styles, side, session)
+        files.write_json(sheet.with_suffix(".json"), session.record("image_crossover.py", everything, layers=layers, sheet=picture.name))
+        cli.written(args, picture, what=f"{len(contents) * len(styles)} mixes, and all of them on a sheet")
 
 
-def made_with(G):
-    """What the `.json` beside every result says."""
-    return {"made_by": "image_crossover.py", "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"], "toolkit": cli.__version__}
+def write_sheet(picture, rows, contents, styles, side, session):
+    """The contents at the left, the styles above, the mixes between; returns the picture's path."""
+    from PIL import Image, ImageOps
+
+    from editor import images, render
+
+    def fitted(image):
+        return ImageOps.contain(images.to_pil(image), (side, side), Image.Resampling.LANCZOS)
+
+    def rendered(person):
+        return fitted(render.one(session.G, person, session.dtype))
+
+    head = [None, *(rendered(other) for _, other in styles)]
+    body = [
+        [rendered(one), *(fitted(images.open_image(latent.with_suffix(".png"))) for latent, *_ in row)]
+        for (_, one), row in zip(contents, rows, strict=True)
+    ]
+    labels, names = ["content \\ style", *(other.name for _, other in styles)], ["", *(one.name for _, one in contents)]
+    images.save(picture, images.sheet([head, *body], labels, names, side))
+    return picture
 
 
-def cross_images(args, G, dtype, device):
-    """Two photographs, one latent.
+# ---------------------------------------------------------------------------------------------------------------------
+# Photographs, along a mask
 
-    The papers' masked errors, |m (G - x)|^2 + |(1 - m) (G - y)|^2, are for a 0/1 mask the error towards one composite target;
-    with a soft edge its minimum is nearly the blend, m x + (1 - m) y, which is what stands as the target here.
+
+def read_mask(args, G, image):
+    """--mask, blurred: [1, 1, R, R] in 0..1.
+
+    Raises:
+        ValueError, OSError: as `masks.read`, or it is of one shade.
     """
+    from editor import masks
 
-    missing = [f"--{name}" for name in ("src_im1", "src_im2", "mask") if not getattr(args, name)]
-    if missing:
-        raise ValueError(f"joining two images needs {', '.join(missing)} too")
-    if not 0 <= args.blur <= 0.5:
-        raise ValueError(f"--blur {args.blur}: a share of the side, from 0 to 0.5")
-    x, y = (images.load(images.find(name, args.src_dir), G.resolution) for name in (args.src_im1, args.src_im2))  # [1, 3, R, R]
-    soft = masks.read(args.mask, G.resolution, x, args.invert_mask, args.blur)
+    soft = masks.read(args.mask, G.resolution, image, args.invert_mask, args.blur)
     if float(soft.min()) == float(soft.max()):
         raise ValueError(
             f"{args.mask}: the mask is of one shade, {float(soft.max()):.2f}; white parts come from image 1, black from image 2"
         )
+    return soft
+
+
+def join_photographs(args, session):
+    """Two photographs, one face.
+
+    The papers' masked errors, |m (G - x)|^2 + |(1 - m) (G - y)|^2, are for a 0/1 mask the error towards one composite target;
+    with a soft edge its minimum is nearly the blend, m x + (1 - m) y, which is what stands as the target here.
+    """
+    from editor import face, images, masks, projection
+    from editor import session as sessions
+
+    missing = [f"--{name}" for name in ("src_im1", "src_im2", "mask") if not getattr(args, name)]
+    if missing:
+        raise ValueError(f"joining two images needs {', '.join(missing)} too")
+    paths = [sessions.aligned_image(name, args.src_dir) for name in (args.src_im1, args.src_im2)]
+    x, y = (images.load(path, session.G.resolution) for path in paths)  # [1, 3, R, R]
+    soft = read_mask(args, session.G, x)
     target = soft * x + (1 - soft) * y
-    perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    config = settings.Config(iteration=args.iteration, noise_iteration=args.noise_iteration, seed=args.seed, dtype=dtype)
+    sources = dict(zip(("image1", "image2"), paths, strict=True)) | ({"mask": Path(args.mask)} if Path(args.mask).is_file() else {})
+    latent = result(args, f"{paths[0].stem}_x_{paths[1].stem}_{masks.name(args.mask)}")
+    wanted = latent.with_name(f"{latent.stem}_target.png")
+    sessions.reserve(latent, sources, latent.with_suffix(".png"), wanted)
+    start, encoder = session.start(None)
+    config = settings.Config(
+        iteration=args.iteration, noise_iteration=args.noise_iteration, seed=args.seed, low_memory=args.low_memory, **start
+    )
+    session.distance()  # read, or downloaded, before the bar starts
     began = time.time()
-    with cli.progress(args.iteration + args.noise_iteration, args.quiet) as show:
-        found = projection.project(G, session.load_distance(perceptual, device), target.to(device), config, show)
-    image, latent = named(args.out)
-    images.save(image, next(render.pictures(G, found.ws, found.noise or "const")))
-    images.save(image.with_name(image.stem + "_target.png"), target)
-    said = {"image1": args.src_im1, "image2": args.src_im2, "mask": args.mask, "blur": args.blur, "perceptual": perceptual,
-            "iteration": args.iteration, "noise_iteration": args.noise_iteration, "steps": found.steps, "seed": args.seed,
-            "loss": round(float(found.loss[0]), 5),
-            "seconds": round(time.time() - began, 1), "stopped": found.stopped}  # fmt: skip
-    face.save(latent, found.ws, said | made_with(G), face.changed(found.noise, G))
-    if found.stopped == "Ctrl-C":
-        print(f"stopped with Ctrl-C: the best so far is in {latent}", file=sys.stderr)
-        return None
-    return image, latent
+    with cli.progress(config.steps, args.quiet) as show:
+        found = session.embed_one(
+            projection.Goal(target.to(session.device)), config, encoder,
+            lambda before, count, step, losses: show(step + 1, losses.mean().item()), cli.warn,
+        )  # fmt: skip
+    said = session.record(
+        "image_crossover.py", sources, mask=args.mask, invert_mask=args.invert_mask, blur=args.blur, perceptual=session.perceptual,
+        iteration=args.iteration, noise_iteration=args.noise_iteration, steps=found.steps, loss=round(float(found.loss[0]), 5),
+        seconds=round(time.time() - began, 1), stopped=found.stopped, complete=found.interrupted is None,
+    )  # fmt: skip
+    images.save(wanted, target)
+    cli.written(args, *session.save(latent, face.Face(found.ws, found.noise), said), wanted)
+    if found.interrupted:
+        cli.say(f"the best of {found.steps} steps is in {latent}")
+        raise found.interrupted
 
 
 def main(argv):
-    args = flags().parse_args(argv)
+    parser = flags()
+    args = parser.parse_args(argv)
     of_latents = bool(args.latent_file1 or args.latent_file2)
-    of_images = bool(args.src_im1 or args.src_im2 or args.mask)
-    if of_latents == of_images:
+    if of_latents == bool(args.src_im1 or args.src_im2):
         raise ValueError("give either two latents (--latent_file1, --latent_file2) or two images (--src_im1, --src_im2, --mask)")
-    if of_images and args.layers:
-        raise ValueError("--layers mixes latents; for two images the mask says what comes from where")
-    device = session.device(args.device)
-    G = checkpoints.load_generator(args.weight_file, device)
-    dtype = session.dtype(args.precision, device, G.resolution)
-    written = cross_latents(args, G, dtype) if of_latents else cross_images(args, G, dtype, device)
-    if written is None:
-        return 130
-    if not args.quiet:
-        print(*written)
+    names, whose = (OF_IMAGES, "two images") if of_latents else (OF_LATENTS, "latents")
+    cli.require_default(parser, args, names, f"goes with {whose}, and cannot act here")
+    from editor import session as sessions
+
+    session = sessions.open(args)
+    return mix_faces(args, session) if of_latents else join_photographs(args, session)
 
 
 if __name__ == "__main__":

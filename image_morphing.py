@@ -2,41 +2,56 @@
 
     python image_morphing.py --latent_file1 latent_W/a_01.npy --latent_file2 latent_W/b_01.npy --animation save_result/morph.gif
 
-It writes --frames pictures into --out_dir; the first and the last are the two latents' own renderings, to the bit. More than
-two latents (--latent_files A B C) are passed through one after the other, --frames from each to the next.
+It writes --frames pictures into --out_dir; the first and the last are the two faces' own renderings, to the bit. Noise maps
+move along. More than two faces (--latent_files A B C, or a folder of them) are passed through one after the other, --frames
+from each to the next. A folder holds one morph: the next one replaces the frames that morph.json names, and no other file.
 """
 
+import contextlib
+import dataclasses
+import os
 import re
-import sys
-import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
-from editor import animation, checkpoints, cli, face, images, render, session
+from editor import cli, files
 
 EASINGS = {"linear": lambda t: t, "smooth": lambda t: t * t * (3 - 2 * t)}  # both from 0 to 1, alike from either end
-FRAME = "morph_{:0{}}.png"
-OURS = re.compile(r"morph_(\d+)\.png")
+MAX_FRAMES = 100_000  # in all: an hour of film at 25 a second
+RECORD = "morph.json"  # in --out_dir
+FRAME = re.compile(r"morph_[0-9]{4,6}\.png")
+WRITERS, WAITING = 2, 16  # threads that write frames, and frames that wait for them
 
 
 def flags():
     p = cli.Parser(__doc__)
     p.add_argument("--latent_file1", metavar="FILE", help="where the morph begins")
     p.add_argument("--latent_file2", metavar="FILE", help="where it ends")
-    p.add_argument("--latent_files", metavar="FILE", nargs="+", help="two latents or more, instead of the two flags above")
-    p.add_argument("--frames", type=int, default=100, help="pictures from one latent to the next, both included (default: %(default)s)")
+    p.add_argument("--latent_files", metavar="FILE", nargs="+", help="two latents or more, or a folder, instead of the two flags above")
+    p.add_argument(
+        "--frames", type=cli.number(int, 2, most=MAX_FRAMES), default=100,
+        help="pictures from one latent to the next, both included (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument("--easing", default="linear", choices=EASINGS, help="smooth: starts and ends slowly (default: linear)")
     p.add_argument("--loop", action="store_true", help="go on to the first latent again, so that the animation closes")
-    p.add_argument("--out_dir", default="morph_result/encode1", help="folder of the frames (default: %(default)s)")
-    p.add_argument("--animation", metavar="FILE", help=f"also an animation: {' '.join(animation.ANIMATES)}")
-    p.add_argument("--fps", type=float, default=10, help="frames a second of the animation (default: %(default)s)")
-    p.add_argument("--save_latents", metavar="FILE.npy", help="also the latents of all frames, [frames, L, 512]")
-    p.add_argument("--batch_size", type=int, help="frames rendered together (default: 8, at 1024 on a CPU 2)")
-    p.add_argument("--force", action="store_true", help="take latents that another generator of this shape made")
-    cli.add_noise_flag(p)
+    p.add_argument("--out_dir", default="morph_result/encode1", metavar="DIR", help="folder of the frames (default: %(default)s)")
+    p.add_argument("--animation", metavar="FILE", help="also an animation, outside of --out_dir: .gif .mp4 .webp .png .apng")
+    p.add_argument(
+        "--fps", type=cli.number(float, above=0, most=240), default=10, help="frames a second of the animation (default: %(default)s)"
+    )
+    p.add_argument("--width", type=cli.number(int, 4, most=8192), metavar="PIXELS", help="of the animation (default: the generator's side)")
+    p.add_argument("--save_latents", metavar="FILE.npy", help="also the latents of all frames, [frames, L, 512], without their noise")
+    p.add_argument(
+        "--batch_size", type=cli.number(int, 1, most=MAX_FRAMES), help="frames rendered together (default: 8, at 1024 on a CPU 2)"
+    )
+    cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What lies between
 
 
 def schedule(count, frames, easing="linear", loop=False):
@@ -50,135 +65,263 @@ def schedule(count, frames, easing="linear", loop=False):
 
     Returns:
         list of (i, j, t): the frame is (1 - t) of latent i and t of latent j; t is exactly 0 where it is latent i.
+
+    Raises:
+        ValueError: more than MAX_FRAMES in all.
     """
     ease = EASINGS[easing]
     legs = [(i, i + 1) for i in range(count - 1)] + ([(count - 1, 0)] if loop else [])
+    if len(legs) * (frames - 1) >= MAX_FRAMES:
+        raise ValueError(f"--frames {frames}: {len(legs)} times so many between {count} latents; at most {MAX_FRAMES} in all")
     steps = [(i, j, ease(k / (frames - 1))) for i, j in legs for k in range(frames - 1)]
     return steps if loop else steps + [(count - 1, count - 1, 0.0)]
 
 
-def between(latents, steps):
-    """Latents [K, ...] and a `schedule` -> the frames' latents [frames, ...]; the ends come out to the bit."""
+def between(values, steps):
+    """Latents or maps [K, ...] and a `schedule` -> those of the frames, [frames, ...]; the ends come out to the bit."""
     import torch
 
     i, j, t = zip(*steps, strict=True)
-    weight = torch.tensor(t, dtype=torch.float64).to(latents).view(-1, *[1] * (latents.ndim - 1))
-    return torch.lerp(latents[list(i)], latents[list(j)], weight)
+    weight = torch.tensor(t, dtype=torch.float64).to(values).view(-1, *[1] * (values.ndim - 1))
+    return torch.lerp(values[list(i)], values[list(j)], weight)
 
 
-def noise_between(G, noises, steps):
-    """Noise that moves along with the latents.
+@dataclasses.dataclass
+class Morph:
+    """The way through some faces, whose frames are worked out when they are asked for: all at once may be too many to hold.
 
-    Args:
-        noises: for each latent its maps, or None for the generator's own.
-        steps: a `schedule`.
-
-    Returns:
-        What `render.pictures` takes: "const" when no latent has noise of its own, else a function of the frames wanted.
-    """
-    import torch
-
-    if not any(noises):
-        return "const"
-    own = [layer.noise_const[None, None].cpu() for layer in G.synthesis.layers()]
-    stacked = [torch.cat(maps) for maps in zip(*([m.cpu() for m in maps or own] for maps in noises), strict=True)]  # each [K, 1, r, r]
-    return lambda first, last: [between(maps, steps[first:last]) for maps in stacked]
-
-
-class FrameWriter:
-    """Writes frames into a folder from a few threads, while the next ones are rendered; at most `waiting` are held.
-
-    Used in a `with` block, which ends when all are written and raises the first error.
+    ends: latents [K, L, 512]. maps: noise maps, a list of [K, 1, r, r]; None: the generator's own. steps: a `schedule`.
     """
 
-    def __init__(self, folder, count, threads=2, waiting=16):
-        self.folder, self.digits = Path(folder), max(4, len(str(count - 1)))
-        self.count, self.results, self.error = count, [], None
-        self.pool, self.places = ThreadPoolExecutor(threads), threading.Semaphore(waiting)
+    ends: object
+    maps: list | None
+    steps: list
 
-    def __enter__(self):
-        return self
+    def __len__(self):
+        return len(self.steps)
 
-    def add(self, index, frame):
-        """Queue one frame, numpy uint8 [H, W, 3]; waits while the queue is full."""
-        self.places.acquire()
-        if self.error:
-            raise self.error
-        self.results.append(self.pool.submit(self._write, self.folder / FRAME.format(index, self.digits), frame))
+    def __getitem__(self, frames):
+        """Latents [n, L, 512] of a slice of the frames."""
+        return between(self.ends, self.steps[frames])
 
-    def _write(self, path, frame):
-        try:
-            images.save(path, frame)
-        except OSError as error:  # a full disk: `add` says so, instead of rendering the rest in vain
-            self.error = error
-            raise
-        finally:
-            self.places.release()
+    def noise(self, first, last):
+        """Maps [n, 1, r, r] of the frames first .. last - 1."""
+        return [between(maps, self.steps[first:last]) for maps in self.maps]
 
-    def __exit__(self, kind, error, traceback):
-        self.pool.shutdown(cancel_futures=kind is not None)
-        if kind is None:
-            for result in self.results:
-                result.result()
+    def pictures(self, G, batch_size=None, dtype=None, warn=None):
+        """The frames, uint8 [R, R, 3]; where one is a face of its own, exactly what that face renders to."""
+        from editor import render
 
-    def clear_older(self):
-        """Remove the frames that a longer run left in the folder: they would end up in the animation. Returns how many."""
-        names = {FRAME.format(i, self.digits) for i in range(self.count)}
-        older = [p for p in self.folder.iterdir() if OURS.fullmatch(p.name) and p.name not in names]
-        for path in older:
-            path.unlink()
-        return len(older)
+        noise = "const" if self.maps is None else self.noise
+        ends = [k for k, (_, _, t) in enumerate(self.steps) if t == 0]
+        return render.pictures(G, self, noise, batch_size, dtype, ends, warn)
 
 
-def latents_and_noise(args, G):
-    """The latents to pass through [K, L, 512], and for each its noise maps or None."""
+def morph(G, faces, steps):
+    """`face.Face`s of one latent each, and a `schedule` -> Morph; on the CPU, so that every device gets the same numbers."""
     import torch
+
+    from editor import face
+
+    maps = None
+    if any(one.noise for one in faces):
+        own = face.own_noise(G)
+        maps = [torch.cat([m.cpu() for m in some]) for some in zip(*(one.noise or own for one in faces), strict=True)]
+    return Morph(torch.cat([one.ws.cpu() for one in faces]), maps, steps)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder of the frames
+
+
+@contextlib.contextmanager
+def alone_in(folder):
+    """Hold a folder (made if need be) against another morph; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ValueError: another morph is being written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows cannot lock a folder
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ValueError(f"{folder}: another morph is being written there; wait for its end, or give another --out_dir") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def recorded(folder):
+    """What the record in a folder says of the morph there; {} without one.
+
+    Raises:
+        ValueError: a file of its name that is no such record.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return {}
+    advice = "give another --out_dir"
+    said = files.read_json(path, advice)
+    frames = said.get("frames") if isinstance(said, dict) and said.get("made_by") == "image_morphing.py" else None
+    if not isinstance(frames, list) or not all(isinstance(name, str) and FRAME.fullmatch(name) for name in frames):
+        raise ValueError(f"{path}: not the record of a morph's frames; {advice}")
+    return said
+
+
+def begin(folder, names, said):
+    """Note in the record which frames are about to be written, then remove an earlier morph's; returns what the record said before.
+
+    Raises:
+        ValueError: a picture of one of these names is there, and no morph wrote it.
+    """
+    before = recorded(folder)
+    earlier, present = set(before.get("frames", [])), {path.name for path in folder.iterdir()}
+    foreign = sorted(present & set(names) - earlier)
+    if foreign:
+        raise ValueError(f"{folder / foreign[0]}: would be replaced, and {RECORD} knows of no morph that wrote it; give another --out_dir")
+    files.write_json(folder / RECORD, said | {"complete": False, "frames": sorted(earlier | set(names))})
+    for name in earlier & present:
+        (folder / name).unlink()
+    return before
+
+
+def write(folder, names, frames, movie, show):
+    """Frames into their files, from a few threads while the next ones are rendered, and into the animation if there is one.
+
+    Raises:
+        OSError: the first that could not be written, soon after it.
+    """
+    from editor import images
+
+    waiting = deque()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for k, (name, frame) in enumerate(zip(names, frames, strict=True)):
+            if len(waiting) == WAITING:
+                waiting.popleft().result()
+            waiting.append(pool.submit(images.save, folder / name, frame))
+            if movie:
+                movie.add(frame)
+            show(k + 1)
+        for one in waiting:
+            one.result()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def read_faces(args, session):
+    """The faces to pass through, one by one, and the files that they come from, as {role: path}."""
+    from editor import face
 
     if args.latent_files and (args.latent_file1 or args.latent_file2):
         raise ValueError("give either --latent_file1 and --latent_file2, or --latent_files")
     if args.latent_files:
-        paths, load = args.latent_files, face.load
+        paths = face.expand(args.latent_files)
+        faces = [one for path in paths for one in session.read(path).split()]
     elif args.latent_file1 and args.latent_file2:
-        paths, load = [args.latent_file1, args.latent_file2], face.load_one
+        paths = [Path(args.latent_file1), Path(args.latent_file2)]
+        faces = [session.read_one(path) for path in paths]
     else:
         raise ValueError("give the two ends: --latent_file1 A.npy --latent_file2 B.npy, or --latent_files A.npy B.npy C.npy ...")
-    found = [load(path, G, args.force) for path in paths]
-    noises = [maps for path, ws in zip(paths, found, strict=True) for maps in [session.noise_of(path, G, args)] * len(ws)]
-    ws = torch.cat(found)
-    if len(ws) < 2:
+    if len(faces) < 2:
         raise ValueError(f"{paths[0]}: one latent; a morph needs two or more")
-    return ws, noises
+    return faces, {f"latent{i}": path for i, path in enumerate(paths, 1)}
+
+
+def check_animation(args):
+    """--animation -> an `animation.Animation`, or None; found wanting before any work.
+
+    Raises:
+        ValueError, OSError: its ending, fps or width; it cannot be written; it lies among its own frames, where it would be taken for one.
+    """
+    from editor import animation
+
+    if not args.animation:
+        return None
+    path = Path(args.animation)
+    movie = animation.Animation(path, args.fps, width=args.width)
+    if path.suffix.lower() != ".mp4" and path.resolve().parent == Path(args.out_dir).resolve():
+        raise ValueError(f"--animation {path}: in the folder of its own frames, and would be taken for one; write it elsewhere, or as .mp4")
+    files.check_writable(path)
+    return movie
+
+
+def check_latents(args, sources, frames, G):
+    """Raise ValueError or OSError if --save_latents cannot be written, could not be read again, or would replace something else."""
+    from editor import face
+    from editor import session as sessions
+
+    path = Path(args.save_latents)
+    if path.suffix != ".npy":
+        raise ValueError(f"--save_latents {path}: latents are written as .npy; give a name that ends so")
+    if path.with_suffix(".json").resolve() == (Path(args.out_dir) / RECORD).resolve():
+        raise ValueError(f"--save_latents {path}: {RECORD} there is the record of the frames; give another name")
+    if 4 * frames * G.num_ws * G.config.w_dim > face.MAX_BYTES:
+        raise ValueError(f"--save_latents {path}: {frames} frames are more than the {face.MAX_BYTES >> 30} GB that are read again")
+    sessions.reserve(path, sources)
+
+
+def render_into(folder, names, frames, args, movie):
+    """Render the frames into the folder; of what Ctrl-C stops, say how much is there."""
+    done = 0
+
+    def show(k):
+        nonlocal done
+        done = k
+        bar(k)
+
+    try:
+        with cli.progress(len(names), args.quiet, unit="frame") as bar, movie or contextlib.nullcontext():
+            write(folder, names, frames, movie, show)
+    except KeyboardInterrupt:
+        cli.say(f"{done} of {len(names)} frames are in {folder}")
+        raise
 
 
 def main(argv):
-    args = flags().parse_args(argv)
-    if args.frames < 2 or (args.batch_size is not None and args.batch_size < 1):
-        batch = 8 if args.batch_size is None else args.batch_size
-        raise ValueError(f"--frames {args.frames} --batch_size {batch}: at least 2 frames, in batches of at least 1")
-    movie = animation.Animation(args.animation, args.fps) if args.animation else None  # before any work: a bad ending is said at once
-    from tqdm import tqdm
+    parser = flags()
+    args = parser.parse_args(argv)
+    if not args.animation:
+        cli.require_default(parser, args, ("fps", "width"), "of an animation; give --animation too")
+    movie = check_animation(args)
+    from editor import face
+    from editor import session as sessions
 
-    device = session.device(args.device)
-    G = checkpoints.load_generator(args.weight_file, device)
-    ends, noises = latents_and_noise(args, G)
-    steps = schedule(len(ends), args.frames, args.easing, args.loop)
-    ws = between(ends, steps)
-    alone = [k for k, (_, _, t) in enumerate(steps) if t == 0]  # the latents themselves: exactly what they render to on their own
-    frames = render.pictures(
-        G, ws, noise_between(G, noises, steps), args.batch_size, session.dtype(args.precision, device, G.resolution), alone
-    )
-    with movie or nullcontext(), FrameWriter(args.out_dir, len(ws)) as folder:
-        for k, frame in enumerate(tqdm(frames, total=len(ws), disable=args.quiet, unit="frame", file=sys.stderr)):
-            folder.add(k, frame)
-            if movie:
-                movie.add(frame)
-    if removed := folder.clear_older():
-        cli.warn(f"{args.out_dir}: removed {removed} frames that an earlier, longer morph left there")
+    session = sessions.open(args)
+    faces, sources = read_faces(args, session)
+    for remark in session.remarks:
+        cli.warn(remark)
+    path = morph(session.G, faces, schedule(len(faces), args.frames, args.easing, args.loop))
     if args.save_latents:
-        said = {"made_by": "image_morphing.py", "easing": args.easing, "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"]}
-        face.save(args.save_latents, ws, said)
-    if not args.quiet:
-        print(f"{len(ws)} frames in {args.out_dir}" + (f", {args.animation}" if movie else ""))
+        check_latents(args, sources, len(path), session.G)
+    said = session.record("image_morphing.py", sources, easing=args.easing, loop=args.loop, per_leg=args.frames)
+    digits = max(4, len(str(len(path) - 1)))
+    folder, names = Path(args.out_dir), [f"morph_{k:0{digits}}.png" for k in range(len(path))]
+    with alone_in(folder):
+        before = begin(folder, names, said)
+        if before and before.get("sources") != said["sources"]:
+            cli.warn(f"{folder}: the {len(before['frames'])} frames of an earlier morph of other faces are replaced")
+        render_into(folder, names, path.pictures(session.G, args.batch_size, session.dtype, cli.warn), args, movie)
+        if args.save_latents:
+            face.write(args.save_latents, path[:], said | {"noise": "not kept" if path.maps else "none"})
+        files.write_json(folder / RECORD, said | {"complete": True, "frames": names})
+    if args.save_latents and path.maps:
+        cli.warn(
+            f"{args.save_latents}: the latents alone; the noise maps of so many frames are not kept, without which they render otherwise"
+        )
+    results = [folder, *([args.animation] if movie else []), *([args.save_latents] if args.save_latents else [])]
+    cli.written(args, *results, what=f"{len(names)} frames")
 
 
 if __name__ == "__main__":

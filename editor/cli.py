@@ -180,6 +180,13 @@ def progress(total, quiet=False, unit="step"):
         yield show
 
 
+def require_default(parser, args, names, why):
+    """Raise ValueError if one of these flags was given a value that `why` says cannot act."""
+    given = [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]
+    if given:
+        raise ValueError(f"{', '.join(given)}: {why}")
+
+
 class Failures:
     """The inputs of a batch that failed. `with failures.catch(name): work` names the failure and goes on.
 

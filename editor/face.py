@@ -386,7 +386,7 @@ def mix(base, other, layers, amount=1.0, G=None):
     Args:
         base, other: Face of N and N or 1 faces.
         layers: list of layers, such as `layer_range` gives; a layer's noise map goes with its w.
-        amount: 0 (base's) .. 1 (other's).
+        amount: 0 (base's) .. 1 (other's); beyond, the latent goes on and the noise stays at that end: more of it is grain, not expression.
         G: the generator; needed where one of the two has noise of its own.
 
     Returns:
@@ -398,7 +398,8 @@ def mix(base, other, layers, amount=1.0, G=None):
     noise = None
     if base.noise is not None or other.noise is not None:
         pairs = zip(base.noise or own_noise(G), other.noise or own_noise(G), strict=True)
-        noise = [torch.lerp(a, b, float(amount)) if i in layers else a for i, (a, b) in enumerate(pairs)]
+        share = min(max(float(amount), 0.0), 1.0)
+        noise = [torch.lerp(a, b, share) if i in layers else a for i, (a, b) in enumerate(pairs)]
     return Face(ws, noise)
 
 

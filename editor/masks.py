@@ -7,8 +7,11 @@ part:mouth                        found with dlib's landmarks in the picture tha
 part:eyes+ellipse:0.5,0.7,0.2,0.1 all of them together
 """
 
+import hashlib
 import math
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,6 +49,15 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
             mask = one if mask is None else torch.maximum(mask, one)
     mask = 1 - mask if invert else mask
     return blurred(mask, blur * size)
+
+
+def name(text):
+    """A mask as it is written into the name of a result: "box:0,0,0.5,1" -> "box-0-0-0.5-1", a file's name, "part:mouth" -> "mouth"."""
+    words = Path(text).stem if os.path.isfile(text) else text.removeprefix("part:")
+    words = re.sub(r"[^\w.-]+", "-", words)
+    if len(words) > 60:  # what is cut off must tell two apart, too
+        words = f"{words[:51]}-{hashlib.sha256(words.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return words
 
 
 def needs_picture(text):

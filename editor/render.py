@@ -5,12 +5,12 @@ import numpy as np
 from editor.images import to_uint8
 
 
-def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=()):
+def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=(), warn=None):
     """Latents -> pictures, a batch at a time, as they are asked for.
 
     Args:
         G: a generator.
-        ws: [N, L, 512].
+        ws: [N, L, 512], or anything that has a length and gives them for a slice.
         noise: "const", "random" or "none"; a list of maps, each [1 or N, 1, r, r]; or a function (first, last) -> such a list
             for the frames first .. last - 1, for maps that would be too many to hold.
         batch_size: frames rendered together (default: 8, on a CPU fewer from 1024x1024 on, where a batch outgrows its caches).
@@ -18,14 +18,17 @@ def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=()):
         alone: frames rendered in a batch of their own. The sums of a convolution are ordered otherwise in a batch of eight than
             in a batch of one, so that a value may round to the next grey level; these frames are exactly what `render` makes
             of their latent on its own.
+        warn: called with a sentence when a batch does not fit into memory and is halved.
 
     Yields:
         numpy uint8 [R, R, 3], N of them.
 
     Raises:
-        ValueError: no latents, a batch_size below 1, or what the generator says of them.
+        ValueError: no latents, a batch_size below 1, a single picture that does not fit, or what the generator says of them.
     """
     import torch
+
+    from editor.projection import OUT_OF_MEMORY
 
     if batch_size is None:
         batch_size = 8 if G.w_avg.device.type != "cpu" else max(1, min(8, 2 * 1024**2 // G.resolution**2))
@@ -35,11 +38,21 @@ def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=()):
     while first < len(ws):
         last = min(first + batch_size, len(ws))
         last = first + 1 if first in alone else min((i for i in alone if first < i < last), default=last)
-        maps = noise(first, last) if callable(noise) else noise
-        if not isinstance(maps, str):
-            maps = [(m if callable(noise) or len(m) == 1 else m[first:last]).to(device) for m in maps]
-        with torch.no_grad():
-            pixels = to_uint8(G.synthesis(ws[first:last].to(device), noise=maps, dtype=dtype or torch.float32))
+        try:
+            maps = noise(first, last) if callable(noise) else noise
+            if not isinstance(maps, str):
+                maps = [(m if callable(noise) or len(m) == 1 else m[first:last]).to(device) for m in maps]
+            with torch.no_grad():
+                pixels = to_uint8(G.synthesis(ws[first:last].to(device), noise=maps, dtype=dtype or torch.float32))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
+            if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+            if last - first == 1:
+                raise ValueError(f"out of memory with a single picture of {G.resolution}x{G.resolution}; try another device") from None
+            batch_size = (last - first + 1) // 2
+            if warn:
+                warn(f"out of memory with {last - first} pictures at once; going on with {batch_size}")
+            continue
         yield from pixels
         first = last
 

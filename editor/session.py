@@ -8,10 +8,10 @@ for first, last, found in session.embed(goal, config, ...):
 
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from editor import __version__, checkpoints, face, files, projection
+from editor import __version__, checkpoints, face, files, images, projection, render
 from editor.settings import DISTANCES
 
 
@@ -106,6 +106,17 @@ class Session:
             whole.noise = [torch.cat(maps) for maps in zip(*(found.noise for found in parts), strict=True)]
         return whole
 
+    def save(self, path, person, info):
+        """Write a `face.Face` of one latent with its rendering, NAME.png beside NAME.npy, the record last; returns both paths.
+
+        Rendered again from its files, the face is this picture to the bit.
+        """
+        noise, picture = face.changed(person.noise, self.G), path.with_suffix(".png")
+        shown = replace(person, noise=None) if noise is None else person
+        images.save(picture, render.one(self.G, shown, self.dtype))
+        face.write(path, person.ws, info | {"picture": {"path": str(picture), "sha256": files.file_hash(picture)}}, noise)
+        return path, picture
+
     def record(self, made_by, sources, **more):
         """What the `.json` beside a result says: where it comes from, by which generator and which versions.
 
@@ -186,13 +197,27 @@ def aligned_image(name, given=None):
     raise ValueError(f"{name}: no such image, neither in {' nor in '.join(map(str, folders))} nor as a path")
 
 
+def reserve(latent, sources, *pictures):
+    """Before any work: `claim` each file of a result, and see that all of them can be written.
+
+    Raises:
+        ValueError, OSError: as `claim` and `files.check_writable`.
+    """
+    for path in (latent, *pictures):
+        claim(path, sources)
+    files.check_writable(*face.outputs(latent), *pictures)
+
+
 def claim(path, sources):
-    """Raise ValueError if `path` holds a result of other sources: a result never replaces another's.
+    """Raise ValueError if `path` is a source itself, or holds a result of other sources: a result never replaces another's.
 
     Args:
-        path: NAME.npy, about to be written.
+        path: NAME.npy, about to be written, or its picture.
         sources: {role: path} as for `record`; a source is the same if its name or its content is.
     """
+    for source in sources.values():
+        if os.path.exists(path) and os.path.samefile(path, source):
+            raise ValueError(f"{path}: what the result is made of; give the result another name")
     try:
         before = face.record(path).get("sources")
     except ValueError:
@@ -257,6 +282,8 @@ def device(name):
         chosen = torch.device(name)
     except RuntimeError:
         raise ValueError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps") from None
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device {name}: not one that is used here; use auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices to PyTorch; use --device cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():

@@ -66,9 +66,9 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "masks": ["images", "landmarks"],
     "face": ["files"],
     "boundaries": ["face", "files", "downloads"],
-    "render": ["images", "face"],
+    "render": ["images", "face", "projection"],
     "projection": ["settings", "files", "fast_conv"],
-    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "fast_conv", "projection"],
+    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "fast_conv", "projection", "images", "render"],
 }
 
 

@@ -1,7 +1,5 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import numpy as np
 import pytest
@@ -11,11 +9,54 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import facial_exchange
-import perceptual_model
-from editor import checkpoints, face, images, networks, render
+from editor import checkpoints, face, files, images, networks, projection
+from editor.settings import Config as Settings
 from stylegan_layers import Config, Generator
 
-ROOT = Path(__file__).resolve().parent.parent
+
+def pixels(path):
+    return np.array(Image.open(path))
+
+
+@pytest.fixture
+def exchange(tiny, tmp_path, monkeypatch):
+    """exchange(*words): the command in an empty folder, with the tiny generator -> {name: (latent, picture, record)} of what is there."""
+    monkeypatch.chdir(tmp_path)
+
+    def exchange(*words, out="save_image/exchange"):
+        words = [str(word) for word in ["--weight_file", tiny.weights, "--precision", "fp32", *words]]
+        assert facial_exchange.main(words) is None
+        found = {}
+        for latent in files.visible(out, "*.npy"):
+            picture = pixels(latent.with_suffix(".png"))
+            options = [word for word in words if word == "--force"] + (["--precision", "bf16"] if "bf16" in words else [])
+            assert np.array_equal(tiny.render(latent, *options), picture), "what was written renders to its picture"
+            found[latent.stem] = np.load(latent), picture, json.loads(latent.with_suffix(".json").read_text())
+        return found
+
+    return exchange
+
+
+@pytest.fixture
+def pair(tiny):
+    """The flags for faces: a's expression (with noise maps), c's appearance (without)."""
+    return ["--latent_file1", tiny.folder / "a.npy", "--latent_file2", tiny.folder / "c.npy"]
+
+
+@pytest.fixture
+def learnt(tiny):
+    """The flags for arithmetic: a + (c - b)."""
+    return [
+        word
+        for flag, name in (("target", "a"), ("neutral", "b"), ("expression", "c"))
+        for word in (f"--{flag}", tiny.folder / f"{name}.npy")
+    ]
+
+
+@pytest.fixture
+def photographs(tiny):
+    """The flags for photographs, in a few steps."""
+    return ["--src_im1", "a.png", "--src_im2", "b.png", "--src_dir", tiny.folder, "--iteration", 2]
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +74,6 @@ def sample(G, count, seed, psi=0.8):
         return G.truncate(G.mapping(torch.randn(count, 512, generator=torch.Generator().manual_seed(seed))), psi)
 
 
-@pytest.fixture(scope="module")
-def place(G, tmp_path_factory):
-    """a.npy ... d.npy, and a.png, b.png."""
-    folder = tmp_path_factory.mktemp("faces")
-    for name, ws in zip("abcd", sample(G, 4, 7), strict=True):
-        face.save(folder / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
-        images.save(folder / f"{name}.png", next(render.pictures(G, ws[None])))
-    return folder
-
-
-def call(*words):
-    return facial_exchange.main([str(word) for word in words])
-
-
 def scores(G, attributes, ws):
     """{attribute: [N]} of the pictures of ws [N, L, 512]."""
     side = attributes.config.resolution
@@ -61,7 +88,7 @@ def swapped(G, attributes):
     n = 80
     ws = sample(G, 2 * n, 1)
     appearance, expression = ws[:n], ws[n:]
-    mixed = face.mix(appearance, expression, facial_exchange.default_layers(G))
+    mixed = face.mix(face.Face(appearance), face.Face(expression), facial_exchange.default_layers(G)).ws
     return [scores(G, attributes, x) for x in (appearance, expression, mixed)]
 
 
@@ -96,89 +123,185 @@ def test_default_layers_are_the_same_convolutions_in_both_kinds():
     assert facial_exchange.default_layers(Generator(Config("stylegan1", 1024, channel_base=4096))) == [3, 4]
 
 
-def test_latents_are_exchanged_both_ways(tmp_path, G, place):
-    done = subprocess.run(
-        [sys.executable, "facial_exchange.py", "--latent-file1", place / "a.npy", "--latent_file2", place / "b.npy", "--out_dir", tmp_path],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stderr == "" and "exchange2.png" in done.stdout, done.stderr
-    a, b = np.load(place / "a.npy"), np.load(place / "b.npy")
-    one, two = np.load(tmp_path / "exchange1.npy"), np.load(tmp_path / "exchange2.npy")
+# --- faces ------------------------------------------------------------------------------------------------------------
+
+
+def test_faces_are_exchanged_both_ways(run, tmp_path, G):
+    """With the bundled generator, as a person runs it."""
+    for name, ws in zip("ab", sample(G, 2, 7), strict=True):
+        face.write(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
+    done = run("facial_exchange.py", "--latent-file1", "a.npy", "--latent_file2", "b.npy", "--precision", "fp32", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    names = [os.path.join("save_image", "exchange", f"a_x_b_exchange{i}.{ending}") for i in (1, 2) for ending in ("npy", "png")]
+    assert done.stdout.split() == names
+    a, b = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
+    one, two = np.load(tmp_path / names[0]), np.load(tmp_path / names[2])
     layers = facial_exchange.default_layers(G)
     others = [i for i in range(G.num_ws) if i not in layers]
     assert np.array_equal(two[:, layers], a[:, layers]) and np.array_equal(two[:, others], b[:, others])
     assert np.array_equal(one[:, layers], b[:, layers]) and np.array_equal(one[:, others], a[:, others])
-    assert np.array_equal(np.array(Image.open(tmp_path / "exchange2.png")), next(render.pictures(G, torch.from_numpy(two))))
-    said = json.loads((tmp_path / "exchange2.json").read_text())
+    said = json.loads((tmp_path / names[2]).with_suffix(".json").read_text())
     assert said["layers"] == layers and said["mode"] == "latents" and said["generator_hash"] == G.meta["hash"]
-    call(
-        "--latent_file1",
-        place / "a.npy",
-        "--latent_file2",
-        place / "b.npy",
-        "--layers",
-        "0-1",
-        "--strength",
-        0.25,
+
+
+def test_noise_goes_with_the_layers(exchange, pair, tiny):
+    """Each result has its own face's noise, and the other's in the layers that are the other's."""
+    found = exchange(*pair)
+    assert list(found) == ["a_x_c_exchange1", "a_x_c_exchange2"]
+    a, own = face.read_one(tiny.folder / "a.npy", tiny.G).noise, face.own_noise(tiny.G)
+    for i, name in enumerate(found):
+        got = face.read_one(f"save_image/exchange/{name}.npy", tiny.G).noise
+        for layer, m in enumerate(got):
+            assert torch.equal(m, own[layer] if (layer in (3, 4)) == (i == 0) else a[layer]), (name, layer)
+
+
+def test_arithmetic(exchange, learnt, tiny):
+    t, n, e, d = (np.load(tiny.folder / f"{name}.npy") for name in "abcd")
+    found = exchange(*learnt)
+    assert list(found) == ["a_x_c"] and np.allclose(found["a_x_c"][0], t + e - n, atol=1e-5)
+    noise = face.read_one("save_image/exchange/a_x_c.npy", tiny.G).noise  # the target's
+    assert all(map(torch.equal, noise, face.read_one(tiny.folder / "a.npy", tiny.G).noise))
+    people = ["--neutral", tiny.folder / "b.npy", tiny.folder / "d.npy", "--expression", tiny.folder / "c.npy", tiny.folder / "b.npy"]
+    found = exchange(*learnt[:2], *people, "--out_dir", "two", "--strength", 0.5, out="two")  # the mean over two people
+    (name,) = found
+    assert name.startswith("a_x_c_and_1_more_") and np.allclose(found[name][0], t + 0.25 * (e - n + n - d), atol=1e-5)
+
+
+def test_a_folder_means_its_people(exchange, learnt, tiny, tmp_path):
+    for folder, name in (("without", "b"), ("with", "c")):
+        (tmp_path / folder).mkdir()
+        face.write(tmp_path / folder / "x.npy", face.read(tiny.folder / f"{name}.npy").ws)
+    exchange(*learnt)
+    found = exchange(*learnt[:2], "--neutral", "without", "--expression", "with")
+    assert np.array_equal(found["a_x_x"][0], found["a_x_c"][0])
+
+
+def test_results_never_replace_others(exchange, pair, learnt, tiny):
+    exchange(*pair)
+    with pytest.raises(ValueError, match="a_x_c_exchange1.npy: holds the result of"):
+        exchange("--src_im1", tiny.folder / "a.png", "--src_im2", tiny.folder / "c.png", "--iteration", 1)
+    exchange(*learnt)
+    with pytest.raises(ValueError, match="a_x_c.npy: holds the result of"):
+        exchange(*learnt, "--neutral", tiny.folder / "d.npy")
+
+
+# --- photographs ------------------------------------------------------------------------------------------------------
+
+
+def test_two_photographs(tmp_path, G):
+    """With the bundled generator and its encoder: both are found, in one batch, and their layers exchanged."""
+    for name, ws in zip("ab", sample(G, 2, 7), strict=True):
+        with torch.no_grad():
+            images.save(tmp_path / f"{name}.png", G.synthesis(ws[None])[0])
+    words = [
+        "--src_im1",
+        "a.png",
+        "--src_im2",
+        tmp_path / "b.png",
+        "--src_dir",
+        tmp_path,
+        "--iteration",
+        12,
         "--out_dir",
         tmp_path,
         "--quiet",
-    )
-    assert np.allclose(np.load(tmp_path / "exchange2.npy")[:, :2], 0.25 * a[:, :2] + 0.75 * b[:, :2], atol=1e-5)
-
-
-def test_arithmetic(tmp_path, G, place):
-    t, n, e = (np.load(place / f"{name}.npy") for name in "abc")
-    words = ["--target", place / "a.npy", "--neutral", place / "b.npy", "--expression", place / "c.npy", "--out_dir", tmp_path, "--quiet"]
-    call(*words, "--strength", 0.5)
-    assert np.allclose(np.load(tmp_path / "exchange1.npy"), t + 0.5 * (e - n), atol=1e-5)
-    assert not (tmp_path / "exchange2.npy").exists()
-    people = ["--target", place / "a.npy", "--neutral", place / "b.npy", place / "d.npy", "--expression", place / "c.npy", place / "b.npy"]
-    call(*people, "--out_dir", tmp_path, "--quiet")  # the mean over two people
-    assert np.allclose(np.load(tmp_path / "exchange1.npy"), t + 0.5 * (e - np.load(place / "d.npy")), atol=1e-5)
-    call(*words, "--change", "mean", "--strength", 2)
-    assert np.allclose(np.load(tmp_path / "exchange1.npy"), t + 2 * (e - n).mean(1, keepdims=True), atol=1e-5)
-    call(*words, "--layers", "2-3", "--threshold", 0.5)
-    changed = np.load(tmp_path / "exchange1.npy") - t
-    assert (np.abs(changed).max((0, 2)) > 0).nonzero()[0].tolist() == [2, 3]
-    length = np.linalg.norm((e - n)[0, 2:4], axis=0)
-    assert ((np.abs(changed).max((0, 1)) > 0) == (length >= 0.5)).all()
-    said = json.loads((tmp_path / "exchange1.json").read_text())
-    assert said["channels"] == (length >= 0.5).sum() and 0 < said["channels"] < 512
-
-
-def test_two_photographs(tmp_path, G, place):
-    words = ["--src_im1", "a.png", "--src_im2", place / "b.png", "--src_dir", place, "--iteration", 25, "--out_dir", tmp_path, "--quiet"]
-    assert call(*words) is None
-    one, two = (face.load(tmp_path / f"exchange{i}.npy", G) for i in (1, 2))
+    ]
+    assert facial_exchange.main([str(word) for word in words]) is None
+    one, two = (face.read_one(tmp_path / f"a_x_b_exchange{i}.npy", G) for i in (1, 2))
     layers = facial_exchange.default_layers(G)
-    others = [i for i in range(G.num_ws) if i not in layers]
     e, a = face.mix(one, two, layers), face.mix(two, one, layers)  # undone: the two latents that were found
     for found, name, other in ((e, "a", "b"), (a, "b", "a")):
-        image = images.load(place / f"{name}.png", G.resolution)
+        image = images.load(tmp_path / f"{name}.png", G.resolution)
         with torch.no_grad():
-            error = (G.synthesis(found) - image).square().mean()
-        assert error < 0.5 * (image - images.load(place / f"{other}.png", G.resolution)).square().mean()
-    assert torch.equal(two[:, others], a[:, others]) and torch.equal(two[:, layers], e[:, layers])
-    said = json.loads((tmp_path / "exchange1.json").read_text())
-    assert said["mode"] == "images" and len(said["losses"]) == 2 and said["lambda_style"] == 1.0
+            error = (G.synthesis(found.ws) - image).square().mean()
+        assert error < 0.25 * (image - images.load(tmp_path / f"{other}.png", G.resolution)).square().mean()
+    said = json.loads((tmp_path / "a_x_b_exchange1.json").read_text())
+    assert said["mode"] == "images" and len(said["losses"]) == 2 and said["lambda_style"] == 1.0 and said["complete"] is True
 
 
-def test_content_and_style(G):
-    inner = checkpoints.load_features(checkpoints.BUNDLED["features"])
+@pytest.fixture
+def goals(monkeypatch):
+    """A list that gets the goal and config of each call of the optimiser."""
+    seen, project = [], projection.project
+
+    def spy(G, distance, goal, config, *rest):
+        seen.append((goal, config))
+        return project(G, distance, goal, config, *rest)
+
+    monkeypatch.setattr(projection, "project", spy)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    return seen
+
+
+def test_the_expression_has_the_gram_loss_and_the_appearance_the_content_loss(exchange, photographs, goals, tiny):
+    exchange(*photographs, "--lambda_style", 3, "--lambda_content", 2)
+    ((goal, _),) = goals
+    assert goal.content.tolist() == [2, 1] and goal.gram.tolist() == [3, 0]
+    assert np.array_equal(images.to_uint8(goal.image), [pixels(tiny.folder / f"{name}.png") for name in "ab"])
+
+
+def test_the_two_losses_are_the_papers(G):
+    """content * (squared error + distance) + gram * Gram loss, of each image its own; the Gram loss hardly minds where things are."""
+    distance = checkpoints.load_features(checkpoints.BUNDLED["features"])
     with torch.no_grad():
-        x, y = G.synthesis(sample(G, 2, 3)).split(1)
-        rolled = x.roll(16, dims=3)
+        y, ws = G.synthesis(sample(G, 1, 3)).clamp(-1, 1), sample(G, 1, 9)
 
-        def loss(content, style, image):
-            both = perceptual_model.ContentAndStyle(inner, content, style)
-            return both.compare(both.features(image), both.features(x)).item()
+        def loss(content, gram, image):
+            goal = projection.Goal(image.repeat(2, 1, 1, 1), content=torch.tensor([content, 1.0]), gram=torch.tensor([gram, 0.0]))
+            return projection.objective(G, distance, goal, Settings())(ws.repeat(2, 1, 1), "const")[0]
 
-        assert loss(1, 1, x) == 0 and loss(1, 0, y) == pytest.approx(inner(y, x).item())
-        assert loss(2, 3, y) == pytest.approx(2 * loss(1, 0, y) + 3 * loss(0, 1, y), rel=1e-5)
-        # the Gram loss hardly minds where things are
-        assert loss(0, 1, rolled) / loss(0, 1, y) < 0.7 * loss(1, 0, rolled) / loss(1, 0, y)
+        both, content, gram = loss(2.0, 3.0, y), loss(1.0, 0.0, y), loss(0.0, 1.0, y)
+        assert torch.allclose(both[0], 2 * content[0] + 3 * gram[0], rtol=1e-5) and both[1] == content[1] == gram[1]
+        drawn = G.synthesis(ws)
+        plain = (drawn - y).square().mean() + distance(drawn, y)[0]
+        assert torch.allclose(content, plain.repeat(2), rtol=1e-4)
+        rolled = drawn.roll(16, dims=3)
+        assert loss(0.0, 1.0, rolled)[0] / gram[0] < 0.7 * loss(1.0, 0.0, rolled)[0] / content[0]
 
+
+def test_ctrl_c_keeps_the_best_so_far_of_both(exchange, photographs, monkeypatch, capfd, tiny):
+    share, count = projection.share, []
+
+    def stopping(a, b):
+        count.append(1)
+        if len(count) == 6:
+            raise KeyboardInterrupt
+        return share(a, b)
+
+    monkeypatch.setattr(projection, "share", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        exchange(*photographs, "--iteration", 200)
+    for i in (1, 2):
+        latent = f"save_image/exchange/a_x_b_exchange{i}.npy"
+        assert np.array_equal(tiny.render(latent), pixels(latent[:-3] + "png"))
+        said = json.loads(open(latent[:-3] + "json").read())
+        assert said["stopped"] == "Ctrl-C" and said["complete"] is False and said["steps"] == 5
+    assert "the best of 5 steps is in" in capfd.readouterr().err
+
+
+def test_divergence_writes_nothing(exchange, photographs, monkeypatch, tmp_path):
+    monkeypatch.setattr(projection, "share", lambda a, b: (a - b).sum((1, 2)) * float("nan"))
+    with pytest.raises(ValueError, match="stopped being finite"):
+        exchange(*photographs)
+    assert not any((tmp_path / "save_image" / "exchange").iterdir())
+
+
+def test_what_does_not_fit_is_optimised_one_after_the_other(exchange, photographs, monkeypatch, capfd):
+    project = projection.project
+
+    def small_memory(G, distance, goal, config, *rest):
+        if len(goal.image) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return project(G, distance, goal, config, *rest)
+
+    whole = exchange(*photographs)
+    monkeypatch.setattr(projection, "project", small_memory)
+    halved = exchange(*photographs)
+    assert "out of memory with 2 images at once" in capfd.readouterr().err
+    assert all(np.allclose(whole[name][0], halved[name][0], atol=1e-4) for name in whole) and len(halved) == 2
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
 
 vectors = st.lists(st.floats(-100, 100, width=32), min_size=6, max_size=6)
 
@@ -198,26 +321,203 @@ def test_adding_an_expression(t, n, e, strength, threshold):
     assert ((kept == t).all(1) | torch.isclose(kept, t + e - n, atol=scale).all(1)).all()
 
 
-def test_bad_calls_say_so(tmp_path, G, place):
-    a, b = place / "a.npy", place / "b.npy"
-    pair = ["--latent_file1", a, "--latent_file2", b]
+# --- the flags, each by what it does to the result --------------------------------------------------------------------
+
+
+class Case:
+    """The three modes, ready to be called with one more flag."""
+
+    def __init__(self, exchange, pair, learnt, photographs, goals, tiny, capfd):
+        self.exchange, self.goals, self.tiny, self.capfd = exchange, goals, tiny, capfd
+        self.words = {"pair": pair, "learnt": learnt, "photographs": photographs}
+
+    def __call__(self, mode, *words):
+        """The latent, picture and record of the first result."""
+        return next(iter(self.exchange(*self.words[mode], *words).values()))
+
+    def parents(self, names):
+        return (np.load(self.tiny.folder / f"{name}.npy") for name in names)
+
+
+def check_layers(case):
+    a, c = case.parents("ac")
+    ws, _, _ = case("pair", "--layers", "0-1")
+    assert np.array_equal(ws[:, :2], c[:, :2]) and np.array_equal(ws[:, 2:], a[:, 2:])
+    t, n, e = case.parents("abc")
+    ws = next(v[0] for k, v in case.exchange(*case.words["learnt"], "--layers", "2-3").items() if k == "a_x_c")
+    assert (np.abs(ws - t).max((0, 2)) > 0).nonzero()[0].tolist() == [2, 3]
+
+
+def check_strength(case):
+    a, c = case.parents("ac")
+    ws, _, said = case("pair", "--strength", 0.25)
+    assert np.allclose(ws[:, 3:5], 0.75 * a[:, 3:5] + 0.25 * c[:, 3:5], atol=1e-5) and said["strength"] == 0.25
+    t, n, e = case.parents("abc")
+    ws = case.exchange(*case.words["learnt"], "--strength", -2)["a_x_c"][0]
+    assert np.allclose(ws, t - 2 * (e - n), atol=1e-4)
+
+
+def check_change(case):
+    t, n, e = case.parents("abc")
+    assert np.allclose(case("learnt", "--change", "mean")[0], t + (e - n).mean(1, keepdims=True), atol=1e-5)
+    assert np.allclose(case("learnt", "--change", "layers")[0], t + e - n, atol=1e-5)
+
+
+def check_threshold(case):
+    t, n, e = case.parents("abc")
+    ws, _, said = case("learnt", "--threshold", 3.5)
+    kept = np.linalg.norm((e - n)[0], axis=0) >= 3.5
+    assert ((np.abs(ws - t).max((0, 1)) > 0) == kept).all() and said["channels"] == kept.sum() and 0 < kept.sum() < 512
+    assert np.array_equal(case("learnt", "--threshold", 1e6)[0], t)
+    assert "no channel changes that much" in case.capfd.readouterr().err
+
+
+def check_lambda_style(case):
+    assert not np.array_equal(case("photographs")[0], case("photographs", "--lambda_style", 50)[0])
+
+
+def check_lambda_content(case):
+    assert not np.array_equal(case("photographs")[0], case("photographs", "--lambda_content", 50)[0])
+
+
+def check_iteration(case):
+    start, _, said = case("photographs", "--iteration", 0)
+    assert said["steps"] == 0 and np.allclose(start, case.tiny.G.w_avg.numpy()) and case("photographs")[2]["losses"] < said["losses"]
+
+
+def check_perceptual(case):
+    with pytest.raises(ValueError, match="Gram loss"):
+        case("photographs", "--perceptual", "none")
+    assert case("photographs", "--perceptual", "bundled")[2]["perceptual"] == "bundled"
+
+
+def check_compile(case):
+    case("photographs")
+    case("photographs", "--compile", "on")
+    assert [config.compile for _, config in case.goals] == [False, True]
+
+
+def check_low_memory(case):
+    case("photographs")
+    case("photographs", "--low_memory")
+    assert [config.low_memory for _, config in case.goals] == [False, True]
+
+
+def check_sources(case):
+    ws, _, said = case("photographs")
+    assert [os.path.basename(said["sources"][role]["path"]) for role in ("expression", "appearance")] == ["a.png", "b.png"]
+
+
+def check_faces(case):
+    a, c = case.parents("ac")
+    ws, _, _ = case("pair")
+    assert np.array_equal(ws[:, :3], a[:, :3]) and np.array_equal(ws[:, 3:5], c[:, 3:5])
+
+
+def check_people(case):
+    t, n, e = case.parents("abc")
+    assert np.allclose(case("learnt")[0], t + e - n, atol=1e-5)
+
+
+def check_out_dir(case):
+    assert not case.exchange(*case.words["pair"], "--out_dir", "mine") and len(files.visible("mine", "*.png")) == 2
+
+
+def check_no_saved_noise(case):
+    assert not np.array_equal(case("pair")[1], case("pair", "--no_saved_noise")[1])
+
+
+def check_force(case):
+    other = ["--latent_file2", case.tiny.folder / "other.npy"]
+    with pytest.raises(ValueError, match="another generator"):
+        case("pair", *other)
+    assert np.array_equal(case("pair", *other, "--force")[0][:, 3:5], np.load(case.tiny.folder / "other.npy")[:, 3:5])
+
+
+def check_weight_file(case):
+    with pytest.raises(ValueError, match=r"takes \[1, 12, 512\]"):
+        case("pair", "--weight_file", checkpoints.HERE / "weight_files" / "faces128.safetensors")
+
+
+def check_precision(case):
+    assert not np.array_equal(case("pair")[1], case("pair", "--precision", "bf16")[1])
+
+
+def check_recorded(name, value, said):
+    def check(case):
+        assert case("pair", f"--{name}", value)[2][name] == said
+
+    return check
+
+
+def check_quiet(case):
+    case.capfd.readouterr()
+    case("photographs", "--quiet")
+    assert case.capfd.readouterr() == ("", "")
+    case("photographs")
+    assert len(case.capfd.readouterr().out.split()) == 4
+
+
+def check_list(case):
+    with pytest.raises(SystemExit):
+        facial_exchange.main(["--list"])
+    assert "smile" in case.capfd.readouterr().out
+
+
+EFFECTS = {
+    "src_im1": check_sources, "src_im2": check_sources, "src_dir": check_sources, "iteration": check_iteration,
+    "lambda_style": check_lambda_style, "lambda_content": check_lambda_content, "perceptual": check_perceptual, "compile": check_compile,
+    "low_memory": check_low_memory, "latent_file1": check_faces, "latent_file2": check_faces, "target": check_people,
+    "neutral": check_people, "expression": check_people, "layers": check_layers, "strength": check_strength, "change": check_change,
+    "threshold": check_threshold, "out_dir": check_out_dir, "no_saved_noise": check_no_saved_noise, "force": check_force,
+    "weight_file": check_weight_file, "device": check_recorded("device", "cpu", "cpu"), "precision": check_precision,
+    "seed": check_recorded("seed", 7, 7), "quiet": check_quiet, "list": check_list,
+}  # fmt: skip
+
+
+def test_every_flag_has_a_test_of_its_effect():
+    flags = {option for action in facial_exchange.flags()._actions for option in action.option_strings if option.startswith("--")}
+    assert flags == {f"--{name}" for name in EFFECTS} | {"--help", "--version"}
+
+
+@pytest.mark.parametrize("flag", EFFECTS)
+def test_the_flag_acts(flag, exchange, pair, learnt, photographs, goals, tiny, capfd):
+    EFFECTS[flag](Case(exchange, pair, learnt, photographs, goals, tiny, capfd))
+
+
+# --- bad calls --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_calls_say_so(tiny, tmp_path, capsys):
+    a, b, picture = tiny.folder / "a.npy", tiny.folder / "b.npy", tiny.folder / "a.png"
+    pair, learnt = ["--latent_file1", a, "--latent_file2", b], ["--target", a, "--neutral", b, "--expression", b]
+    photographs = ["--src_im1", picture, "--src_im2", tiny.folder / "b.png"]
     for words, said in (
         ([], "give one of: --src_im1 --src_im2; --latent_file1"),
         ([*pair, "--target", a], "give one of"),
-        (["--latent_file2", b], "needs --latent_file1"),
-        (["--target", a, "--neutral", b], "needs --expression"),
-        (["--target", a, "--neutral", b, b, "--expression", b], "--neutral has 2 latents, --expression 1"),
-        (["--src_im1", place / "a.png"], "needs --src_im2"),
-        (["--src_im1", place / "a.png", "--src_im2", "no.png"], "no.png"),
-        (["--src_im1", place / "a.png", "--src_im2", a], "a.npy"),
-        (["--src_im1", place / "a.png", "--src_im2", place / "b.png", "--perceptual", "none"], "Gram"),
-        ([*pair, "--layers", f"3-{G.num_ws}"], f"0-{G.num_ws - 1}"),
-        ([*pair, "--threshold", 1], "--threshold and --change go with"),
-        ([*pair, "--change", "mean"], "--threshold and --change go with"),
-        (["--target", a, "--neutral", b, "--expression", b, "--threshold", -1], "--threshold -1"),
-        (["--latent_file1", a, "--latent_file2", place / "b.png"], "b.png"),
+        (pair[2:], "needs --latent_file1"),
+        (learnt[:4], "needs --expression"),
+        ([*learnt, "--neutral", b, b], "--neutral has 2 latents, --expression 1"),
+        (photographs[:2], "needs --src_im2"),
+        ([*photographs[:2], "--src_im2", "no.png"], "no.png"),
+        ([*photographs[:2], "--src_im2", a], "a.npy"),
+        ([*photographs, "--perceptual", "none"], "Gram"),
+        ([*photographs, "--lambda_style", 0, "--lambda_content", 0], "both 0"),
+        ([*photographs, "--force"], "--force: cannot act on --src_im1 and --src_im2"),
+        ([*pair, "--layers", "3-6"], "0-5"),
+        ([*pair, "--threshold", 1], "--threshold: cannot act on"),
+        ([*pair, "--change", "mean"], "--change: cannot act on"),
+        ([*pair, "--iteration", 5], "--iteration: cannot act on"),
+        ([*pair[:2], "--latent_file2", picture], "a.png"),
+        ([*pair[:2], "--latent_file2", tiny.folder], "a folder, not a file"),
+        ([*learnt, "--threshold", -1], "--threshold: -1: expected"),
+        ([*pair, "--strength", "nan"], "--strength: nan: expected"),
+        ([*pair, "--strength", "1e9"], "--strength: 1e9: expected"),
+        ([*photographs, "--lambda_style", "nan"], "--lambda_style: nan: expected"),
+        ([*photographs, "--lambda_content", -1], "--lambda_content: -1: expected"),
     ):
-        with pytest.raises((ValueError, OSError)) as caught:
-            call(*words, "--out_dir", tmp_path / "out", "--quiet")
-        assert said in str(caught.value)
+        words = [str(word) for word in [*words, "--weight_file", tiny.weights, "--quiet"]]
+        with pytest.raises((ValueError, OSError, SystemExit)) as caught:
+            facial_exchange.main([*words, "--out_dir", str(tmp_path / "out")])
+        assert said in (capsys.readouterr().err if caught.type is SystemExit else str(caught.value)), words
     assert not (tmp_path / "out").exists()
