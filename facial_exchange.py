@@ -164,7 +164,7 @@ def exchange_photographs(args, session):
     """
     import torch
 
-    from editor import face, images, projection
+    from editor import face, projection
     from editor import session as sessions
 
     if session.perceptual == "none":
@@ -172,7 +172,8 @@ def exchange_photographs(args, session):
     if args.lambda_content == args.lambda_style == 0:
         raise ValueError("--lambda_content and --lambda_style are both 0: nothing would be wanted of the expression's latent")
     paths = [sessions.aligned_image(name, args.src_dir) for name in (args.src_im1, args.src_im2)]
-    pictures = torch.cat([images.load(path, session.G.resolution) for path in paths]).to(session.device)  # [2, 3, R, R]
+    pictures = torch.cat([session.photo(path) for path in paths]).to(session.device)  # [2, 3, R, R]
+    cli.warn_of(session)
     layers, sources = layers_of(args, session.G), {"expression": paths[0], "appearance": paths[1]}
     latents = reserved(args, sources, *(f"{paths[0].stem}_x_{paths[1].stem}_exchange{i}" for i in (1, 2)))
     start, encoder = session.start(None)
@@ -237,8 +238,7 @@ def main(argv):
     session, began = sessions.open(args), time.time()
     work = {"images": exchange_photographs, "latents": exchange_faces, "arithmetic": add_expression}[mode]
     latents, faces, sources, noted, *interrupted = work(args, session)
-    for remark in session.remarks:
-        cli.warn(remark)
+    cli.warn_of(session)
     noted |= {"mode": mode, "strength": args.strength, "seconds": round(time.time() - began, 1)}
     for latent, person in zip(latents, faces, strict=True):
         cli.written(args, *session.save(latent, person, session.record("facial_exchange.py", sources, **noted)))

@@ -123,8 +123,7 @@ def mix_faces(args, session):
         raise ValueError("give both --latent_file1 CONTENT.npy and --latent_file2 STYLE.npy")
     layers = face.layer_range(args.layers, session.G.num_ws) if args.layers else finer_half(session.G.num_ws)
     contents, styles = (read_side(paths, session) for paths in (args.latent_file1, args.latent_file2))
-    for remark in session.remarks:
-        cli.warn(remark)
+    cli.warn_of(session)
     several = len(contents) * len(styles) > 1
     sheet = result(args, sheet_name(contents, styles)) if several else None
     side = cell(session.G, len(contents) + 1, len(styles) + 1)
@@ -197,7 +196,8 @@ def join_photographs(args, session):
     if missing:
         raise ValueError(f"joining two images needs {', '.join(missing)} too")
     paths = [sessions.aligned_image(name, args.src_dir) for name in (args.src_im1, args.src_im2)]
-    x, y = (images.load(path, session.G.resolution) for path in paths)  # [1, 3, R, R]
+    x, y = (session.photo(path) for path in paths)  # [1, 3, R, R]
+    cli.warn_of(session)
     soft = read_mask(args, session.G, x)
     target = soft * x + (1 - soft) * y
     sources = dict(zip(("image1", "image2"), paths, strict=True)) | ({"mask": Path(args.mask)} if Path(args.mask).is_file() else {})

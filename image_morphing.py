@@ -300,8 +300,7 @@ def main(argv):
 
     session = sessions.open(args)
     faces, sources = read_faces(args, session)
-    for remark in session.remarks:
-        cli.warn(remark)
+    cli.warn_of(session)
     path = morph(session.G, faces, schedule(len(faces), args.frames, args.easing, args.loop))
     if args.save_latents:
         check_latents(args, sources, len(path), session.G)

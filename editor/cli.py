@@ -155,6 +155,12 @@ def warn(message):
     say(f"warning: {message}")
 
 
+def warn_of(session):
+    """Warn, once, of what a session noticed in the files that it read."""
+    while session.remarks:
+        warn(session.remarks.pop(0))
+
+
 def written(args, *paths, what=None):
     """Print the paths of results on stdout, one a line, and what they are on stderr; nothing with --quiet."""
     if args.quiet:

@@ -54,6 +54,12 @@ class Session:
         self.remarks += found.remarks
         return found.to(self.device)
 
+    def photo(self, path):
+        """An aligned photograph, [1, 3, R, R] in [-1, 1]; `remarks` gains a line where it seems that nothing aligned it."""
+        pixels = images.load(path, self.G.resolution)
+        self.remarks += filter(None, [unaligned(path, self.G)])
+        return pixels
+
     def distance(self):
         """The perceptual distance that --perceptual or the checkpoint names, loaded once."""
         if self._distance is None and self.perceptual != "none":
@@ -195,6 +201,25 @@ def aligned_image(name, given=None):
     if Path(name).exists():  # a folder, a pipe: the reader says what it is
         return Path(name)
     raise ValueError(f"{name}: no such image, neither in {' nor in '.join(map(str, folders))} nor as a path")
+
+
+CROP_FILLS = 0.75  # a face that fills less of its picture was not cut out for this generator (crops measured: 0.97 to 1.03)
+
+
+def unaligned(path, G):
+    """A sentence for a picture that no record says was aligned, and whose face is smaller than the generator expects; else None."""
+    from editor import landmarks
+
+    beside = Path(path).with_suffix(".json")
+    if beside.is_file() and "quad" in face.record(path):
+        return None
+    picture = images.open_image(path)
+    if picture.width <= G.resolution:  # as large as a crop for this generator: it was made for it
+        return None
+    share = landmarks.fills(picture, G.meta["alignment"] or checkpoints.FFHQ_ALIGNMENT)
+    if share is None or share >= CROP_FILLS:
+        return None
+    return f"{path}: its face fills {share:.0%} of what this generator expects; cut it out first: align_images.py {path} aligned_images/"
 
 
 def reserve(latent, sources, *pictures):
