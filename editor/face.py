@@ -88,7 +88,7 @@ def read(path, G=None, force=False, saved_noise=True):
 
     Args:
         path: `.npy` of shape [1, L, 512], [L, 512], [N, L, 512], [1, 512] or [512] (W, one w for all layers), [N, 512] (W of N
-            faces), `.npz` with the key `w`, or a `.pt` that holds one tensor.
+            faces; refused where it may as well be one face of another generator), `.npz` with the key `w`, or a `.pt` that holds one tensor.
         G: the generator it is meant for: L and the hash in the record must agree; W is then broadcast.
         force: accept a latent that another generator of the same shape made.
         saved_noise: read the noise maps beside it, too.
@@ -156,22 +156,24 @@ def _latents(path, G):
         w = np.array(array, np.float32)
     if not np.isfinite(w).all():
         raise ValueError(f"{path}: holds NaN or infinity; encode it again")
-    several = G is not None and w.ndim == 2 and len(w) not in (1, G.num_ws)  # W of as many faces
+    several = G is not None and w.ndim == 2 and len(w) not in (1, G.num_ws) and not _plausible(w, G)  # W of as many faces
     w = w.reshape(1, 1, -1) if w.ndim == 1 else w[:, None] if several else w[None] if w.ndim == 2 else w
     ws = torch.from_numpy(w)
     if G is None:
         return ws
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        of = f"; it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file" if _plausible(ws, G) else ""
+        of = f"; it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file" if _plausible(w[0], G) else ""
+        of += f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}]" if of and array.ndim == 2 else ""
         raise ValueError(
             f"{path}: shape {list(array.shape)}; this generator (side {G.resolution}) takes [1, {G.num_ws}, {G.config.w_dim}]{of}"
         )
     return ws.expand(n, G.num_ws, dim).clone()
 
 
-def _plausible(ws, G):
-    return ws.shape[2] == G.config.w_dim and ws.shape[1] % 2 == 0 and 4 <= ws.shape[1] <= 18
+def _plausible(w, G):
+    """Whether an array [L, 512] may be one face of a generator of another side (its layers are even in number: 4 to 18)."""
+    return w.shape[1] == G.config.w_dim and len(w) % 2 == 0 and 4 <= len(w) <= 18
 
 
 def _distance(ws, G):
