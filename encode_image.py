@@ -126,16 +126,24 @@ def destination(path, args):
     return Path(args.latent_dir) / f"{name}.npy", Path(args.save_dir) / f"{name}.png"
 
 
+def read_mask(args, size, image=None):
+    """--mask as [1, 1, size, size] in 0..1: 1 where the rendering must match."""
+    from editor import masks
+
+    mask = masks.read(args.mask, size, image, args.invert_mask)
+    if mask.max() <= 0.5:
+        raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
+    return mask
+
+
 def read(path, args, session):
     """A photograph, checked with all that its results need, before any work on it."""
-    from editor import face, images, masks
+    from editor import face, images
     from editor.session import claim
 
     latent, picture = destination(path, args)
     image = images.load(path, session.G.resolution)
-    mask = masks.read(args.mask, session.G.resolution, image, args.invert_mask) if args.mask else None
-    if mask is not None and mask.max() <= 0.5:
-        raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
+    mask = read_mask(args, session.G.resolution, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
     claim(latent, sources(path, args))
     return Photo(path, image, mask, latent, picture)
@@ -468,7 +476,7 @@ def main(argv):
         from editor import masks
 
         if not masks.needs_picture(args.mask):
-            masks.read(args.mask, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
+            read_mask(args, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
     config, encoder, chosen = configure(args, session)
     if args.resume:
         paths = still_to_do(paths, args, session, chosen)

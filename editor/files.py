@@ -49,7 +49,7 @@ def _temporary(path):
     import tempfile  # here, so that a command stands ready for Ctrl-C at once
 
     _check_name(path)  # too long, a loop of links: the temporary name would not tell
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with LOCK:
         _sweep(path.parent)
         try:
@@ -117,11 +117,20 @@ def check_writable(*paths):
         _temporary(path).unlink()
 
 
+def _make_folder(path):
+    """Make a folder and those above it; one after the other, since pathlib's way fails a thousand folders deep."""
+    if not path.is_dir():
+        for folder in (*reversed(path.parents), path):
+            folder.mkdir(exist_ok=True)
+
+
 def _check_name(path):
     try:
         os.lstat(path)
     except FileNotFoundError:
         pass
+    except ValueError:  # a null character
+        raise ValueError(f"{str(path)!r}: not the name of a file") from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 

@@ -118,7 +118,7 @@ Z = ("--init", "z")
         ((), ["--precision", "bf16"]),
         ((), ["--mask", "box:0,0,0.5,1"]),
         (("--mask", "box:0,0,0.5,1"), ["--invert_mask"]),
-        (("--mask", "box:0,0,0.5,1", "--iteration", 4), ["--layers", "0-9"]),
+        (("--mask", "box:0,0,0.5,1", "--iteration", 4), ["--layers", "0-11"]),
     ],
     ids=lambda words: str(words[0]) if isinstance(words, list) else None,
 )
@@ -419,7 +419,7 @@ def test_an_animation_that_is_stopped_costs_no_latents(encode, photographs, monk
     interrupt(monkeypatch, after)
     with pytest.raises(KeyboardInterrupt):
         encode("--src_im", "a.png", "--save_video", "x.gif", "--iteration", 9, "--quiet")
-    assert latent().shape == (1, 10, 512) and not said()["complete"] and Path("x.gif").exists() == bool(frames)
+    assert latent().shape == (1, 12, 512) and not said()["complete"] and Path("x.gif").exists() == bool(frames)
     if frames:
         with Image.open("x.gif") as movie:
             assert movie.n_frames == frames
@@ -454,10 +454,11 @@ def test_an_animation_that_fails_costs_no_latents(encode, photographs, monkeypat
         (["--src_im", "a.png", "--save_video", "s/a.png"], "would replace a photograph, or its picture"),
         (["--save_video", "in/a.png/x.gif"], "Not a directory"),
         (["--mask", "in/none.png"], "none.png"),
+        (["--mask", "box:0,0,1,1", "--invert_mask"], "leaves nothing that must match"),
         (["--space", "z", "--init", "mean"], "starts from --init z"),
-        (["--layers", "10"], "not within 0-9"),
+        (["--layers", "12"], "not within 0-11"),
         (["--layers", "1", "--space", "w"], "needs --space w"),
-        (["--noise_layers", "12", "--joint"], "not within 0-9"),
+        (["--noise_layers", "12", "--joint"], "not within 0-11"),
         (["--init", "none.npy"], "none.npy"),
         (["--init", "x"], "--init x"),
         (["--device", "meta"], "--device meta"),

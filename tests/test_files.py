@@ -94,6 +94,12 @@ def test_names_that_cannot_be_written_are_found_before_the_work(tmp_path):
         with pytest.raises(OSError) as raised:
             files.check_writable(path)
         assert raised.value.filename and ".tmp-" not in raised.value.filename
+    with pytest.raises(ValueError, match="not the name of a file"):
+        files.check_writable(tmp_path / "a\0b" / "c")
+    deep = tmp_path / ("d/" * 1200)
+    files.check_writable(deep / "a.npy")
+    assert deep.is_dir()
+    subprocess.run(["rm", "-r", str(tmp_path / "d")])  # too deep for pytest's own cleaning
     files.check_writable(tmp_path / "new" / "a.npy", tmp_path / "new" / "b.npy")
     assert os.listdir(tmp_path / "new") == []
 
