@@ -327,7 +327,7 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
                     break
             if config.early_stop and step and step % 100 == 0:
                 now = best.loss.sum().item()
-                if now > marker * (1 - config.early_stop):
+                if now >= marker * (1 - config.early_stop):  # 0, too, falls no more
                     result.stopped = "the loss no longer falls"
                     break
                 marker = now

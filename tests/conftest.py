@@ -20,7 +20,7 @@ def G():
 
 
 @pytest.fixture(scope="session")
-def tiny():
+def small_G():
     """A generator of side 16 with 6 layers and random weights; read only."""
     import torch
 
@@ -31,7 +31,7 @@ def tiny():
     for layer in G.synthesis.layers():
         layer.noise_strength.data.fill_(0.1)
     G.w_avg.normal_(std=0.1)
-    G.meta = {"hash": "1" * 64, "path": "tiny", "perceptual": None}
+    G.meta = {"hash": "1" * 64, "path": "small", "perceptual": None}
     return G.freeze()
 
 
@@ -72,7 +72,7 @@ def encode(G, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "load_generator", lambda name, device: load(name, device) if name else G)
     monkeypatch.chdir(tmp_path)
     usual = {"--src_dir": "in", "--latent_dir": "w", "--save_dir": "s", "--iteration": 2, "--perceptual": "none", "--init": "mean",
-             "--compile": "off", "--precision": "fp32"}  # fmt: skip
+             "--compile": "off", "--precision": "fp32", "--lr": 0.02}  # fmt: skip
 
     def encode(*words):
         words = [str(word) for word in words]

@@ -71,7 +71,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "boundaries": ["face", "files", "downloads"],
     "render": ["images"],
     "projection": ["settings", "fast_conv", "perceptual_model"],
-    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "projection"],
+    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "projection", "images", "render"],
 }
 
 

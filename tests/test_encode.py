@@ -103,7 +103,7 @@ Z = ("--init", "z")
     "usual, words",
     [
         ((), ["--iteration", 3]),
-        ((), ["--lr", 0.3]),
+        ((), ["--lr", 0.01]),
         ((), ["--schedule", "constant"]),
         (BUNDLED, ["--lambda_mse", 0]),
         (BUNDLED, ["--lambda_percep", 0.01]),
@@ -140,14 +140,14 @@ def test_layers_say_which_may_move(encode, photographs, G):
 
 @pytest.mark.parametrize(
     "words",
-    [["--noise_iteration", 4], ["--noise_lr", 0.5], ["--noise_layers", "2-3"], ["--lambda_noise", 1000]],
+    [["--noise_iteration", 3], ["--noise_lr", 0.004], ["--noise_layers", "2-3"], ["--lambda_noise", 1000]],
     ids=lambda words: words[0],
 )
 def test_flags_of_the_noise_change_the_noise_alone(encode, photographs, words, G):
-    assert encode("--src_im", "a.png", "--noise_iteration", 2, "--quiet") == 0
+    usual = {"--noise_iteration": 2, "--noise_lr": 0.002}
+    assert encode("--src_im", "a.png", "--quiet", *sum(usual.items(), ())) == 0
     ws, before = face.read("w/a.npy", G).ws, face.read("w/a.npy", G).noise
-    usual = [] if words[0] == "--noise_iteration" else ["--noise_iteration", 2]
-    assert encode("--src_im", "a.png", "--quiet", *usual, *words) == 0
+    assert encode("--src_im", "a.png", "--quiet", *sum((usual | {words[0]: words[1]}).items(), ())) == 0
     found = face.read("w/a.npy", G)
     assert torch.equal(found.ws, ws) and any(not torch.equal(a, b) for a, b in zip(found.noise, before, strict=True))
     if words[0] == "--noise_layers":

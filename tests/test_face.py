@@ -121,38 +121,38 @@ ABSURD = {
 
 @pytest.mark.parametrize("name", ABSURD)
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".pt"])
-def test_absurd_latents_are_one_line(tmp_path, tiny, name, ending, monkeypatch):
+def test_absurd_latents_are_one_line(tmp_path, small_G, name, ending, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"a{ending}"
     path.write_bytes(ABSURD[name])
     began = time.time()
     with pytest.raises(ValueError, match=f"a{ending}: ") as raised:
-        face.read(path, tiny)
+        face.read(path, small_G)
     assert len(str(raised.value)) < 600 and time.time() - began < 5 and os.listdir(tmp_path) == [path.name]
 
 
-def test_archives_are_read_no_further_than_they_should(tmp_path, tiny):
+def test_archives_are_read_no_further_than_they_should(tmp_path, small_G):
     good = io.BytesIO()
     np.save(good, np.ones((1, 6, 512), np.float32))
     zipped(tmp_path / "good.npz", w=good.getvalue())
-    assert torch.equal(face.read(tmp_path / "good.npz", tiny).ws, torch.ones(1, 6, 512))
+    assert torch.equal(face.read(tmp_path / "good.npz", small_G).ws, torch.ones(1, 6, 512))
     zipped(tmp_path / "other.npz", v=good.getvalue())
     with pytest.raises(ValueError, match="it holds v, and no `w`"):
-        face.read(tmp_path / "other.npz", tiny)
+        face.read(tmp_path / "other.npz", small_G)
     for compression in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         zipped(tmp_path / "bomb.npz", compression, w=array_of("(2001, 512)") + bytes(4 * 512 * 2001))
         assert (tmp_path / "bomb.npz").stat().st_size < 2_000  # 4 MB
         with pytest.raises(ValueError, match="a way that NumPy does not use"):
-            face.read(tmp_path / "bomb.npz", tiny)
+            face.read(tmp_path / "bomb.npz", small_G)
     zipped(tmp_path / "lie.npz", w=array_of("(1000000, 6, 512)") + bytes(100))
     with pytest.raises(ValueError, match="cannot hold"):
-        face.read(tmp_path / "lie.npz", tiny)
+        face.read(tmp_path / "lie.npz", small_G)
 
 
 @pytest.mark.parametrize("held", [lambda w: w, lambda w: [w], lambda w: {"latent": w}, lambda w: {"a": [w]}, lambda w: w.half()])
-def test_a_pt_with_one_tensor_is_a_latent(tmp_path, tiny, held):
+def test_a_pt_with_one_tensor_is_a_latent(tmp_path, small_G, held):
     torch.save(held(torch.ones(1, 6, 512)), tmp_path / "a.pt")
-    assert torch.equal(face.read(tmp_path / "a.pt", tiny).ws, torch.ones(1, 6, 512))
+    assert torch.equal(face.read(tmp_path / "a.pt", small_G).ws, torch.ones(1, 6, 512))
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ def test_a_pt_with_one_tensor_is_a_latent(tmp_path, tiny, held):
         torch.nn.Linear(2, 2),
     ],
 )
-def test_a_pt_of_something_else_is_one_line(tmp_path, tiny, held):
+def test_a_pt_of_something_else_is_one_line(tmp_path, small_G, held):
     torch.save(held, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="a.pt: not readable as numbers"):
-        face.read(tmp_path / "a.pt", tiny)
+        face.read(tmp_path / "a.pt", small_G)
 
 
 RECORDS = {
@@ -185,15 +185,15 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_absurd_records_are_one_line(tmp_path, tiny, name):
+def test_absurd_records_are_one_line(tmp_path, small_G, name):
     write(tmp_path / "a.npy", np.ones((1, 6, 512), np.float32))
     (tmp_path / "a.json").write_text(RECORDS[name])
     with pytest.raises(ValueError, match="a.json|unfinished") as raised:
-        face.read(tmp_path / "a.npy", tiny)
+        face.read(tmp_path / "a.npy", small_G)
     assert len(str(raised.value)) < 600
 
 
-def test_records_of_others_and_binary_ones(tmp_path, tiny):
+def test_records_of_others_and_binary_ones(tmp_path, small_G):
     write(tmp_path / "a.npy", np.ones((1, 6, 512), np.float32))
     for content in (
         b'{"attributes": {"age": [1, 2]}, "generator_hash": null, "files": null}',
@@ -202,58 +202,58 @@ def test_records_of_others_and_binary_ones(tmp_path, tiny):
         '{"a": 1}'.encode("utf-16"),
     ):
         (tmp_path / "a.json").write_bytes(content)
-        assert face.read(tmp_path / "a.npy", tiny).ws.shape == (1, 6, 512)
+        assert face.read(tmp_path / "a.npy", small_G).ws.shape == (1, 6, 512)
     for content in (bytes(100), b"\xff\xfe\xfd", b"\x80abc"):
         (tmp_path / "a.json").write_bytes(content)
         with pytest.raises(ValueError, match="a.json: not JSON"):
-            face.read(tmp_path / "a.npy", tiny)
+            face.read(tmp_path / "a.npy", small_G)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
 @pytest.mark.parametrize("which", ["a.npy", "a.json", "a.noise.npz"])
-def test_pipes_are_never_waited_for(tmp_path, tiny, which):
+def test_pipes_are_never_waited_for(tmp_path, small_G, which):
     if which != "a.npy":
-        face.write(tmp_path / "a.npy", torch.ones(1, 6, 512), {}, [m + 1 for m in face.own_noise(tiny)])
+        face.write(tmp_path / "a.npy", torch.ones(1, 6, 512), {}, [m + 1 for m in face.own_noise(small_G)])
         (tmp_path / which).unlink()
     os.mkfifo(tmp_path / which)
     with pytest.raises(ValueError, match="pipe|are gone"):
-        face.read(tmp_path / "a.npy", tiny)
+        face.read(tmp_path / "a.npy", small_G)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The parts
 
 
-def face_with_noise(tiny, path, value=1.0):
-    maps = [m + value for m in face.own_noise(tiny)]
+def face_with_noise(small_G, path, value=1.0):
+    maps = [m + value for m in face.own_noise(small_G)]
     face.write(path, torch.full((1, 6, 512), value), {"steps": value}, maps)
     return maps
 
 
-def test_parts_of_two_faces_are_never_used_together(tmp_path, tiny):
-    face_with_noise(tiny, tmp_path / "a.npy", 1.0)
-    face_with_noise(tiny, tmp_path / "b.npy", 2.0)
+def test_parts_of_two_faces_are_never_used_together(tmp_path, small_G):
+    face_with_noise(small_G, tmp_path / "a.npy", 1.0)
+    face_with_noise(small_G, tmp_path / "b.npy", 2.0)
     for part in ("a.npy", "a.noise.npz"):
         kept = (tmp_path / part).read_bytes()
         (tmp_path / part).write_bytes((tmp_path / part.replace("a.", "b.")).read_bytes())
         with pytest.raises(ValueError, match="an unfinished write"):
-            face.read(tmp_path / "a.npy", tiny)
+            face.read(tmp_path / "a.npy", small_G)
         (tmp_path / part).write_bytes(kept)
-    assert face.read(tmp_path / "a.npy", tiny).info["steps"] == 1.0
+    assert face.read(tmp_path / "a.npy", small_G).info["steps"] == 1.0
     (tmp_path / "a.noise.npz").unlink()
     with pytest.raises(ValueError, match="its noise maps .a.noise.npz. are gone"):
-        face.read(tmp_path / "a.npy", tiny)
-    assert face.read(tmp_path / "a.npy", tiny, saved_noise=False).noise is None
+        face.read(tmp_path / "a.npy", small_G)
+    assert face.read(tmp_path / "a.npy", small_G, saved_noise=False).noise is None
 
 
-def test_noise_that_no_record_names(tmp_path, tiny):
-    face_with_noise(tiny, tmp_path / "a.npy")
+def test_noise_that_no_record_names(tmp_path, small_G):
+    face_with_noise(small_G, tmp_path / "a.npy")
     (tmp_path / "a.json").unlink()
     with pytest.raises(ValueError, match="no a.json says that it belongs to a.npy"):
-        face.read(tmp_path / "a.npy", tiny)
+        face.read(tmp_path / "a.npy", small_G)
     face.write(tmp_path / "b.npy", torch.ones(1, 6, 512), {})
     os.rename(tmp_path / "a.noise.npz", tmp_path / "b.noise.npz")
-    found = face.read(tmp_path / "b.npy", tiny)
+    found = face.read(tmp_path / "b.npy", small_G)
     assert found.noise is None and len(found.remarks) == 1 and "left out" in found.remarks[0]
 
 
@@ -275,24 +275,24 @@ def test_a_folder_means_its_latents_in_order(tmp_path):
         face.expand([tmp_path / "empty"])
 
 
-def test_several_faces_are_split_by_name(tmp_path, tiny):
+def test_several_faces_are_split_by_name(tmp_path, small_G):
     face.write(tmp_path / "a.npy", torch.arange(3.0)[:, None, None].expand(3, 6, 512), {"steps": 3})
-    whole = face.read(tmp_path / "a.npy", tiny)
+    whole = face.read(tmp_path / "a.npy", small_G)
     assert [(one.name, one.ws.mean().item(), one.info["steps"]) for one in whole.split()] == [("a_0", 0, 3), ("a_1", 1, 3), ("a_2", 2, 3)]
     with pytest.raises(ValueError, match="holds 3 latents"):
-        face.read_one(tmp_path / "a.npy", tiny)
+        face.read_one(tmp_path / "a.npy", small_G)
 
 
-def test_layers_are_mixed_with_their_noise(tiny):
-    a = face.Face(torch.zeros(1, 6, 512), [torch.zeros_like(m) for m in face.own_noise(tiny)])
-    b = face.Face(torch.ones(1, 6, 512), [torch.ones_like(m) for m in face.own_noise(tiny)])
+def test_layers_are_mixed_with_their_noise(small_G):
+    a = face.Face(torch.zeros(1, 6, 512), [torch.zeros_like(m) for m in face.own_noise(small_G)])
+    b = face.Face(torch.ones(1, 6, 512), [torch.ones_like(m) for m in face.own_noise(small_G)])
     mixed = face.mix(a, b, [1, 4])
     assert mixed.ws[0, :, 0].tolist() == [0, 1, 0, 0, 1, 0] and [m.mean().item() for m in mixed.noise] == [0, 1, 0, 0, 1, 0]
     half = face.mix(a, b, [1], 0.5)
     assert half.ws[0, 1, 0] == 0.5 and half.noise[1].mean() == 0.5
     plain = face.Face(torch.ones(1, 6, 512))
-    mixed = face.mix(a, plain, [1], G=tiny)  # a face without maps of its own has the generator's
-    assert torch.equal(mixed.noise[1], face.own_noise(tiny)[1]) and mixed.noise[0].abs().max() == 0
+    mixed = face.mix(a, plain, [1], G=small_G)  # a face without maps of its own has the generator's
+    assert torch.equal(mixed.noise[1], face.own_noise(small_G)[1]) and mixed.noise[0].abs().max() == 0
     assert face.mix(plain, plain, [0]).noise is None
 
 

@@ -58,8 +58,8 @@ def same(a, b):
 
 @pytest.mark.parametrize("old", ["nothing", "plain", "noise", "older toolkit's", "older toolkit's noise"])
 @pytest.mark.parametrize("new", ["plain", "noise"])
-def test_never_a_mixture(tiny, tmp_path, old, new):
-    before, after = person(tiny, 1, "noise" in old), person(tiny, 2, new == "noise")
+def test_never_a_mixture(small_G, tmp_path, old, new):
+    before, after = person(small_G, 1, "noise" in old), person(small_G, 2, new == "noise")
     seen = []
     for point in range(1, 20):
         folder = tmp_path / str(point)
@@ -72,7 +72,7 @@ def test_never_a_mixture(tiny, tmp_path, old, new):
         if not killed(point, lambda path=path: write(path, *after)):
             break
         try:
-            found = face.read(path, tiny)
+            found = face.read(path, small_G)
         except ValueError as error:
             assert not path.exists() or "unfinished write" in str(error) or "no a.json says" in str(error), error
             seen.append("told")
@@ -83,15 +83,15 @@ def test_never_a_mixture(tiny, tmp_path, old, new):
             seen.append(which)
         files._sweep.cache_clear()
         write(path, *after)
-        found = face.read(path, tiny)
+        found = face.read(path, small_G)
         assert torch.equal(found.ws, after[0]) and same(found.noise, after[1]) and not found.remarks
         assert sorted(os.listdir(folder)) == ["a.json", *(["a.noise.npz"] if new == "noise" else []), "a.npy"]
     assert len(seen) >= 3 and (old == "nothing" or "old" in seen) and point < 19
 
 
-def test_leftovers_are_never_read_as_faces(tiny, tmp_path):
-    write(tmp_path / "a.npy", *person(tiny, 1, False))
-    assert killed(1, lambda: write(tmp_path / "b.npy", *person(tiny, 2, False)))
+def test_leftovers_are_never_read_as_faces(small_G, tmp_path):
+    write(tmp_path / "a.npy", *person(small_G, 1, False))
+    assert killed(1, lambda: write(tmp_path / "b.npy", *person(small_G, 2, False)))
     assert len(list(tmp_path.iterdir())) == 3  # one of them the temporary
     assert face.expand([tmp_path]) == [tmp_path / "a.npy"]
 

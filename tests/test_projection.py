@@ -1,4 +1,4 @@
-"""The optimiser: its settings do what they say, on a tiny generator; it finds faces, on the bundled one; distances are the papers'."""
+"""The optimiser: its settings do what they say, on a small_G generator; it finds faces, on the bundled one; distances are the papers'."""
 
 import math
 from pathlib import Path
@@ -27,59 +27,59 @@ def aim():
     return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) - 0.5
 
 
-def found(tiny, aim, distance=None, **chosen):
-    return projection.project(tiny, distance, aim, settings.Config(**{"iteration": 10, "lr": 0.05} | chosen))
+def found(small_G, aim, distance=None, **chosen):
+    return projection.project(small_G, distance, aim, settings.Config(**{"iteration": 10, "lr": 0.05} | chosen))
 
 
-def moved(result, tiny):
-    return (result.ws - tiny.w_avg).square().mean().item()
+def moved(result, small_G):
+    return (result.ws - small_G.w_avg).square().mean().item()
 
 
 @pytest.mark.parametrize("weight", ["lambda_percep", "lambda_mse"])
-def test_weights_of_the_losses_count(tiny, aim, weight):
+def test_weights_of_the_losses_count(small_G, aim, weight):
     none = {"lambda_mse": 0.0, "lambda_percep": 0.0}
-    one, two = (found(tiny, aim, Pixels(), iteration=0, **none | {weight: w}).loss for w in (1.0, 2.0))
+    one, two = (found(small_G, aim, Pixels(), iteration=0, **none | {weight: w}).loss for w in (1.0, 2.0))
     assert torch.allclose(two, 2 * one) and (one > 0.01).all()
 
 
-def test_lambda_start_holds_the_latent(tiny, aim):
-    assert moved(found(tiny, aim, lambda_start=100.0), tiny) < 0.1 * moved(found(tiny, aim), tiny)
+def test_lambda_start_holds_the_latent(small_G, aim):
+    assert moved(found(small_G, aim, lambda_start=100.0), small_G) < 0.1 * moved(found(small_G, aim), small_G)
 
 
-def test_lambda_prior_draws_towards_what_the_mapping_makes(tiny, aim):
-    prior = projection.Prior(tiny, "cpu")
-    free, held = (prior(found(tiny, aim, lambda_prior=weight).ws) for weight in (0.0, 1.0))
+def test_lambda_prior_draws_towards_what_the_mapping_makes(small_G, aim):
+    prior = projection.Prior(small_G, "cpu")
+    free, held = (prior(found(small_G, aim, lambda_prior=weight).ws) for weight in (0.0, 1.0))
     assert (held < 0.9 * free).all()
 
 
 @pytest.mark.parametrize("space, init", [("w+", "z"), ("w+", "uniform"), ("w", "z"), ("z", "z")])
-def test_seed_draws_the_start(tiny, aim, space, init):
-    a, b, again = (found(tiny, aim, iteration=0, space=space, init=init, seed=seed).ws for seed in (0, 1, 0))
+def test_seed_draws_the_start(small_G, aim, space, init):
+    a, b, again = (found(small_G, aim, iteration=0, space=space, init=init, seed=seed).ws for seed in (0, 1, 0))
     assert torch.equal(a, again) and (a - b).abs().max() > 0.01
     assert torch.equal(a[0], a[1])  # one draw for all images
 
 
-def test_starts(tiny, aim):
-    for init, expected in (("mean", tiny.w_avg.expand(2, 6, -1)), ("zeros", torch.zeros(2, 6, 512))):
-        assert torch.equal(found(tiny, aim, iteration=0, init=init).ws, expected)
+def test_starts(small_G, aim):
+    for init, expected in (("mean", small_G.w_avg.expand(2, 6, -1)), ("zeros", torch.zeros(2, 6, 512))):
+        assert torch.equal(found(small_G, aim, iteration=0, init=init).ws, expected)
     given = torch.randn(2, 6, 512, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(found(tiny, aim, iteration=0, init=given).ws, given)
-    assert torch.equal(found(tiny, aim, iteration=0, init=given[1:]).ws, given[1:].expand(2, -1, -1))
+    assert torch.equal(found(small_G, aim, iteration=0, init=given).ws, given)
+    assert torch.equal(found(small_G, aim, iteration=0, init=given[1:]).ws, given[1:].expand(2, -1, -1))
     with pytest.raises(ValueError, match="3 latents to start 2"):
-        found(tiny, aim, init=torch.zeros(3, 6, 512))
+        found(small_G, aim, init=torch.zeros(3, 6, 512))
 
 
 @pytest.mark.parametrize("init", ["mean", "zeros", torch.zeros(1, 6, 512)])
-def test_space_z_starts_from_z_alone(tiny, aim, init):
+def test_space_z_starts_from_z_alone(small_G, aim, init):
     with pytest.raises(ValueError, match="starts from --init z"):
-        found(tiny, aim, space="z", init=init)
+        found(small_G, aim, space="z", init=init)
 
 
-def test_inpainting_moves_the_first_and_the_last_two_layers(tiny):
-    assert projection.inpainting(tiny, 101) == {"w_iteration": 50, "iteration": 51, "layers": [0, 1, 4, 5], "lambda_start": 1.0}
+def test_inpainting_moves_the_first_and_the_last_two_layers(small_G):
+    assert projection.inpainting(small_G, 101) == {"w_iteration": 50, "iteration": 51, "layers": [0, 1, 4, 5], "lambda_start": 1.0}
 
 
-def test_why_the_first_stage_stopped_is_not_why_the_last_did(tiny, aim, monkeypatch):
+def test_why_the_first_stage_stopped_is_not_why_the_last_did(small_G, aim, monkeypatch):
     descend, seen = projection.descend, []
 
     def first_stops(variables, evaluate, iteration, config, result, *rest):
@@ -90,32 +90,32 @@ def test_why_the_first_stage_stopped_is_not_why_the_last_did(tiny, aim, monkeypa
         return loss
 
     monkeypatch.setattr(projection, "descend", first_stops)
-    both = found(tiny, aim, w_iteration=1, iteration=1)
+    both = found(small_G, aim, w_iteration=1, iteration=1)
     assert seen == ["w", "w+"] and both.stopped is None and both.steps == 2
 
 
-def test_early_stop_ends_a_descent_that_no_longer_falls(tiny, aim):
-    flat = found(tiny, aim, iteration=400, lambda_mse=0.0, early_stop=1e-3, check_every=1000)
+def test_early_stop_ends_a_descent_that_no_longer_falls(small_G, aim):
+    flat = found(small_G, aim, iteration=400, lambda_mse=0.0, early_stop=1e-3, check_every=1000)
     assert flat.stopped == "the loss no longer falls" and flat.steps == 201
-    assert found(tiny, aim, iteration=110, early_stop=0.0).steps == 110
+    assert found(small_G, aim, iteration=110, early_stop=0.0).steps == 110
 
 
-def test_stopped_in_the_first_stage_nothing_follows(tiny, aim):
+def test_stopped_in_the_first_stage_nothing_follows(small_G, aim):
     def stop(step, losses):
         raise KeyboardInterrupt
 
     config = settings.Config(w_iteration=5, iteration=5, noise_iteration=5)
-    result = projection.project(tiny, None, aim, config, stop)
+    result = projection.project(small_G, None, aim, config, stop)
     assert isinstance(result.interrupted, KeyboardInterrupt) and result.steps == 1 and result.stopped == "Ctrl-C"
     assert torch.equal(result.ws[:, 0], result.ws[:, -1]) and result.noise_loss is None
 
 
-def test_each_image_says_whether_it_diverged(tiny, aim):
+def test_each_image_says_whether_it_diverged(small_G, aim):
     bad = aim.clone()
     bad[1, 0, 0, 0] = math.nan
-    result = found(tiny, bad, iteration=3)
+    result = found(small_G, bad, iteration=3)
     assert result.diverged == [False, True] and result.steps == 3 and result.stopped is None
-    assert torch.equal(result.ws[1], tiny.w_avg.expand(6, -1)) and not torch.equal(result.ws[0], result.ws[1])
+    assert torch.equal(result.ws[1], small_G.w_avg.expand(6, -1)) and not torch.equal(result.ws[0], result.ws[1])
 
 
 @pytest.mark.parametrize("name", ["lr", "noise_lr", *settings.WEIGHTS])
@@ -143,17 +143,17 @@ def test_other_senseless_settings_are_refused(chosen, said):
 
 
 @pytest.mark.parametrize("layers", [[6], [-1]])
-def test_layers_that_are_not_there(tiny, aim, layers):
+def test_layers_that_are_not_there(small_G, aim, layers):
     with pytest.raises(ValueError, match="0 to 5"):
-        found(tiny, aim, layers=layers)
+        found(small_G, aim, layers=layers)
 
 
-def test_parts_take_their_own_start_and_noise(tiny):
+def test_parts_take_their_own_start_and_noise(small_G):
     three = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) - 0.5
     ws = torch.randn(3, 6, 512, generator=torch.Generator().manual_seed(2))
-    maps = [torch.randn(3, 1, y.resolution, y.resolution, generator=torch.Generator().manual_seed(4)) for y in tiny.synthesis.layers()]
+    maps = [torch.randn(3, 1, y.resolution, y.resolution, generator=torch.Generator().manual_seed(4)) for y in small_G.synthesis.layers()]
     config = settings.Config(iteration=0, init=ws, noise=maps)
-    parts = list(projection.project_in_parts(tiny, None, projection.Goal(three), config, size=2))
+    parts = list(projection.project_in_parts(small_G, None, projection.Goal(three), config, size=2))
     assert [(first, last) for first, last, _ in parts] == [(0, 2), (2, 3)]
     for first, last, part in parts:
         assert torch.equal(part.ws, ws[first:last])
@@ -166,9 +166,9 @@ def test_a_goals_part_is_of_its_images(aim):
     assert torch.equal(part.image, aim[1:]) and len(part.mask) == 1 and part.gram.tolist() == [0.0] and part.style is None
 
 
-def test_content_weighs_each_image(tiny, aim):
-    whole = projection.project(tiny, None, projection.Goal(aim), settings.Config(iteration=0)).loss
-    halves = projection.project(tiny, None, projection.Goal(aim, content=torch.tensor([1.0, 0.5])), settings.Config(iteration=0)).loss
+def test_content_weighs_each_image(small_G, aim):
+    whole = projection.project(small_G, None, projection.Goal(aim), settings.Config(iteration=0)).loss
+    halves = projection.project(small_G, None, projection.Goal(aim, content=torch.tensor([1.0, 0.5])), settings.Config(iteration=0)).loss
     assert torch.allclose(halves, whole * torch.tensor([1.0, 0.5]))
 
 

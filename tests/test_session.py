@@ -16,9 +16,9 @@ def args(**given):
 
 
 @pytest.fixture
-def opened(tiny, monkeypatch):
-    """A session with the tiny generator."""
-    monkeypatch.setattr(checkpoints, "load_generator", lambda name, device: tiny)
+def opened(small_G, monkeypatch):
+    """A session with the small_G generator."""
+    monkeypatch.setattr(checkpoints, "load_generator", lambda name, device: small_G)
     return session.open(args(perceptual="none"))
 
 
@@ -28,8 +28,8 @@ def test_devices_that_are_not_there(name):
         session.device(name)
 
 
-def test_flags_reach_the_session(opened, tiny, monkeypatch):
-    assert opened.G is tiny and opened.dtype == torch.float32 and not opened.force and opened.saved_noise and opened.distance() is None
+def test_flags_reach_the_session(opened, small_G, monkeypatch):
+    assert opened.G is small_G and opened.dtype == torch.float32 and not opened.force and opened.saved_noise and opened.distance() is None
     other = session.open(args(perceptual=None, force=True, no_saved_noise=True, compile="on", seed=7, precision="bf16"))
     assert (other.force, other.saved_noise, other.compile, other.seed, other.dtype_name) == (True, False, "on", 7, "bfloat16")
     assert other.perceptual == "vgg16"  # where a checkpoint names none
@@ -60,7 +60,7 @@ def test_no_network_is_said_with_what_works_without(monkeypatch):
         session.load_distance("vgg16")
 
 
-def test_remarks_of_faces_are_kept_for_the_command(opened, tiny, tmp_path):
+def test_remarks_of_faces_are_kept_for_the_command(opened, small_G, tmp_path):
     z = np.random.default_rng(0).normal(size=(1, 512)).astype(np.float32) * 30
     np.save(tmp_path / "z.npy", z)
     assert opened.read(tmp_path / "z.npy").ws.shape == (1, 6, 512)
@@ -70,11 +70,11 @@ def test_remarks_of_faces_are_kept_for_the_command(opened, tiny, tmp_path):
         opened.read_one(tmp_path / "two.npy")
 
 
-def test_starts(opened, tiny, tmp_path):
+def test_starts(opened, small_G, tmp_path):
     assert opened.start(None) == ({"init": "mean"}, None)  # no encoder for this generator
     assert opened.start(None, "z") == ({"init": "z"}, None)
     assert opened.start("uniform") == ({"init": "uniform"}, None)
-    maps = [m + 1 for m in face.own_noise(tiny)]
+    maps = [m + 1 for m in face.own_noise(small_G)]
     face.write(tmp_path / "a.npy", torch.ones(1, 6, 512), {}, maps)
     start, encoder = opened.start(str(tmp_path / "a.npy"))
     assert torch.equal(start["init"], torch.ones(1, 6, 512)) and torch.equal(start["noise"][0], maps[0]) and encoder is None
