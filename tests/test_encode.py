@@ -297,7 +297,7 @@ def test_resume_asks_the_record(encode, photographs, capsys, change, words, why)
         change()
     assert encode("--batch_size", 3, "--resume", *words) == 0
     assert why in capsys.readouterr().err
-    again = {name for name, stamp in stamps("w", "s").items() if before.get(name) != stamp}
+    again = {name for name, stamp in stamps("w", "s").items() if before.get(name) != stamp and not name.endswith(".npz")}
     names = "a" if change else "abc"
     assert again >= {f"w/{n}.{ending}" for n in names for ending in ("npy", "json")} | {f"s/{n}.png" for n in names}
     assert len(again) == 3 * len(names) and said()["complete"]
@@ -348,7 +348,8 @@ def test_the_table_holds_all_results_of_its_folder_whatever_their_records_say(en
     for i, record in enumerate(absurd):
         Path(f"w/x{i}.json").write_text(json.dumps(record))
     odd = said() | {"psnr": [1], "name": "\ud800=1+1"}
-    Path("w/odd.json").write_text(json.dumps(odd | {"picture": {"path": "s/odd\udce9.png"}}))
+    Path("w/odd.json").write_text(json.dumps(odd | {"picture": said()["picture"] | {"path": "s/odd\udce9.png"}}))
+    Path("s/odd\udce9.png").write_bytes(Path("s/a.png").read_bytes())
     monkeypatch.chdir(tmp_path / "in")  # the same folders, called otherwise
     assert encode("--src_dir", ".", "--src_im", "b.png", "--latent_dir", "../w", "--save_dir", "../s", "--quiet") == 0
     monkeypatch.chdir(tmp_path)
@@ -365,8 +366,8 @@ def test_a_fill_in_never_replaces_the_embedding(encode, photographs, G):
     assert encode("--src_im", "a.png", "--quiet") == 0
     before = stamps("w", "s")
     for folder, side in (("m", 0), ("n", 1)):  # two masks of one name
-        mask = np.zeros((64, 64, 3), np.uint8)
-        mask[:, side * 32 : side * 32 + 32] = 255
+        mask = np.zeros((128, 128, 3), np.uint8)
+        mask[:, side * 64 : side * 64 + 64] = 255
         images.save(f"{folder}/half.png", mask)
     words = ["--src_im", "a.png", "--composite", "--iteration", 4, "--quiet"]
     assert encode(*words, "--mask", "m/half.png") == 0
