@@ -430,9 +430,11 @@ class Run:
                     self.write(photos[first:last], found, seconds)
                 stopped = found.interrupted
             with self.failures.catch(self.args.save_video or self.args.save_dir):
-                stack.close()  # the animations end
-                if steps.error:
-                    raise steps.error
+                try:
+                    stack.close()  # the animations end
+                finally:
+                    if steps.error:
+                        raise steps.error
         self.done += len(photos)
         if stopped:
             stopped.args = (f"the best so far is in {self.args.latent_dir}, and --resume goes on",)

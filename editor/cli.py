@@ -136,9 +136,9 @@ def escaped(text):
 
 
 def plain(text):
-    """A message as a terminal may show it: escaped, one line, not endless."""
+    """A message as a terminal may show it: escaped, one line, not endless (its end often says what is wrong)."""
     text = escaped(str(text).strip())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text)} characters)"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]} ({len(text)} characters)"
 
 
 def one_line(error):

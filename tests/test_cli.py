@@ -215,6 +215,7 @@ def test_paths_go_to_stdout_whole_and_words_to_stderr(capsys):
 def test_messages_are_short_and_escaped():
     assert cli.plain("\x9b1m\u202ea") == r"\x9b1m\u202ea"
     assert len(cli.plain("x" * 10**6)) < 600 and "1000000 characters" in cli.plain("x" * 10**6)
+    assert cli.plain("x" * 10**6 + ": File name too long").partition(" (")[0].endswith("File name too long")
     assert cli.one_line(ValueError()) == "ValueError"
 
 

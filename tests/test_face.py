@@ -170,7 +170,7 @@ def test_a_pt_with_one_tensor_is_a_latent(tmp_path, small_G, held):
 )
 def test_a_pt_of_something_else_is_one_line(tmp_path, small_G, held):
     torch.save(held, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="a.pt: not readable as numbers"):
+    with pytest.raises(ValueError, match="a.pt: not readable as numbers|a.pt: holds bool"):
         face.read(tmp_path / "a.pt", small_G)
 
 
