@@ -175,4 +175,4 @@ def test_script_saves_noise_and_the_pictures_on_the_way(run, tmp_path, G, target
     assert np.array_equal(again, np.asarray(images.open_image(tmp_path / "png" / "face.png")))
     assert json.loads((tmp_path / "face.json").read_text())["steps"] == 10
     assert sorted(p.name for p in (tmp_path / "png" / "face_steps").iterdir()) == ["00000.png", "00005.png"]
-    assert (tmp_path / "v.gif").stat().st_size > 0
+    assert (tmp_path / "v_face.gif").stat().st_size > 0
