@@ -140,7 +140,7 @@ def test_layers_say_which_may_move(encode, photographs, G):
 
 @pytest.mark.parametrize(
     "words",
-    [["--noise_iteration", 3], ["--noise_lr", 0.004], ["--noise_layers", "2-3"], ["--lambda_noise", 1000]],
+    [["--noise_iteration", 3], ["--noise_lr", 0.004], ["--noise_layers", "2-3"], ["--lambda_noise", 1e9]],
     ids=lambda words: words[0],
 )
 def test_flags_of_the_noise_change_the_noise_alone(encode, photographs, words, G):
