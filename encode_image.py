@@ -105,10 +105,14 @@ class Photo:
 
 def result_name(path, args):
     """NAME; with a mask NAME_fill_MASK, since what is filled in must not replace the embedding."""
-    if not args.mask:
-        return path.stem
-    words = Path(args.mask).stem if Path(args.mask).is_file() else args.mask.removeprefix("part:")
-    return f"{path.stem}_fill_{re.sub(r'[^a-zA-Z0-9.]+', '-', words)[:60]}"
+    from editor import masks
+
+    return f"{path.stem}_fill_{masks.name(args.mask)}" if args.mask else path.stem
+
+
+def sources(path, args):
+    """The files that a result is made of, as its record names them."""
+    return {"image": path} | ({"mask": args.mask} if args.mask and Path(args.mask).is_file() else {})
 
 
 def destination(path, args):
@@ -117,26 +121,38 @@ def destination(path, args):
     return Path(args.latent_dir) / f"{name}.npy", Path(args.save_dir) / f"{name}.png"
 
 
+def read_mask(args, size, image=None):
+    """--mask as [1, 1, size, size] in 0..1: 1 where the rendering must match."""
+    from editor import masks
+
+    mask = masks.read(args.mask, size, image, args.invert_mask)
+    if mask.max() <= 0.5:
+        raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
+    return mask
+
+
 def read(path, args, session):
     """A photograph, checked with all that its results need, before any work on it."""
-    from editor import face, images, masks
+    from editor import face
     from editor.session import claim
 
     latent, picture = destination(path, args)
-    image = images.load(path, session.G.resolution)
-    mask = masks.read(args.mask, session.G.resolution, image, args.invert_mask) if args.mask else None
-    if mask is not None and mask.max() <= 0.5:
-        raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
+    image = session.photo(path)
+    cli.warn_of(session)
+    mask = read_mask(args, session.G.resolution, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
-    claim(latent, {"image": path})
+    claim(latent, sources(path, args))
     return Photo(path, image, mask, latent, picture)
 
 
 class Steps:
-    """What --save_every and --save_video write on the way; an animation begins with its first frame and ends well with Ctrl-C, too."""
+    """What --save_every and --save_video write on the way; an animation begins with its first frame and ends well with Ctrl-C, too.
+
+    What cannot be written (a full disk) must not cost the latents: it is kept in `error`, and nothing more is shown.
+    """
 
     def __init__(self, args, photos, stack):
-        self.args, self.photos, self.stack, self.videos = args, photos, stack, {}
+        self.args, self.photos, self.stack, self.videos, self.error = args, photos, stack, {}, None
         for photo in photos:
             for old in self.folder(photo).glob("*.png") if args.save_every else ():
                 if FRAME.fullmatch(old.name):  # of an earlier run
@@ -147,21 +163,35 @@ class Steps:
 
     def show(self, first, step, rendered):
         """Images [N, 3, R, R] of the photographs from number `first` on."""
+        from editor import images
+
+        if self.error is None:
+            try:
+                for photo, picture in zip(self.photos[first:], images.to_uint8(rendered.nan_to_num()), strict=False):
+                    self.show_one(photo, step, picture)
+            except (OSError, ValueError) as error:
+                self.error = error
+
+    def show_one(self, photo, step, picture):
+        """One rendering, uint8 [R, R, 3], as a picture and as a frame."""
         import numpy as np
 
         from editor import animation, images
 
-        for photo, picture in zip(self.photos[first:], images.to_uint8(rendered.nan_to_num()), strict=False):
-            if self.args.save_every:
-                images.save(self.folder(photo) / f"{step:05}.png", picture)
-            if self.args.save_video:
-                if photo.path not in self.videos:
-                    path = Path(self.args.save_video)
-                    path = path if self.args.src_im else path.with_name(f"{path.stem}_{photo.latent.stem}{path.suffix}")
-                    self.videos[photo.path] = self.stack.enter_context(animation.Animation(path, fps=20))
-                both = np.concatenate([images.to_uint8(photo.image)[0], picture], axis=1)
-                enlarged = max(1, 256 // len(picture))
-                self.videos[photo.path].add(both.repeat(enlarged, 0).repeat(enlarged, 1))
+        if self.args.save_every:
+            images.save(self.folder(photo) / f"{step:05}.png", picture)
+        if self.args.save_video:
+            if photo.path not in self.videos:
+                self.videos[photo.path] = self.stack.enter_context(animation.Animation(video(photo.path, self.args), fps=20))
+            both = np.concatenate([images.to_uint8(photo.image)[0], picture], axis=1)
+            enlarged = max(1, 256 // len(picture))
+            self.videos[photo.path].add(both.repeat(enlarged, 0).repeat(enlarged, 1))
+
+
+def video(path, args):
+    """Where the animation of a photograph goes: FILE.mp4, of a folder FILE_NAME.mp4."""
+    file = Path(args.save_video)
+    return file if args.src_im else file.with_name(f"{file.stem}_{result_name(path, args)}{file.suffix}")
 
 
 def write(photo, found, i, args, session, chosen, seconds):
@@ -183,7 +213,7 @@ def write(photo, found, i, args, session, chosen, seconds):
     psnr, ssim = render.measures(picture, target, known > 0.5)
     images.save(photo.picture, render.composite(picture, target, known) if args.composite else picture)
     info = session.record(
-        "encode_image.py", {"image": photo.path}, name=photo.latent.stem, psnr=round(psnr, 2), ssim=round(ssim, 4),
+        "encode_image.py", sources(photo.path, args), name=photo.latent.stem, psnr=round(psnr, 2), ssim=round(ssim, 4),
         loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(seconds, 1), settings=chosen, stopped=found.stopped,
         complete=found.interrupted is None, picture={"path": str(photo.picture), "sha256": files.file_hash(photo.picture)},
     )  # fmt: skip
@@ -220,8 +250,13 @@ def configure(args, session):
 
 def remembered(config, args, session):
     """The settings that make a result what it is, as JSON holds them; files by their content, not by their name."""
+    from editor import face
+
     plain = {k: v for k, v in dataclasses.asdict(dataclasses.replace(config, init="mean", noise="const")).items() if k not in PASSING}
-    init = files.file_hash(args.init) if args.init and Path(args.init).is_file() else args.init
+    init = args.init
+    if init and Path(init).is_file():
+        noise = face.noise_path(init)
+        init = [files.file_hash(init), files.file_hash(noise) if config.noise != "const" and noise.is_file() else None]
     mask = files.file_hash(args.mask) if args.mask and Path(args.mask).is_file() else args.mask
     return plain | {
         "init": init,
@@ -248,14 +283,21 @@ def why_again(path, args, session, chosen):
         return "unfinished, damaged or of another generator"
     if said.get("settings") != chosen:
         return "done with other settings"
+    if args.precision != "auto" and said.get("precision") != session.dtype_name:
+        return "done with another --precision"
     if not said.get("complete"):
         return "stopped before its end"
-    image = (said.get("sources") or {}).get("image") or {}
-    if image.get("sha256") != files.file_hash(path):
+    if entry(entry(said, "sources"), "image").get("sha256") != files.file_hash(path):
         return "the photograph changed"
-    if not picture.is_file() or (said.get("picture") or {}).get("sha256") != files.file_hash(picture):
+    if not picture.is_file() or entry(said, "picture").get("sha256") != files.file_hash(picture):
         return "its picture is gone or changed"
     return None
+
+
+def entry(said, key):
+    """A dict that a record holds; {} where it holds none, or something else."""
+    found = said.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def still_to_do(paths, args, session, chosen):
@@ -281,21 +323,32 @@ def write_table(args):
     """SAVE_DIR/metrics.csv: a row for each face in --latent_dir whose picture is in --save_dir, whichever run made it."""
     from editor import face
 
-    rows, home = [], Path(args.save_dir).resolve()
+    rows = []
     for record in files.visible(args.latent_dir, "*.json"):
         try:
             said = face.record(record)
-        except ValueError:
+        except (ValueError, OSError):
             continue
-        picture = said.get("picture")
-        if isinstance(picture, dict) and Path(str(picture.get("path"))).resolve().parent == home:
-            rows.append({column: said.get(column) for column in COLUMNS})
+        if said.get("made_by") == "encode_image.py" and is_here(entry(said, "picture"), Path(args.save_dir)):
+            rows.append({column: said.get(column) for column in COLUMNS} | {"name": record.stem})
     if rows:
-        with files.atomic(home / "metrics.csv") as temporary:
-            with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as f:
+        with files.atomic(Path(args.save_dir) / "metrics.csv") as temporary:
+            with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
                 table = csv.DictWriter(f, COLUMNS)
                 table.writeheader()
                 table.writerows(rows)
+
+
+def is_here(picture, folder):
+    """Whether a record's picture is the one in `folder`, also where the path was written from elsewhere, or the folder moved."""
+    try:
+        path = Path(str(picture.get("path")))
+        here = folder / path.name
+        if path.resolve() == here.resolve():
+            return True
+        return here.is_file() and picture.get("sha256") == files.file_hash(here)
+    except (ValueError, OSError):  # no name of a file
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -313,6 +366,9 @@ def check(args, paths):
     for name in ("composite", "invert_mask"):
         if getattr(args, name) and not args.mask:
             raise ValueError(f"--{name} needs --mask")
+    for name in ("noise_layers", "lambda_noise"):
+        if getattr(args, name) and not (args.joint or args.noise_iteration):
+            raise ValueError(f"--{name} needs --noise_iteration or --joint: no noise map moves otherwise")
     cli.require_different_names(paths, "latents and pictures")
     for flag in ("latent_dir", "save_dir"):
         inside = [path for path in paths if path.resolve().parent == Path(getattr(args, flag)).resolve()]
@@ -320,6 +376,20 @@ def check(args, paths):
             raise ValueError(
                 f"--{flag} {getattr(args, flag)}: the folder of {inside[0].name}, whose files results would replace; give another"
             )
+    if args.save_video:
+        check_videos(args, paths)
+
+
+def check_videos(args, paths):
+    """Raise ValueError for an animation that cannot be written, or that would replace a photograph or its picture."""
+    from editor import animation
+
+    taken = {path.resolve() for path in paths} | {destination(path, args)[1].resolve() for path in paths}
+    for file in (video(path, args) for path in paths):
+        animation.Animation(file)  # a bad ending is said at once
+        if file.resolve() in taken:
+            raise ValueError(f"--save_video {file}: would replace a photograph, or its picture; give another name")
+        files.check_writable(file)
 
 
 class Run:
@@ -352,15 +422,27 @@ class Run:
             for first, last, found in self.session.embed(goal, self.config, self.encoder, self.size, bar, steps.show, cli.warn):
                 self.size = min(self.size, last - first) if last < len(photos) else self.size
                 seconds, began = (time.time() - began) / (last - first), time.time()
-                for i, photo in enumerate(photos[first:last]):
-                    with self.failures.catch(photo.path):
-                        said = write(photo, found, i, self.args, self.session, self.chosen, seconds)
-                        line = f"{said['name']}: PSNR {said['psnr']:.2f} dB, SSIM {said['ssim']:.3f}, {said['seconds']:.1f} s"
-                        cli.written(self.args, photo.latent, photo.picture, what=line)
-                if found.interrupted:
-                    cli.say(f"the best so far of {last - first} is in {self.args.latent_dir}; --resume goes on")
-                    raise found.interrupted
+                with cli.kept_whole():
+                    self.write(photos[first:last], found, seconds)
+                stopped = found.interrupted
+            with self.failures.catch(self.args.save_video or self.args.save_dir):
+                try:
+                    stack.close()  # the animations end
+                finally:
+                    if steps.error:
+                        raise steps.error
         self.done += len(photos)
+        if stopped:
+            stopped.args = (f"the best so far is in {self.args.latent_dir}, and --resume goes on",)
+            raise stopped
+
+    def write(self, photos, found, seconds):
+        """The files of a batch's results, and what they are on the terminal."""
+        for i, photo in enumerate(photos):
+            with self.failures.catch(photo.path):
+                said = write(photo, found, i, self.args, self.session, self.chosen, seconds)
+                line = f"{said['name']}: PSNR {said['psnr']:.2f} dB, SSIM {said['ssim']:.3f}, {said['seconds']:.1f} s"
+                cli.written(self.args, photo.latent, photo.picture, what=line)
 
     def all(self, paths):
         """Read and encode photographs, a batch at a time."""
@@ -369,6 +451,7 @@ class Run:
             for path in paths:
                 with self.failures.catch(path):
                     batch.append(read(path, self.args, self.session))
+                self.done += path in self.failures.names
                 if batch and (len(batch) >= self.size or path == paths[-1]):
                     self.encode(batch, show)
                     batch = []
@@ -383,10 +466,6 @@ def main(argv):
         [sessions.aligned_image(args.src_im, args.src_dir)] if args.src_im else images.list_images(sessions.aligned_folder(args.src_dir))
     )
     check(args, paths)
-    if args.save_video:
-        from editor import animation
-
-        animation.Animation(args.save_video)  # a bad ending is said at once
     files.check_writable(Path(args.save_dir) / "metrics.csv", Path(args.latent_dir) / "check.npy")
     session = sessions.open(args)
     if args.resolution not in (None, session.G.resolution):
@@ -395,14 +474,13 @@ def main(argv):
         from editor import masks
 
         if not masks.needs_picture(args.mask):
-            masks.read(args.mask, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
+            read_mask(args, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
     config, encoder, chosen = configure(args, session)
     if args.resume:
         paths = still_to_do(paths, args, session, chosen)
     run = Run(args, session, config, encoder, chosen, len(paths))
     if not args.quiet:
-        for remark in session.remarks:
-            cli.warn(remark)
+        cli.warn_of(session)
         cli.say(
             f"{session.device.type}: {session.dtype_name}, compile {'on' if session.compiles(config) else 'off'}, batches of {run.size}"
         )

@@ -31,7 +31,11 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
         flags = args.index("--") if "--" in args else len(args)  # what follows is names of files
-        return super().parse_known_args([_snake(a) for a in args[:flags]] + args[flags:], namespace)
+        found, left = super().parse_known_args([_snake(a) for a in args[:flags]] + args[flags:], namespace)
+        for name, value in vars(found).items():  # a script's variable that is not set; as a name it would mean all, or this folder
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(f"{name}: empty")
+        return found, left
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {plain(message)} (see {self.prog} --help)\n")
@@ -126,10 +130,15 @@ class Listing(argparse.Action):
 # Messages
 
 
+def escaped(text):
+    """Text from files and names without what a terminal would obey: control characters are written out."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", lambda m: repr(m[0])[1:-1], str(text))
+
+
 def plain(text):
-    """Text from files and names as a terminal may show it: control characters escaped, one line, not endless."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", lambda m: repr(m[0])[1:-1], str(text).strip())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text)} characters)"
+    """A message as a terminal may show it: escaped, one line, not endless (its end often says what is wrong)."""
+    text = escaped(str(text).strip())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]} ({len(text)} characters)"
 
 
 def one_line(error):
@@ -168,7 +177,7 @@ def written(args, *paths, what=None):
     if what:
         say(what)
     for path in paths:
-        print(plain(path), flush=True)
+        print(escaped(path), flush=True)  # whole: another program may read it
 
 
 @contextmanager
@@ -263,7 +272,7 @@ def keep_buffers():
 
 
 def open_streams():
-    """Standard streams that a shell closed (2>&-) lead nowhere, instead of into the next file that is opened; none fails for a character."""
+    """Standard streams that a shell closed (2>&-) lead nowhere, instead of into the next file opened; none fails for a character."""
     for place, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(place)
@@ -278,12 +287,33 @@ def open_streams():
 def _on_signal(number, frame):
     """Ctrl-C and SIGTERM raise KeyboardInterrupt; inside an import, which would be left half done, nothing is to be saved: end at once."""
     error, inner = (Terminated if number == signal.SIGTERM else KeyboardInterrupt), frame
-    while inner is not None:
+    while inner is not None and WAITING is None:
         if inner.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, f"{os.path.basename(sys.argv[0])}: stopped\n".encode())
             os._exit(128 + number)
         inner = inner.f_back
-    raise error
+    if WAITING is None:
+        raise error
+    WAITING.append(error)
+
+
+WAITING = None  # a list while `kept_whole` runs: the signals that came meanwhile
+
+
+@contextmanager
+def kept_whole():
+    """A block that Ctrl-C and SIGTERM do not cut: they come into force at its end. For writing what long work has found."""
+    global WAITING
+    if WAITING is not None:  # within another one
+        yield
+        return
+    WAITING = came = []
+    try:
+        yield
+    finally:
+        WAITING = None
+    if came:
+        raise came[0]
 
 
 def run(main):
@@ -307,6 +337,6 @@ def run(main):
         say(f"{program}: {one_line(error)}")
         code = 2
     except KeyboardInterrupt as error:
-        say(f"{program}: stopped")
+        say(f"{program}: stopped" + (f"; {error}" if str(error) else ""))
         code = 143 if isinstance(error, Terminated) else 130
     sys.exit(code)

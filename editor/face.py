@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from editor import files
+from editor import files, pickles
 
 SUFFIXES = (".npy", ".npz", ".pt")
 WHAT = "a latent is a .npy that encode_image.py writes"
 MAX_BYTES = 4 << 30  # of one array; more is a broken or hostile file sooner than latents
-FAR = 2.0  # one w for all layers, further from the mean latent than so often the usual distance, is something else: a z (measured: 2.8; w up to 1.4)
+FAR = 2.0  # times the usual distance from the mean latent: what lies further, one w for all layers, is a z (measured: 2.8; w up to 1.4)
 
 
 @dataclass
@@ -88,7 +88,8 @@ def read(path, G=None, force=False, saved_noise=True):
 
     Args:
         path: `.npy` of shape [1, L, 512], [L, 512], [N, L, 512], [1, 512] or [512] (W, one w for all layers), [N, 512] (W of N
-            faces), `.npz` with the key `w`, or a `.pt` that holds one tensor.
+            faces; refused where it may as well be one face of another generator), `.npz` with the key `w`, or a `.pt` that holds
+            one tensor.
         G: the generator it is meant for: L and the hash in the record must agree; W is then broadcast.
         force: accept a latent that another generator of the same shape made.
         saved_noise: read the noise maps beside it, too.
@@ -114,7 +115,7 @@ def read(path, G=None, force=False, saved_noise=True):
     noise = noise_path(path)
     if saved_noise and G is not None and noise.is_file():
         if parts is not None and "noise" not in parts:
-            found.remarks.append(f"{noise}: left out; by its record {path.name} has no noise maps, so they are an older face's")
+            found.remarks.append(f"{noise}: left out; by its record {path.name} has no noise maps, so these are another face's")
         elif parts and parts["noise"] != files.file_hash(noise):
             raise _unfinished(path)
         elif not said:
@@ -125,7 +126,8 @@ def read(path, G=None, force=False, saved_noise=True):
         raise ValueError(f"{path}: its noise maps ({noise.name}) are gone; encode again, or use --no_saved_noise")
     if G is not None and torch.equal(ws, ws[:, :1].expand_as(ws)) and (distance := _distance(ws, G)) > FAR:
         found.remarks.append(
-            f"{path}: {distance:.1f} times as far from the mean latent as faces are; is it a z? A latent is w, what the mapping network makes of z"
+            f"{path}: {distance:.1f} times as far from the mean latent as faces are; is it a z? "
+            "A latent is w, what the mapping network makes of z"
         )
     return found
 
@@ -156,22 +158,26 @@ def _latents(path, G):
         w = np.array(array, np.float32)
     if not np.isfinite(w).all():
         raise ValueError(f"{path}: holds NaN or infinity; encode it again")
-    several = G is not None and w.ndim == 2 and len(w) not in (1, G.num_ws)  # W of as many faces
+    several = G is not None and w.ndim == 2 and len(w) not in (1, G.num_ws) and not _plausible(w, G)  # W of as many faces
     w = w.reshape(1, 1, -1) if w.ndim == 1 else w[:, None] if several else w[None] if w.ndim == 2 else w
     ws = torch.from_numpy(w)
     if G is None:
         return ws
     n, layers, dim = ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        of = f"; it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file" if _plausible(ws, G) else ""
+        of = (
+            f"; it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file" if _plausible(w[0], G) else ""
+        )
+        of += f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}]" if of and array.ndim == 2 else ""
         raise ValueError(
             f"{path}: shape {list(array.shape)}; this generator (side {G.resolution}) takes [1, {G.num_ws}, {G.config.w_dim}]{of}"
         )
     return ws.expand(n, G.num_ws, dim).clone()
 
 
-def _plausible(ws, G):
-    return ws.shape[2] == G.config.w_dim and ws.shape[1] % 2 == 0 and 4 <= ws.shape[1] <= 18
+def _plausible(w, G):
+    """Whether an array [L, 512] may be one face of a generator of another side (its layers are even in number: 4 to 18)."""
+    return w.shape[1] == G.config.w_dim and len(w) % 2 == 0 and 4 <= len(w) <= 18
 
 
 def _distance(ws, G):
@@ -236,6 +242,8 @@ def _zipped(f, key="w"):
 
 def _member(archive, name):
     entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others pack gigabytes into kilobytes
+        raise ValueError(f"{name} is compressed in a way that NumPy does not use")
     with archive.open(entry) as f:
         return _array(f, entry.file_size)
 
@@ -255,16 +263,17 @@ def _array(f, size):
 
 def _tensor(path):
     """The one tensor that a `.pt` holds, or a list or dict of one."""
-    data = torch.load(path, map_location="cpu", weights_only=True)
+    data = pickles.read_pt(path)
     if isinstance(data, dict) and len(data) == 1:
         data = next(iter(data.values()))
     if isinstance(data, (list, tuple)) and len(data) == 1:
         data = data[0]
-    if not isinstance(data, torch.Tensor) or data.layout != torch.strided:
-        raise ValueError(f"a PyTorch file that holds a {type(data).__name__}; one tensor [N, L, 512] is expected")
-    if data.numel() > data.untyped_storage().nbytes():
-        raise ValueError("a tensor larger than its storage")
-    return data.detach().float().numpy()
+    if not isinstance(data, pickles.Tensor):
+        raise ValueError("a PyTorch file that does not hold one tensor; [N, L, 512] is expected")
+    values = data.read()
+    if values.dtype.kind != "f":
+        raise ValueError(f"a tensor of {values.dtype}; a latent is float32")
+    return values
 
 
 def record(path):
@@ -310,16 +319,30 @@ def write(path, ws, info=None, noise=None):
         raise ValueError(f"{path}: latents are written as .npy; give a name that ends so")
     arrays = None if noise is None else {str(i): m.detach().cpu().numpy().astype(np.float32) for i, m in enumerate(noise) if m is not None}
     parts = {}
+    _seal(path)
     if arrays is not None:
-        with files.atomic(noise_path(path)) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, **arrays)
-        parts["noise"] = files.file_hash(noise_path(path))
-    with files.atomic(path) as temporary, open(temporary, "wb") as f:
-        np.save(f, ws.detach().cpu().numpy().astype(np.float32))
-    parts["latent"] = files.file_hash(path)
+        with files.atomic(noise_path(path)) as temporary:
+            with open(temporary, "wb") as f:
+                np.savez_compressed(f, **arrays)
+            parts["noise"] = files.file_hash(temporary)  # of what this run writes, whoever else writes there
+    with files.atomic(path) as temporary:
+        with open(temporary, "wb") as f:
+            np.save(f, ws.detach().cpu().numpy().astype(np.float32))
+        parts["latent"] = files.file_hash(temporary)
     files.write_json(path.with_suffix(".json"), (info or {}) | {"files": parts})
     if arrays is None:
         noise_path(path).unlink(missing_ok=True)  # an older face's; the record does not name it any more
+
+
+def _seal(path):
+    """Add the hashes to an older toolkit's record before its parts are replaced: without them a mixture would not show."""
+    try:
+        said = record(path)
+    except ValueError:
+        return  # no reader takes it
+    if said and "files" not in said and path.is_file():
+        there = {"latent": path} | ({"noise": noise_path(path)} if noise_path(path).is_file() else {})
+        files.write_json(path.with_suffix(".json"), said | {"files": {part: files.file_hash(file) for part, file in there.items()}})
 
 
 def outputs(path):

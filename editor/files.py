@@ -2,20 +2,19 @@
 
 import errno
 import functools
-import hashlib
 import json
 import os
-import platform
 import re
 import stat
-import tempfile
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MAX_TEXT = 20_000_000  # bytes of a .json or .csv; more is no record of ours
-HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # process numbers mean nothing on another machine
-LOCK = threading.Lock()
+LOCK = threading.RLock()
+OURS = set()  # the names of this process's temporary files
+JUST_NOW = 2_000_000_000  # ns; a file written so lately may change again without its time showing it, which ticks in milliseconds
 TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{6})-(\d+)-")
 
 
@@ -47,28 +46,50 @@ def atomic(path):
 
 def _temporary(path):
     """A new empty file beside `path`; raises OSError that names `path`."""
+    import tempfile  # here, so that a command stands ready for Ctrl-C at once
+
     _check_name(path)  # too long, a loop of links: the temporary name would not tell
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".tmp-{HOST}-{os.getpid()}-", suffix=path.suffix[-20:], dir=path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    _make_folder(path.parent)
+    with LOCK:
+        _sweep(path.parent)
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".tmp-{_host()}-{os.getpid()}-", suffix=path.suffix[-20:], dir=path.parent)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        OURS.add(os.path.basename(name))
     os.close(handle)
     return Path(name)
 
 
 @functools.cache
+def _host():
+    """A word for this machine: process numbers mean nothing on another."""
+    import hashlib
+    import platform
+
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+@functools.cache
 def _sweep(folder):
-    """Remove the temporary files of processes of this machine that are no more; once a folder and process."""
-    for entry in os.scandir(folder):
-        found = TEMPORARY.match(entry.name)
-        if found and found[1] == HOST and not _runs(int(found[2])):
-            Path(entry.path).unlink(missing_ok=True)
+    """Remove the temporary files of processes of this machine that are no more; once a folder and process.
+
+    A file with this process's own number that is not this process's was left by one that had the number before: in a container
+    every run may have the same.
+    """
+    with suppress(OSError):  # a folder that may be written to and not read, another user's file: what is left is hidden, and no data
+        for entry in os.scandir(folder):
+            found = TEMPORARY.match(entry.name)
+            if found and found[1] == _host() and entry.name not in OURS and not _runs(int(found[2])):
+                with suppress(OSError):
+                    os.unlink(entry.path)
 
 
 def _runs(process):
-    if os.name == "nt":  # there os.kill(process, 0) is Ctrl-C
+    """Whether another process of this number runs."""
+    if process == os.getpid():
+        return False
+    if os.name == "nt":  # there the signal 0 is Ctrl-C
         return True
     try:
         os.kill(process, 0)
@@ -96,11 +117,20 @@ def check_writable(*paths):
         _temporary(path).unlink()
 
 
+def _make_folder(path):
+    """Make a folder and those above it; one after the other, since pathlib's way fails a thousand folders deep."""
+    if not path.is_dir():
+        for folder in (*reversed(path.parents), path):
+            folder.mkdir(exist_ok=True)
+
+
 def _check_name(path):
     try:
         os.lstat(path)
     except FileNotFoundError:
         pass
+    except ValueError:  # a null character
+        raise ValueError(f"{str(path)!r}: not the name of a file") from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
@@ -149,13 +179,16 @@ def write_json(path, value):
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-@functools.lru_cache(maxsize=64)
-def _hash(path, size, modified):
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def file_hash(path):
     """sha256 of a file, as hex; remembered while the file does not change."""
     found = os.stat(path)
-    return _hash(str(path), found.st_size, found.st_mtime_ns)
+    key = str(path), found.st_ino, found.st_size, found.st_mtime_ns
+    return _hash.__wrapped__(*key) if time.time_ns() - found.st_mtime_ns < JUST_NOW else _hash(*key)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(path, inode, size, modified):
+    import hashlib
+
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -80,9 +80,9 @@ def first_value(G, config, count, device):
     """The variable to optimise and how it becomes ws: z or w [N, 512], or ws [N, L, 512]."""
     generator = torch.Generator().manual_seed(config.seed)
     dim = G.config.z_dim if config.space == "z" else G.config.w_dim
+    if config.space == "z" and not (isinstance(config.init, str) and config.init == "z"):
+        raise ValueError("--space z starts from --init z: every other start is a w, and the mapping network has no inverse")
     if isinstance(config.init, torch.Tensor):
-        if config.space == "z":
-            raise ValueError("--space z starts from --init z: a latent file holds w, and the mapping network has no inverse")
         if len(config.init) not in (1, count):
             raise ValueError(f"{len(config.init)} latents to start {count} images from; give one, or one for each image")
         ws = config.init.to(device).expand(count, G.num_ws, dim).clone()
@@ -322,7 +322,7 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
                     break
             if config.early_stop and step and step % 100 == 0:
                 now = best.loss.sum().item()
-                if now > marker * (1 - config.early_stop):
+                if now >= marker * (1 - config.early_stop):  # 0, too, falls no more
                     result.stopped = "the loss no longer falls"
                     break
                 marker = now
@@ -418,12 +418,14 @@ def project_in_parts(G, distance, goal, config, size=None, start=None, callback=
     while first < count:
         last = min(first + size, count)
         part, chosen = goal.part(first, last), config
+        if not isinstance(config.noise, str):
+            chosen = replace(config, noise=[m[first:last] if len(m) == count > 1 else m for m in config.noise])
         try:
             if start is not None:
                 with torch.no_grad():
-                    chosen = replace(config, init=fast_conv.image_by_image(start, part.image, always=True))
+                    chosen = replace(chosen, init=fast_conv.image_by_image(start, part.image, always=True))
             elif isinstance(config.init, torch.Tensor) and len(config.init) == count > 1:
-                chosen = replace(config, init=config.init[first:last])
+                chosen = replace(chosen, init=config.init[first:last])
             found = project(
                 G, distance, part, chosen,
                 (lambda step, losses, first=first, n=last - first: callback(first, n, step, losses)) if callback else None,

@@ -7,6 +7,7 @@ for first, last, found in session.embed(goal, config, ...):
 """
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -303,12 +304,9 @@ def device(name):
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps") from None
-    if chosen.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"--device {name}: not one that is used here; use auto, cpu, cuda, cuda:N or mps")
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):  # PyTorch knows others, such as meta, that compute nothing
+        raise ValueError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps")
+    chosen = torch.device(name)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices to PyTorch; use --device cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():

@@ -23,7 +23,7 @@ face = Image.fromarray(skimage.data.astronaut())
 face.save('raw_images/astronaut.png')
 ImageOps.mirror(face).save('raw_images/mirrored.png')"
 
-step align_images.py raw_images source_image --face largest --quiet
+step align_images.py raw_images aligned_images --face largest --quiet
 step encode_image.py --iteration 60 --batch_size 2 --quiet
 a=latent_W/astronaut_01.npy b=latent_W/mirrored_01.npy
 step image_morphing.py --latent_file1 $a --latent_file2 $b --frames 8 --animation save_result/morph.mp4 --quiet
@@ -38,6 +38,4 @@ step image_crossover.py --src_im1 astronaut_01.png --src_im2 mirrored_01.png --m
 step facial_exchange.py --latent_file1 $a --latent_file2 $b --out_dir save_image/exchange/latents --quiet
 step facial_exchange.py --src_im1 astronaut_01.png --src_im2 mirrored_01.png --iteration 20 --out_dir save_image/exchange/images --quiet
 step facial_exchange.py --target save_image/crossover/mix.npy --neutral $a --expression $b --out_dir save_image/exchange/arithmetic --quiet
-if [ -f "$tools/semantic_edit.py" ]; then
-    step semantic_edit.py --latent_file $a --steps 4 --quiet
-fi
+step semantic_edit.py --latent_file $a --steps 4 --quiet

@@ -1,4 +1,4 @@
-"""What many tests share: the bundled generator, a command run as a person runs it, and arithmetic alike on every machine."""
+"""What many tests share: generators, a command run as a person runs it, and arithmetic alike on every machine."""
 
 import os
 import subprocess
@@ -17,6 +17,22 @@ def G():
     from editor import checkpoints
 
     return checkpoints.load_generator()
+
+
+@pytest.fixture(scope="session")
+def small_G():
+    """A generator of side 16 with 6 layers and random weights; read only."""
+    import torch
+
+    import stylegan_layers
+
+    torch.manual_seed(0)
+    G = stylegan_layers.Generator(stylegan_layers.Config("stylegan1", resolution=16, channel_base=128))
+    for layer in G.synthesis.layers():
+        layer.noise_strength.data.fill_(0.1)
+    G.w_avg.normal_(std=0.1)
+    G.meta = {"hash": "1" * 64, "path": "small", "perceptual": None}
+    return G.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +88,38 @@ def tiny(tmp_path_factory):
         if name != "other":
             images.save(folder / f"{name}.png", again(folder / f"{name}.npy"))
     return SimpleNamespace(weights=folder / "tiny.safetensors", G=session.G, folder=folder, render=again)
+
+
+@pytest.fixture(scope="session")
+def portraits(G):
+    """Four renderings of the bundled generator, uint8 [4, R, R, 3]."""
+    import torch
+
+    from editor import images
+
+    z = torch.randn(4, 512, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return images.to_uint8(G(z, truncation_psi=0.7))
+
+
+@pytest.fixture
+def encode(G, tmp_path, monkeypatch):
+    """encode(*words) -> the exit code of encode_image.py in this process, in tmp_path, with few steps and the generator at hand.
+
+    It reads in/, and writes w/ and s/.
+    """
+    import encode_image
+    from editor import checkpoints
+
+    load = checkpoints.load_generator
+    monkeypatch.setattr(checkpoints, "load_generator", lambda name, device: load(name, device) if name else G)
+    monkeypatch.chdir(tmp_path)
+    usual = {"--src_dir": "in", "--latent_dir": "w", "--save_dir": "s", "--iteration": 2, "--perceptual": "none", "--init": "mean",
+             "--compile": "off", "--precision": "fp32", "--lr": 0.02}  # fmt: skip
+
+    def encode(*words):
+        words = [str(word) for word in words]
+        flags = [str(part) for pair in usual.items() if pair[0] not in words for part in pair]
+        return encode_image.main(flags + words)
+
+    return encode

@@ -5,6 +5,9 @@ benchmarks and docs.
 """
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,7 +56,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "files": [],
     "settings": [],
     "pickles": [],
-    "cli": [],
+    "cli": ["settings", "checkpoints", "downloads", "landmarks"],  # --list, and defaults for --help
     "fast_conv": [],
     "stylegan_layers": ["fast_conv"],
     "perceptual_model": ["fast_conv"],
@@ -64,11 +67,11 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "animation": ["files", "images"],
     "landmarks": ["downloads", "files"],
     "masks": ["images", "landmarks"],
-    "face": ["files"],
+    "face": ["files", "pickles"],
     "boundaries": ["face", "files", "downloads"],
     "render": ["images", "face", "projection"],
-    "projection": ["settings", "files", "fast_conv"],
-    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "fast_conv", "projection", "images", "render"],
+    "projection": ["settings", "fast_conv", "perceptual_model"],
+    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "projection", "images", "render", "landmarks"],
 }
 
 
@@ -106,6 +109,95 @@ def test_an_arrow_the_wrong_way_is_seen():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Sizes, and what README says
+
+MOST_LINES, MOST_OF_A_FUNCTION = 600, 60
+
+
+def measured():
+    """path -> (lines, syntax tree) of all Python of the project but its tests, whose tables may be long."""
+    for part in ("", "editor", "training", "docs", "benchmarks"):
+        for path in sorted((ROOT / part).glob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            yield path.relative_to(ROOT), len(text.splitlines()), ast.parse(text)
+
+
+def long_functions(tree):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in ast.walk(tree) if isinstance(node, kinds)}
+    return {name: length for name, length in lengths.items() if length > MOST_OF_A_FUNCTION}
+
+
+def test_no_file_and_no_function_is_too_long_to_read():
+    files = {str(path): lines for path, lines, _ in measured() if lines > MOST_LINES}
+    functions = {f"{path}: {name}": length for path, _, tree in measured() for name, length in long_functions(tree).items()}
+    assert not files and not functions, f"more than {MOST_LINES} or {MOST_OF_A_FUNCTION} lines: {files | functions}"
+
+
+def test_a_long_function_is_seen():
+    body = "".join(f"    a{i} = 1\n" for i in range(60))
+    assert long_functions(ast.parse(f"def f():\n{body}")) == {"f": 61}
+    assert not long_functions(ast.parse("def f():\n" + body.replace("    a0 = 1\n", "")))
+
+
+UNSAID = {"LICENSE", "Makefile", "README.md", "pyproject.toml", "requirements.txt", "requirements-dev.txt"}  # every project has them
+
+
+def listed(text):
+    """The names in the first column of the table under "What is where"."""
+    section = re.search(r"\n## What is where\n(.*?)\n## ", text, re.S)[1]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("|") and "`" in line.split("|")[1]]
+    return {name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_the_table_in_readme_is_the_tree():
+    there = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    if not there:
+        pytest.skip("no git checkout")
+    tree = {path.split("/")[0] for path in there if not path.startswith(".")} - UNSAID
+    named = {name.split("/")[0] for name in listed((ROOT / "README.md").read_text(encoding="utf-8"))} - UNSAID
+    assert named == tree, f"README lacks {sorted(tree - named)}, and names {sorted(named - tree)}"
+
+
+HELP = """
+import importlib, io, sys, contextlib
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "dlib", "scipy", "skimage", "sklearn", "lpips", "tqdm"):
+            raise AssertionError(f"--help imports {name}")
+sys.meta_path.insert(0, NoTorch())
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    for flag, expected in (("--help", f"python {name}.py"), ("--version", ".")):
+        shown = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(shown):
+                importlib.import_module(name).main([flag])
+            print(f"{name} {flag}: goes on")
+        except SystemExit as ended:
+            if ended.code or expected not in shown.getvalue():
+                print(f"{name} {flag}: {ended.code}, {shown.getvalue()[:99]}")
+        except AssertionError as error:
+            print(f"{name}: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What goes wrong with --help and --version, a line for each command."""
+    done = subprocess.run([sys.executable, "-c", HELP, str(ROOT), *SCRIPTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_and_version_answer_without_torch(answers, name):
+    """What takes seconds to import is imported when arguments have been read."""
+    wrong = [line for line in answers if line.split()[0].rstrip(":") == name]
+    assert not wrong
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Habits
 
 
@@ -122,7 +214,7 @@ def test_modules_never_print_or_exit(name):
 def sources():
     return {
         path: ast.parse(path.read_text(encoding="utf-8"))
-        for path in [path for part in ("", "editor", "training", "docs") for path in (ROOT / part).glob("*.py")]
+        for path in [path for part in ("", "editor", "training", "docs", "benchmarks") for path in (ROOT / part).glob("*.py")]
     }
 
 
@@ -140,45 +232,3 @@ def test_files_are_never_unpickled():
 def test_docstrings_show_a_command(name):
     """A script's docstring opens with what it does and one command; --help shows it."""
     assert f"\n    python {name}.py" in (ast.get_docstring(TREES[name]) or "")
-
-
-def flags_of(tree):
-    """dest -> the call of add_argument."""
-    found = {}
-    for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument")]:
-        named = [key.value.value for key in call.keywords if key.arg == "dest"]
-        long = [word for word in words(call.args) if word.startswith("--")] or words(call.args)
-        if long and not any(key.arg == "action" and ast.unparse(key.value) == "'version'" for key in call.keywords):
-            found[(named or [long[0].lstrip("-").replace("-", "_")])[0]] = call
-    return found
-
-
-CLI = {f"cli.{node.name}": node for node in TREES["cli"].body if isinstance(node, ast.FunctionDef)}
-
-
-def shared_flags(function):
-    """The flags that a function of cli adds, itself or by another."""
-    inner = [name for name in CLI if calls(CLI[function], name.removeprefix("cli."))]
-    return set(flags_of(CLI[function])).union(*map(shared_flags, inner))
-
-
-def attributes(nodes):
-    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
-
-
-def test_shared_flags_are_found():
-    assert shared_flags("cli.add_model_flags") == {"weight_file", "device", "precision", "seed", "quiet"}
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_every_flag_is_read(name):
-    """A flag that nothing reads promises what does not happen."""
-    tree = TREES[name]
-    flags = flags_of(tree)
-    inside = {id(node) for call in flags.values() for node in ast.walk(call)}
-    nodes = [node for node in ast.walk(tree) if id(node) not in inside]
-    used = [function for function in CLI if calls(tree, function)]
-    read = attributes(nodes).union(words(nodes), *(attributes(ast.walk(CLI[function])) for function in used))
-    shared = set().union(*map(shared_flags, used))
-    unread = (flags.keys() | shared) - read - {"seed"}  # every script has --seed, also those that draw nothing at random
-    assert not unread, f"flags that nothing reads: {', '.join(sorted(unread))}"

@@ -1,123 +1,37 @@
+"""encode_image.py: what each flag does, what a run leaves, what it refuses. The optimiser itself: test_projection.py."""
+
+import dataclasses
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import encode_image
-from editor import checkpoints, images, projection, session, settings
-
-ROOT = Path(__file__).resolve().parent.parent
+from editor import checkpoints, face, files, images, projection, render
 
 
-@pytest.fixture(scope="module")
-def made(G):
-    """Two images of known latents."""
-    z = torch.randn(2, 512, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        return G(z, truncation_psi=0.7)
-
-
-def test_made_images_are_recovered_and_a_batch_equals_singles(G, made):
-    config = settings.Config(iteration=100, lr=0.05)
-    distance = checkpoints.load_features(checkpoints.BUNDLED["features"])
-    both = projection.project(G, distance, made, config)
-
-    def psnr(ws, target):
-        with torch.no_grad():
-            return -10 * ((G.synthesis(ws).clamp(-1, 1) - target.clamp(-1, 1)) / 2).square().mean().log10().item()
-
-    assert psnr(both.ws[1:], made[1:]) > 27
-    assert both.history[0][1].mean() > 5 * both.loss.mean()
-    # what no latent can show ends the descent where photographs end it, not where rounding decides
-    grain = 0.2 * torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
-    grainy = made + grain
-    both, one = (projection.project(G, distance, part, config) for part in (grainy, grainy[1:]))
-    assert abs(psnr(both.ws[1:], grainy[1:]) - psnr(one.ws, grainy[1:])) < 0.1
-
-
-@pytest.mark.parametrize("space, init", [("w", "mean"), ("z", "z"), ("w+", "zeros"), ("w+", "uniform"), ("w+", "z")])
-def test_spaces_and_starts_lower_the_loss(G, made, space, init):
-    found = projection.project(G, None, made, settings.Config(iteration=15, space=space, init=init, lr=0.05))
-    assert (found.loss < found.history[0][1]).all() and found.ws.shape == (2, G.num_ws, 512)
-    if space != "w+":
-        assert torch.equal(found.ws[:, 0], found.ws[:, -1])
-
-
-def test_bfloat16_finds_about_the_same(G, made):
-    full = projection.project(G, None, made, settings.Config(iteration=10, lr=0.02))  # not chaotic yet, as at 0.1
-    half = projection.project(G, None, made, settings.Config(iteration=10, lr=0.02, dtype=torch.bfloat16))
-    assert torch.allclose(half.loss, full.loss, rtol=0.05) and not torch.equal(half.ws, full.ws)
-
-
-def test_number_format_and_compiling_are_chosen_by_what_the_machine_has(monkeypatch):
-    cpu = torch.device("cpu")
-    for amx, avx512, side, best in ((0, 0, 1024, "float32"), (1, 0, 128, "bfloat16"), (0, 1, 1024, "bfloat16"), (0, 1, 128, "float32")):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: bool(amx))
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: bool(avx512))
-        assert session.dtype("auto", cpu, side) == getattr(torch, best)
-    assert session.dtype("bf16", cpu) == torch.bfloat16
-    monkeypatch.setattr(session.shutil, "which", lambda name: "/usr/bin/" + name)
-    assert session.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
-    assert not session.compiles("auto", cpu, torch.bfloat16, 1024, 100) and not session.compiles("auto", cpu, torch.float32, 1024, 1000)
-    assert session.compiles("on", cpu, torch.float32, 64, 1) and not session.compiles(
-        "off", torch.device("cuda"), torch.bfloat16, 1024, 1000
-    )
-    monkeypatch.setattr(session.shutil, "which", lambda name: None)
-    assert not session.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
-
-
-def test_only_chosen_layers_move(G, made):
-    found = projection.project(G, None, made, settings.Config(iteration=5, layers=[2, 3]))
-    moved = (found.ws - G.w_avg).abs().amax(dim=(0, 2)) > 0
-    assert moved.nonzero().flatten().tolist() == [2, 3]
-
-
-def test_divergence_keeps_the_best(G, made):
-    found = projection.project(G, None, made, settings.Config(iteration=40, lr=1e30, schedule="constant"))
-    assert found.ws.isfinite().all() and found.loss.isfinite().all()
-
-
-def test_interruption_keeps_the_best(G, made):
-    def stop(step, losses):
-        if step >= 20:
-            raise KeyboardInterrupt
-
-    found = projection.project(G, None, made, settings.Config(iteration=500), stop)
-    assert found.stopped == "Ctrl-C" and (found.loss < found.history[0][1]).all()
-
-
-def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, made):
-    (tmp_path / "in").mkdir()
-    images.save(tmp_path / "in" / "face.png", images.to_uint8(made[:1])[0])
+def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, portraits):
+    images.save(tmp_path / "in" / "face.png", portraits[0])
     (tmp_path / "in" / "text.png").write_text("no image")
     outputs = []
     for name in ("a", "b"):
-        place = tmp_path / name
-        done = run(
-            "encode_image.py",
-            "--src-dir",
-            tmp_path / "in",
-            "--latent_dir",
-            place,
-            "--save_dir",
-            place / "png",
-            "--iteration",
-            12,
-            "--quiet",
-        )
-        assert done.returncode == 1 and "text.png" in done.stderr, done.stderr
-        outputs.append((place / "face.npy").read_bytes())
+        words = ["--src-dir", "in", "--latent_dir", name, "--save_dir", f"{name}/png", "--iteration", 12]
+        done = run("encode_image.py", *words, cwd=tmp_path)
+        assert done.returncode == 1 and "failed: in/text.png: a text file" in done.stderr, done.stderr
+        assert done.stdout.splitlines() == [f"{name}/face.npy", f"{name}/png/face.png"]
+        outputs.append((tmp_path / name / "face.npy").read_bytes())
     assert outputs[0] == outputs[1]
-    ws = np.load(tmp_path / "a" / "face.npy", allow_pickle=False)
-    assert ws.shape == (1, G.num_ws, 512) and ws.dtype == np.float32
-    said = json.loads((tmp_path / "a" / "face.json").read_text())
-    assert said["generator_hash"] == G.meta["hash"] and said["psnr"] > 5
-    with torch.no_grad():
-        again = images.to_uint8(G.synthesis(torch.from_numpy(ws)))[0]
-    shown = images.to_uint8(images.load(tmp_path / "a" / "png" / "face.png", G.resolution))[0]
-    assert np.array_equal(again, shown)
+    found = face.read(tmp_path / "a" / "face.npy", G)
+    said = found.info
+    assert found.ws.shape == (1, G.num_ws, 512) and said["generator_hash"] == G.meta["hash"] and said["complete"] and said["steps"] == 12
+    assert np.array_equal(render.one(G, found), picture(tmp_path / "a" / "png" / "face.png"))
+    difference = render.one(G, found).astype(float) - portraits[0]
+    assert said["psnr"] == pytest.approx(10 * np.log10(255**2 / np.square(difference).mean()), abs=0.01) and said["psnr"] > 15
 
 
 @pytest.mark.parametrize(
@@ -136,10 +50,7 @@ def test_bad_calls_say_so_in_one_line(run, words, said):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, capsys):
-
-    for name in "abc":
-        images.save(tmp_path / f"{name}.png", np.full((64, 64, 3), 90, np.uint8))
+def test_a_batch_that_does_not_fit_is_halved(encode, photographs, monkeypatch, capsys):
     project, sizes = projection.project, []
 
     def small_memory(G, distance, goal, config, *rest):
@@ -149,7 +60,471 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, capsys):
         return project(G, distance, goal, config, *rest)
 
     monkeypatch.setattr(projection, "project", small_memory)
-    words = ["--src_dir", str(tmp_path), "--iteration", "1", "--latent_dir", str(tmp_path / "w"), "--save_dir", str(tmp_path / "s")]
-    assert encode_image.main([*words, "--batch_size", "auto", "--quiet"]) == 0
+    assert encode("--batch_size", "auto", "--quiet") == 0
     assert sizes == [3, 2, 1, 1, 1] and "going on with 1" in capsys.readouterr().err
-    assert len(list((tmp_path / "w").glob("*.npy"))) == 3
+    assert sorted(p.name for p in Path("w").glob("*.npy")) == ["a.npy", "b.npy", "c.npy"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command in this process: a, b and c in in/, latents in w/, pictures in s/
+
+
+@pytest.fixture
+def photographs(tmp_path, portraits):
+    for name, pixels in zip("abc", portraits, strict=False):
+        images.save(tmp_path / "in" / f"{name}.png", pixels)
+
+
+def picture(path):
+    return np.asarray(images.open_image(path))
+
+
+def latent(name="w/a.npy"):
+    return np.load(name, allow_pickle=False)
+
+
+def said(name="w/a.json"):
+    return json.loads(Path(name).read_text())
+
+
+def rows():
+    return [line.split(",")[0] for line in Path("s/metrics.csv").read_text().splitlines()]
+
+
+def stamps(*folders):
+    return {str(path): path.stat().st_mtime_ns for folder in folders for path in Path(folder).rglob("*") if path.name != "metrics.csv"}
+
+
+BUNDLED = ("--perceptual", "bundled")
+Z = ("--init", "z")
+
+
+@pytest.mark.parametrize(
+    "usual, words",
+    [
+        ((), ["--iteration", 3]),
+        ((), ["--lr", 0.01]),
+        ((), ["--schedule", "constant"]),
+        (BUNDLED, ["--lambda_mse", 0]),
+        (BUNDLED, ["--lambda_percep", 0.01]),
+        ((), ["--perceptual", "bundled"]),
+        ((), ["--space", "w"]),
+        ((), ["--init", "zeros"]),
+        (Z, ["--seed", 1]),
+        ((), ["--layers", "2-3"]),
+        ((), ["--lambda_start", 1000]),
+        ((), ["--lambda_prior", 1000]),
+        (("--iteration", 4), ["--joint"]),
+        ((), ["--precision", "bf16"]),
+        ((), ["--mask", "box:0,0,0.5,1"]),
+        (("--mask", "box:0,0,0.5,1", "--iteration", 6), ["--invert_mask"]),
+        (("--mask", "box:0,0,0.5,1", "--iteration", 6), ["--layers", "0-11"]),
+    ],
+    ids=lambda words: str(words[0]) if isinstance(words, list) else None,
+)
+def test_flags_change_the_latent(encode, photographs, usual, words):
+    name = "w/a_fill_box-0-0-0.5-1.npy" if "--mask" in [*usual, *words] else "w/a.npy"
+    assert encode("--src_im", "a.png", "--quiet", *usual) == 0
+    before = latent(name) if "--mask" in usual else latent()
+    assert encode("--src_im", "a.png", "--quiet", *usual, *words) == 0
+    assert np.abs(latent(name) - before).max() > 1e-4
+    assert encode("--src_im", "a.png", "--quiet", *usual, *words, "--latent_dir", "again") == 0
+    assert np.array_equal(latent(name), latent(name.replace("w/", "again/")))
+
+
+def test_layers_say_which_may_move(encode, photographs, G):
+    assert encode("--src_im", "a.png", "--layers", "2-3,7", "--quiet") == 0
+    moved = np.abs(latent() - G.w_avg.numpy()).max(axis=(0, 2)) > 0
+    assert np.flatnonzero(moved).tolist() == [2, 3, 7]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--noise_iteration", 3], ["--noise_lr", 0.004], ["--noise_layers", "2-3"], ["--lambda_noise", 1e9]],
+    ids=lambda words: words[0],
+)
+def test_flags_of_the_noise_change_the_noise_alone(encode, photographs, words, G):
+    usual = {"--noise_iteration": 2, "--noise_lr": 0.002}
+    assert encode("--src_im", "a.png", "--quiet", *sum(usual.items(), ())) == 0
+    ws, before = face.read("w/a.npy", G).ws, face.read("w/a.npy", G).noise
+    assert encode("--src_im", "a.png", "--quiet", *sum((usual | {words[0]: words[1]}).items(), ())) == 0
+    found = face.read("w/a.npy", G)
+    found.noise = found.noise or face.own_noise(G)  # none is written where none moved
+    assert torch.equal(found.ws, ws) and any(not torch.equal(a, b) for a, b in zip(found.noise, before, strict=True))
+    if words[0] == "--noise_layers":
+        assert [i for i, (a, b) in enumerate(zip(found.noise, face.own_noise(G), strict=True)) if not torch.equal(a, b)] == [2, 3]
+    if words[0] == "--lambda_noise":
+        far = [sum((a - b).square().sum() for a, b in zip(maps, face.own_noise(G), strict=True)) for maps in (found.noise, before)]
+        assert far[0] < far[1]
+
+
+@pytest.mark.parametrize("words", [["--noise_layers", "2"], ["--lambda_noise", "1"], ["--composite"], ["--invert_mask"]])
+def test_flags_that_would_do_nothing_are_refused(encode, photographs, words):
+    with pytest.raises(ValueError, match=f"{words[0]} needs"):
+        encode(*words)
+
+
+def test_early_stop(encode, photographs):
+    words = ["--src_im", "a.png", "--iteration", 250, "--lambda_mse", 0, "--quiet"]  # nothing falls
+    assert encode(*words, "--early_stop") == 0 and said()["steps"] == 201 and said()["stopped"] == "the loss no longer falls"
+    assert said()["complete"]
+
+
+def test_flags_that_change_no_number_reach_their_place(encode, photographs, G, monkeypatch):
+    seen, project, synthesis = {}, projection.project, G.synthesis.forward
+
+    def watched(G, distance, goal, config, *rest):
+        seen.update(compile=config.compile, count=len(goal.image))
+        return project(G, distance, goal, dataclasses.replace(config, compile=False), *rest)
+
+    def drawn(ws, **options):
+        seen.setdefault("recompute_from", []).append(options.get("recompute_from"))
+        return synthesis(ws, **options)
+
+    monkeypatch.setattr(projection, "project", watched)
+    monkeypatch.setattr(G.synthesis, "forward", drawn)
+    assert encode("--batch_size", 2, "--compile", "on", "--low_memory", "--device", "cpu", "--resolution", 128, "--quiet") == 0
+    assert seen["compile"] is True and seen["count"] == 1 and 128 in seen["recompute_from"] and said()["device"] == "cpu"
+    with pytest.raises(ValueError, match="--resolution 256: this generator makes 128x128"):
+        encode("--resolution", 256)
+
+
+def test_batch_size_is_how_many_are_optimised_together(encode, photographs, monkeypatch):
+    project, sizes = projection.project, []
+
+    def watched(G, distance, goal, *rest):
+        sizes.append(len(goal.image))
+        return project(G, distance, goal, *rest)
+
+    monkeypatch.setattr(projection, "project", watched)
+    assert encode("--batch_size", 2, "--quiet") == 0
+    assert sizes == [2, 1]
+
+
+def test_quiet_and_what_is_said_otherwise(encode, photographs, capsys):
+    assert encode("--src_im", "a.png", "--quiet") == 0 and capsys.readouterr() == ("", "")
+    assert encode("--src_im", "in/a.png") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "w/a.npy\ns/a.png\n" and "a: PSNR" in shown.err and "cpu: float32, compile off, batches of 1" in shown.err
+
+
+def test_weight_file_and_force(encode, photographs, G, monkeypatch):
+    assert encode("--src_im", "a.png", "--quiet", "--weight_file", checkpoints.BUNDLED["generator"]) == 0
+    record = said() | {"generator_hash": "0" * 64}
+    Path("w/a.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="made by another generator.*--force"):
+        encode("--src_im", "b.png", "--init", "w/a.npy", "--quiet")
+    assert encode("--src_im", "b.png", "--init", "w/a.npy", "--iteration", 0, "--force", "--quiet") == 0
+    assert np.array_equal(latent("w/b.npy"), latent("w/a.npy"))
+    with pytest.raises((ValueError, OSError), match="nothing.safetensors"):
+        encode("--weight_file", "nothing.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# --init FILE
+
+
+def test_init_starts_with_the_files_noise_and_the_result_keeps_it(encode, photographs, G):
+    maps = [m.clone() for m in face.own_noise(G)]
+    maps[5] += 3
+    face.write("start.npy", G.w_avg.expand(1, G.num_ws, -1), {"generator_hash": G.meta["hash"]}, face.changed(maps, G))
+    assert encode("--src_im", "a.png", "--init", "start.npy", "--iteration", 0, "--quiet") == 0
+    found = face.read("w/a.npy", G)
+    assert torch.equal(found.ws[0], G.w_avg.expand(G.num_ws, -1)) and torch.equal(found.noise[5], maps[5])
+    assert np.array_equal(render.one(G, found), picture("s/a.png"))
+    assert encode("--src_im", "a.png", "--init", "start.npy", "--iteration", 0, "--no_saved_noise", "--quiet") == 0
+    assert face.read("w/a.npy", G).noise is None
+    assert encode("--src_im", "a.png", "--init", "start.npy", "--iteration", 0, "--noise_iteration", 1, "--quiet") == 0
+    assert (face.read("w/a.npy", G).noise[5] - maps[5]).abs().max() < 1.5  # from there
+
+
+def test_init_of_several_latents_is_one_line(encode, photographs, G):
+    np.save("three.npy", np.zeros((3, G.num_ws, 512), np.float32))
+    with pytest.raises(ValueError, match="three.npy: holds 3 latents, and one is wanted"):
+        encode("--init", "three.npy", "--batch_size", 2)
+    assert not Path("w").exists() or not list(Path("w").glob("*.npy"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# --resume and the table
+
+
+def test_resume_skips_what_is_done_and_says_why_the_rest_is_not(encode, photographs, capsys):
+    assert encode("--src_im", "a.png", "--quiet") == 0
+    before = stamps("w", "s")
+    assert encode("--resume") == 0
+    assert "--resume: 1 of 3 are done already; to do: 2 not done before" in capsys.readouterr().err
+    after = stamps("w", "s")
+    assert {name: after[name] for name in before} == before and rows() == ["name", "a", "b", "c"]
+    assert encode("--resume", "--quiet") == 0 and stamps("w", "s") == after and capsys.readouterr().err == ""
+
+
+def change_record(**more):
+    Path("w/a.json").write_text(json.dumps(said() | more))
+
+
+def paint():
+    images.save("in/a.png", 255 - picture("in/a.png"))
+
+
+@pytest.mark.parametrize(
+    "change, words, why",
+    [
+        (None, ["--iteration", 3], "3 done with other settings"),
+        (None, ["--lr", 0.05], "3 done with other settings"),
+        (None, ["--seed", 1], "3 done with other settings"),
+        (None, ["--lambda_noise", 1, "--joint"], "3 done with other settings"),
+        (None, ["--perceptual", "bundled"], "3 done with other settings"),
+        (None, ["--precision", "bf16"], "3 done with another --precision"),
+        (lambda: Path("w/a.npy").write_bytes(b""), [], "1 unfinished, damaged or of another generator"),
+        (lambda: Path("w/a.npy").unlink(), [], "1 not done before"),
+        (lambda: Path("w/a.json").unlink(), [], "1 done with other settings"),
+        (lambda: Path("w/a.json").write_text("["), [], "1 unfinished, damaged"),
+        (lambda: Path("w/a.json").write_text("[]"), [], "1 unfinished, damaged"),
+        (lambda: change_record(generator_hash="0" * 64), [], "1 unfinished, damaged or of another generator"),
+        (lambda: change_record(complete=False), [], "1 stopped before its end"),
+        (lambda: change_record(sources=[]), [], "1 the photograph changed"),
+        (lambda: change_record(sources={"image": 3}), [], "1 the photograph changed"),
+        (lambda: change_record(picture=[1]), [], "1 its picture is gone or changed"),
+        (paint, [], "1 the photograph changed"),
+        (lambda: Path("s/a.png").unlink(), [], "1 its picture is gone"),
+        (lambda: images.save("s/a.png", 255 - picture("s/a.png")), [], "1 its picture is gone or changed"),
+    ],
+)
+def test_resume_asks_the_record(encode, photographs, capsys, change, words, why):
+    assert encode("--batch_size", 3, "--quiet") == 0
+    before = stamps("w", "s")
+    if change:
+        change()
+    assert encode("--batch_size", 3, "--resume", *words) == 0
+    assert why in capsys.readouterr().err
+    again = {name for name, stamp in stamps("w", "s").items() if before.get(name) != stamp and not name.endswith(".npz")}
+    names = "a" if change else "abc"
+    assert again >= {f"w/{n}.{ending}" for n in names for ending in ("npy", "json")} | {f"s/{n}.png" for n in names}
+    assert len(again) == 3 * len(names) and said()["complete"]
+
+
+def test_resume_sees_that_the_start_changed(encode, photographs, G, capsys):
+    def start(noise):
+        maps = [m + noise for m in face.own_noise(G)]
+        face.write("start.npy", G.w_avg.expand(1, G.num_ws, -1), {"generator_hash": G.meta["hash"]}, face.changed(maps, G))
+
+    start(0.1)
+    assert encode("--src_im", "a.png", "--init", "start.npy", "--quiet") == 0
+    assert encode("--src_im", "a.png", "--init", "start.npy", "--resume") == 0 and "1 of 1 are done" in capsys.readouterr().err
+    start(0.2)  # other noise, the same latent
+    assert encode("--src_im", "a.png", "--init", "start.npy", "--resume") == 0 and "other settings" in capsys.readouterr().err
+
+
+def interrupt(monkeypatch, after):
+    """Ctrl-C in the `after`-th step of the run."""
+    synthesis, left = projection.squares, [after]
+
+    def stops(a, b):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return synthesis(a, b)
+
+    monkeypatch.setattr(projection, "squares", stops)
+
+
+def test_ctrl_c_keeps_the_best_so_far_and_resume_does_it_again(encode, photographs, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)  # a takes 3 evaluations, b is in its second step
+        with pytest.raises(KeyboardInterrupt, match="best so far is in w, and --resume goes on"):
+            encode("--quiet")
+    assert said("w/a.json")["complete"] and not said("w/b.json")["complete"] and said("w/b.json")["stopped"] == "Ctrl-C"
+    assert not Path("w/c.npy").exists() and rows() == ["name", "a", "b"]
+    assert (
+        encode("--resume") == 0 and "1 of 3 are done already; to do: 1 stopped before its end; 1 not done before" in capsys.readouterr().err
+    )
+    assert all(said(f"w/{n}.json")["complete"] for n in "abc") and rows() == ["name", "a", "b", "c"]
+
+
+def test_the_table_holds_all_results_of_its_folder_whatever_their_records_say(encode, photographs, tmp_path, monkeypatch):
+    assert encode("--src_im", "a.png", "--quiet") == 0
+    absurd = [[], {}, {"picture": {"path": "s/x.png"}}, {"made_by": "encode_image.py", "picture": {"path": "s/\0.png"}},
+              {"made_by": "encode_image.py", "picture": {"path": 3}}, {"made_by": "encode_image.py", "picture": "s/x.png"}]  # fmt: skip
+    for i, record in enumerate(absurd):
+        Path(f"w/x{i}.json").write_text(json.dumps(record))
+    odd = said() | {"psnr": [1], "name": "\ud800=1+1"}
+    Path("w/odd.json").write_text(json.dumps(odd | {"picture": said()["picture"] | {"path": "s/odd\udce9.png"}}))
+    Path("s/odd\udce9.png").write_bytes(Path("s/a.png").read_bytes())
+    monkeypatch.chdir(tmp_path / "in")  # the same folders, called otherwise
+    assert encode("--src_dir", ".", "--src_im", "b.png", "--latent_dir", "../w", "--save_dir", "../s", "--quiet") == 0
+    monkeypatch.chdir(tmp_path)
+    assert rows() == ["name", "a", "b", "odd"]
+    assert encode("--src_im", "c.png", "--save_dir", "elsewhere", "--quiet") == 0
+    assert rows() == ["name", "a", "b", "odd"] and len(Path("elsewhere/metrics.csv").read_text().splitlines()) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# --mask
+
+
+def test_a_fill_in_never_replaces_the_embedding(encode, photographs, G):
+    assert encode("--src_im", "a.png", "--quiet") == 0
+    before = stamps("w", "s")
+    for folder, side in (("m", 0), ("n", 1)):  # two masks of one name
+        mask = np.zeros((128, 128, 3), np.uint8)
+        mask[:, side * 64 : side * 64 + 64] = 255
+        images.save(f"{folder}/half.png", mask)
+    words = ["--src_im", "a.png", "--composite", "--iteration", 4, "--quiet"]
+    assert encode(*words, "--mask", "m/half.png") == 0
+    assert {name: stamp for name, stamp in stamps("w", "s").items() if name in before and name not in ("w", "s")} == {
+        name: stamp for name, stamp in before.items() if name not in ("w", "s")
+    }
+    shown, photograph, drawn = picture("s/a_fill_half.png"), picture("in/a.png"), render.one(G, face.read("w/a_fill_half.npy", G))
+    assert np.array_equal(shown[:, :64], photograph[:, :64]) and not np.array_equal(shown[:, 64:], photograph[:, 64:])
+    error = np.square(drawn[:, :64].astype(float) - photograph[:, :64]).mean()  # what the mask shows, and not the rest
+    assert said("w/a_fill_half.json")["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=0.01)
+    with pytest.raises(ValueError, match="a_fill_half.npy: holds the result of .*m/half.png"):
+        encode(*words, "--mask", "n/half.png")
+    assert encode(*words, "--mask", "m/half.png", "--invert_mask") == 0
+    shown = picture("s/a_fill_half.png")
+    assert np.array_equal(shown[:, 64:], photograph[:, 64:]) and not np.array_equal(shown[:, :64], photograph[:, :64])
+
+
+def test_masks_have_names_of_their_own():
+    def name(mask):
+        return encode_image.result_name(Path("in/a.png"), encode_image.flags().parse_args(["--mask", mask]))
+
+    assert name("part:mouth") == "a_fill_mouth" and name("ellipse:0.5,0.5,0.1,0.1") != name("ellipse:-0.5,0.5,0.1,0.1")
+    long = "+".join(["box:0.1,0.1,0.2,0.2"] * 9)
+    assert name(long) != name(long + "+part:nose") and len(name(long)) < 80
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures on the way
+
+
+def test_pictures_and_animations_on_the_way(encode, photographs):
+    Path("s/a_steps").mkdir(parents=True)
+    for old in ("00077.png", "mine.png"):
+        images.save(f"s/a_steps/{old}", np.zeros((8, 8, 3), np.uint8))
+    words = ["--batch_size", 2, "--iteration", 4, "--save_every", 2, "--save_video", "v/x.gif", "--quiet"]
+    assert encode(*words) == 0
+    assert sorted(p.name for p in Path("s/a_steps").iterdir()) == ["00000.png", "00002.png", "mine.png"]
+    assert sorted(p.name for p in Path("v").iterdir()) == ["x_a.gif", "x_b.gif", "x_c.gif"]
+    for n in "abc":
+        with Image.open(f"v/x_{n}.gif") as movie:
+            assert movie.n_frames == 2 and movie.size == (512, 256)
+    Path("w/b.npy").unlink()
+    Path("v/x_b.gif").unlink()
+    assert encode(*words, "--resume") == 0 and Path("v/x_b.gif").is_file() and not Path("v/x.gif").exists()  # one image of a folder
+    assert encode("--src_im", "a.png", "--save_video", "v/y.gif", "--quiet") == 0 and Path("v/y.gif").is_file()
+
+
+@pytest.mark.parametrize("after, frames", [(1, 0), (3, 2)])
+def test_an_animation_that_is_stopped_costs_no_latents(encode, photographs, monkeypatch, after, frames):
+    interrupt(monkeypatch, after)
+    with pytest.raises(KeyboardInterrupt):
+        encode("--src_im", "a.png", "--save_video", "x.gif", "--iteration", 9, "--quiet")
+    assert latent().shape == (1, 12, 512) and not said()["complete"] and Path("x.gif").exists() == bool(frames)
+    if frames:
+        with Image.open("x.gif") as movie:
+            assert movie.n_frames == frames
+
+
+def test_an_animation_that_fails_costs_no_latents(encode, photographs, monkeypatch, capsys):
+    from editor import animation
+
+    def full(self, frame):
+        raise OSError(28, "No space left on device", "v_a.gif")
+
+    monkeypatch.setattr(animation.Animation, "add", full)
+    assert encode("--save_video", "v.gif", "--quiet") == 1
+    assert sorted(p.name for p in Path("w").glob("*.npy")) == ["a.npy", "b.npy", "c.npy"] and rows() == ["name", "a", "b", "c"]
+    assert capsys.readouterr().err.count("failed: v.gif: v_a.gif: No space left") == 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused before the work, and what fails alone
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--save_dir", "in"], "--save_dir in: the folder of a.png"),
+        (["--latent_dir", "in/../in"], "--latent_dir .*: the folder of a.png"),
+        (["--save_dir", "link"], "--save_dir link: the folder of"),
+        (["--save_dir", "in/a.png/x"], "Not a directory"),
+        (["--latent_dir", "in/a.png"], "File exists|Not a directory"),
+        (["--save_video", "x.avi"], "cannot write .avi"),
+        (["--src_im", "a.png", "--save_video", "in/a.png"], "would replace a photograph"),
+        (["--src_im", "a.png", "--save_video", "s/a.png"], "would replace a photograph, or its picture"),
+        (["--save_video", "in/a.png/x.gif"], "Not a directory"),
+        (["--mask", "in/none.png"], "none.png"),
+        (["--mask", "box:0,0,1,1", "--invert_mask"], "leaves nothing that must match"),
+        (["--space", "z", "--init", "mean"], "starts from --init z"),
+        (["--layers", "12"], "not within 0-11"),
+        (["--layers", "1", "--space", "w"], "needs --space w"),
+        (["--noise_layers", "12", "--joint"], "not within 0-11"),
+        (["--init", "none.npy"], "none.npy"),
+        (["--init", "x"], "--init x"),
+        (["--device", "meta"], "--device meta"),
+        (["--src_im", "pipe.png"], "pipe"),
+        (["--src_im", "in"], "folder|directory"),
+    ],
+)
+def test_senseless_calls_end_before_the_work(encode, photographs, monkeypatch, words, said):
+    os.mkfifo("pipe.png")
+    os.symlink("in", "link")
+    before = {path: files.file_hash(path) for path in Path("in").iterdir()}
+    monkeypatch.setattr(projection, "descend", None)
+    with pytest.raises((ValueError, OSError)) as raised:
+        encode(*words)
+    assert re.search(said, str(raised.value)), raised.value
+    assert {path: files.file_hash(path) for path in Path("in").iterdir()} == before
+
+
+@pytest.mark.parametrize("flag", ["lr", "noise_lr", "lambda_mse", "lambda_percep", "lambda_start", "lambda_prior", "lambda_noise"])
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_senseless_rates_and_weights_are_refused(flag, value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        encode_image.flags().parse_args([f"--{flag}={value}"])
+    assert ended.value.code == 2 and f"--{flag}: {value}: expected a finite number" in capsys.readouterr().err
+
+
+def test_two_photographs_of_one_name_are_refused(encode, photographs, portraits):
+    images.save("in/A.jpg", portraits[3])
+    with pytest.raises(ValueError, match="A.jpg and in/a.png|a.png and in/A.jpg"):
+        encode()
+    assert not Path("w").exists()
+
+
+def test_another_photographs_result_is_not_replaced(encode, photographs, portraits, capsys):
+    assert encode("--src_im", "a.png", "--quiet") == 0
+    images.save("other/a.png", portraits[3])
+    images.save("other/d.png", portraits[3])
+    assert encode("--src_dir", "other", "--quiet") == 1
+    assert "failed: other/a.png: w/a.npy: holds the result of in/a.png" in capsys.readouterr().err and Path("w/d.npy").exists()
+
+
+def test_one_bad_image_of_a_folder_fails_alone(encode, photographs, portraits, capsys):
+    names = ["l" * 246 + ".png", "x\x1b[31m\n.png", "latin\udce9.png"]
+    for name in names:
+        images.save("in/z.png", portraits[3])
+        os.rename("in/z.png", f"in/{name}")
+    Path("in/t.png").write_text("<html>")
+    assert encode("--quiet") == 1
+    failed = capsys.readouterr().err.splitlines()
+    assert len(failed) == 2 and any("t.png: a web page" in line for line in failed) and any("File name too long" in line for line in failed)
+    assert len(list(Path("w").glob("*.npy"))) == 5 and len(rows()) >= 6
+    assert encode("--quiet", "--resume") == 1  # one bad image stays one of a batch
+    assert face.read("w/latin\udce9.npy").info["name"] == "latin\udce9"
+
+
+def test_what_diverged_is_not_written(encode, photographs, monkeypatch, capsys):
+    write = images.load
+
+    def spoiled(path, side):
+        return write(path, side) * (np.nan if path.name == "b.png" else 1)
+
+    monkeypatch.setattr(images, "load", spoiled)
+    assert encode("--batch_size", 3, "--quiet") == 1
+    assert "failed: in/b.png: the loss stopped being finite" in capsys.readouterr().err
+    assert sorted(p.name for p in Path("w").iterdir()) == ["a.json", "a.npy", "c.json", "c.npy"] and not Path("s/b.png").exists()
+    with pytest.raises(ValueError, match="stopped being finite"):
+        encode("--src_im", "b.png", "--quiet")

@@ -1,0 +1,139 @@
+"""kill -9 at every point at which a face is written: afterwards it is the old one, the new one, or said to be unfinished."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from editor import face, files, images
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+
+
+def killed(point, work):
+    """Whether `work`, in a process of its own, was killed at its `point`-th rename or removal of a file (just before it happened)."""
+    child = os.fork()
+    if child == 0:
+        left = point
+
+        def dies(original):
+            def call(*words, **options):
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os._exit(9)
+                return original(*words, **options)
+
+            return call
+
+        os.replace, Path.unlink = dies(os.replace), dies(Path.unlink)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def person(G, seed, noisy):
+    """ws, maps or None, record."""
+    generator = torch.Generator().manual_seed(seed)
+    ws = torch.randn(1, G.num_ws, 512, generator=generator)
+    maps = [torch.randn(m.shape, generator=generator) for m in face.own_noise(G)] if noisy else None
+    return ws, maps, {"steps": seed, "generator_hash": G.meta["hash"]}
+
+
+def write(path, ws, maps, info):
+    face.write(path, ws, info, maps)
+
+
+def same(a, b):
+    return a is b if a is None or b is None else all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("old", ["nothing", "plain", "noise", "older toolkit's", "older toolkit's noise"])
+@pytest.mark.parametrize("new", ["plain", "noise"])
+def test_never_a_mixture(small_G, tmp_path, old, new):
+    before, after = person(small_G, 1, "noise" in old), person(small_G, 2, new == "noise")
+    seen = []
+    for point in range(1, 20):
+        folder = tmp_path / str(point)
+        path = folder / "a.npy"
+        folder.mkdir()
+        if old != "nothing":
+            write(path, *before)
+        if "older" in old:  # records were without hashes
+            (folder / "a.json").write_text(json.dumps(before[2]))
+        if not killed(point, lambda path=path: write(path, *after)):
+            break
+        try:
+            found = face.read(path, small_G)
+        except ValueError as error:
+            assert not path.exists() or "unfinished write" in str(error) or "no a.json says" in str(error), error
+            seen.append("told")
+        else:
+            which, (ws, maps, info) = ("old", before) if torch.equal(found.ws, before[0]) else ("new", after)
+            assert torch.equal(found.ws, ws) and same(found.noise, maps), "a mixture"
+            assert found.info.get("steps", info["steps"] if which == "new" else None) == info["steps"], "a mixture"
+            seen.append(which)
+        files._sweep.cache_clear()
+        write(path, *after)
+        found = face.read(path, small_G)
+        assert torch.equal(found.ws, after[0]) and same(found.noise, after[1]) and not found.remarks
+        assert sorted(os.listdir(folder)) == ["a.json", *(["a.noise.npz"] if new == "noise" else []), "a.npy"]
+    assert len(seen) >= 3 and (old == "nothing" or "old" in seen) and point < 19
+
+
+def test_leftovers_are_never_read_as_faces(small_G, tmp_path):
+    write(tmp_path / "a.npy", *person(small_G, 1, False))
+    assert killed(1, lambda: write(tmp_path / "b.npy", *person(small_G, 2, False)))
+    assert len(list(tmp_path.iterdir())) == 3  # one of them the temporary
+    assert face.expand([tmp_path]) == [tmp_path / "a.npy"]
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {root!r})
+left, replace = {point}, os.replace
+def dies(*words):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+    replace(*words)
+os.replace = dies
+import encode_image
+sys.exit(encode_image.main({words!r}))
+"""
+
+
+def test_a_killed_and_resumed_folder_gives_the_bytes_of_an_undisturbed_one(encode, portraits, tmp_path):
+    for name, picture in zip("abc", portraits, strict=False):
+        images.save(tmp_path / "in" / f"{name}.png", picture)
+    words = "--src_dir in --iteration 3 --noise_iteration 2 --perceptual none --init mean --compile off --precision fp32 --quiet".split()
+    assert encode(*words, "--latent_dir", "whole/w", "--save_dir", "whole/s") == 0
+    broken = [*words, "--latent_dir", "broken/w", "--save_dir", "broken/s", "--resume"]
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for point in (4, 6):  # a is whole but for its record; then b's latent
+        done = subprocess.run([sys.executable, "-c", KILLED.format(root=str(ROOT), point=point, words=broken)], cwd=tmp_path, env=env)
+        assert done.returncode == 9
+    assert encode(*broken) == 0
+    names = sorted(str(path.relative_to("whole")) for path in Path("whole").rglob("*") if path.is_file())
+    assert sorted(str(path.relative_to("broken")) for path in Path("broken").rglob("*") if path.is_file()) == names
+    for name in names:
+        whole, other = Path("whole", name), Path("broken", name)
+        if name.endswith(".npz"):
+            with np.load(whole) as a, np.load(other) as b:
+                assert list(a) == list(b) and all(np.array_equal(a[key], b[key]) for key in a)
+        elif name.endswith((".npy", ".png")):
+            assert whole.read_bytes() == other.read_bytes(), name
+    rows = Path("broken/s/metrics.csv").read_text().splitlines()
+    assert [row.rpartition(",")[0] for row in rows] == [
+        row.rpartition(",")[0] for row in Path("whole/s/metrics.csv").read_text().splitlines()
+    ]
+    assert len(rows) == 4
