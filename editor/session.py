@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from editor import __version__, checkpoints, face, files, projection
+from editor import __version__, checkpoints, face, files, images, projection
 from editor.settings import DISTANCES
 
 
@@ -129,6 +129,38 @@ class Session:
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         }
+
+    def write(self, path, picture, found, made_by, sources, **more):
+        """Write a result whole: its picture, and the face that renders to it; the record, last, says that they belong together.
+
+        Args:
+            path: NAME.png, or another ending of a picture; the face is NAME.npy beside it.
+            picture: as `images.save` takes it.
+            found: face.Face; None: there is only the picture. What an earlier run left as its latents is then removed, and said in `remarks`.
+            made_by, sources, more: as for `record`.
+
+        Returns:
+            list of the paths to tell of.
+        """
+        path = Path(path)
+        latent = path.with_suffix(".npy")
+        try:
+            before = face.record(latent).get("files") or {}
+        except ValueError:
+            before = {}
+        images.save(path, picture)
+        picture_hash = files.file_hash(path)
+        info = self.record(made_by, sources, **more, picture={"path": str(path), "sha256": picture_hash})
+        if found is not None:
+            face.write(latent, found.ws, info, face.changed(found.noise, self.G))
+            return [path, latent]
+        ours = latent.is_file() and before.get("latent") == files.file_hash(latent)
+        files.write_json(latent.with_suffix(".json"), info | {"files": {"picture": picture_hash}})
+        if ours:
+            latent.unlink()
+            face.noise_path(latent).unlink(missing_ok=True)
+            self.remarks.append(f"{latent}: removed, since {path.name} was made anew without latents")
+        return [path]
 
 
 DIVERGED = "the loss stopped being finite after {steps} steps, and nothing was written; lower --lr, or the weights of the losses"

@@ -68,7 +68,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "boundaries": ["face", "files", "downloads"],
     "render": ["images", "face"],
     "projection": ["settings", "files", "fast_conv"],
-    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "fast_conv", "projection"],
+    "session": ["checkpoints", "perceptual_model", "face", "files", "images", "settings", "fast_conv", "projection"],
 }
 
 
