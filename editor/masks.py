@@ -8,6 +8,7 @@ part:eyes+ellipse:0.5,0.7,0.2,0.1 all of them together
 """
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,12 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
 def needs_picture(text):
     """Whether a mask is found in a picture, so that each picture has its own."""
     return not Path(text).is_file() and any(word.startswith("part:") for word in text.split("+"))
+
+
+def slug(text):
+    """A mask as a part of a file's name: `mouth` of part:mouth, `brush` of drawings/brush.png, `box-0-0-1-0.3` of box:0,0,1,0.3."""
+    words = Path(text).stem if Path(text).is_file() else text.replace("part:", "")
+    return re.sub(r"[^\w.]+", "-", words)[:60]
 
 
 def blurred(mask, sigma):

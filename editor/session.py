@@ -136,7 +136,7 @@ class Session:
         Args:
             path: NAME.png, or another ending of a picture; the face is NAME.npy beside it.
             picture: as `images.save` takes it.
-            found: face.Face; None: there is only the picture. What an earlier run left as its latents is then removed, and said in `remarks`.
+            found: face.Face; None: there is only the picture, and latents that an earlier run left are removed (said in `remarks`).
             made_by, sources, more: as for `record`.
 
         Returns:
