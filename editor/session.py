@@ -6,6 +6,7 @@ for first, last, found in session.embed(goal, config, ...):
     face.write(path, found.ws, session.record("encode_image.py", ...))
 """
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ class Session:
 
         return {
             "made_by": made_by,
-            "sources": {role: {"path": str(path), "sha256": files.file_hash(path)} for role, path in sources.items()},
+            "sources": origins(sources),
             **more,
             "seed": self.seed,
             "generator": str(self.G.meta["path"]),
@@ -223,7 +224,7 @@ def claim(path, sources):
 
     Args:
         path: NAME.npy, about to be written.
-        sources: {role: path} as for `record`; a source is the same if its name or its content is.
+        sources: {role: path} as for `record`, files or folders; a source is the same if its name or its content is.
     """
     try:
         before = face.record(path).get("sources")
@@ -233,11 +234,24 @@ def claim(path, sources):
         return
 
     def same(entry, source):
-        return entry.get("sha256") == files.file_hash(source) or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
+        return entry.get("sha256") == content_hash(source) or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
 
     if before.keys() != sources.keys() or not all(same(before[role], source) for role, source in sources.items()):
         made_of = ", ".join(str(entry.get("path")) for entry in before.values())
         raise ValueError(f"{path}: holds the result of {made_of}; give another name or folder, or remove it first")
+
+
+def origins(sources):
+    """{role: file or folder} -> what a record says of them."""
+    return {role: {"path": str(path), "sha256": content_hash(path)} for role, path in sources.items()}
+
+
+def content_hash(path):
+    """sha256 of a file, or of a folder's latents: their names and their own hashes."""
+    if not Path(path).is_dir():
+        return files.file_hash(path)
+    text = "\n".join(f"{p.name} {files.file_hash(p)}" for p in files.visible(path, "*.npy"))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def load_distance(name, device="cpu"):
