@@ -209,7 +209,8 @@ def name_of_all(found, what):
     """A name for what shows several faces together; only these faces and boundaries have it."""
     names = [name for one in found.values() for name in one]
     parts = [*names, *map(files.file_hash, [*found, *(boundary.path for boundary in what.boundaries)])]
-    return f"{names[0][:60]}_and_{len(names) - 1}_more_{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:8]}_{what.name}"
+    mark = hashlib.sha256(" ".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{names[0][:60]}_and_{len(names) - 1}_more_{mark}_{what.name}"
 
 
 def small(picture):
@@ -272,7 +273,7 @@ def main(argv):
     paths = face.expand(args.latent_file)
     cli.require_different_names(paths, "results")
     session = sessions.open(args)
-    layers = face.layer_range(args.layers, session.G.num_ws) if args.layers else None
+    layers = None if args.layers is None else face.layer_range(args.layers, session.G.num_ws)
     of_edits = cli.Failures(single=bool(args.edit) or len(args.boundary or ()) == 1)
     asked = edits(args, session, of_edits)
     of_faces = cli.Failures(single=len(paths) == 1)
