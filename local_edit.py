@@ -12,6 +12,7 @@ Written are save_image/local/me_01_scribble.png (me_01_style, me_01_x_you_01_mou
 renders to it: the same name with .npy, .noise.npz and .json.
 """
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +98,7 @@ def destination(args):
         return out / name
     if out.suffix.lower() not in images.WRITES:
         out = out.with_name(out.name.removesuffix(".npy") + ".png")
-    return FOLDER / out if out.parent == Path() else out
+    return out if os.path.dirname(args.out) else FOLDER / out
 
 
 def rendered(session, person):

