@@ -249,6 +249,7 @@ def origins(sources):
 def content_hash(path):
     """sha256 of a file, or of a folder's latents: their names and their own hashes."""
     if not Path(path).is_dir():
+        files.require_regular(path, "a result is made of files")  # hashing a pipe would never end
         return files.file_hash(path)
     text = "\n".join(f"{p.name} {files.file_hash(p)}" for p in files.visible(path, "*.npy"))
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

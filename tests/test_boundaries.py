@@ -311,6 +311,9 @@ def test_a_boundary_never_replaces_another(place, faces):
         call("--latents", "w.npy", "--scores", "s2.npy", "--ratio", 0.2, "--out", "b.npy")
     with pytest.raises(ValueError, match="is there already"):
         call(*SCORED, "--out", "w.npy")
+    os.mkfifo("fifo.npy")
+    with pytest.raises(ValueError, match="a pipe"):  # compared with what b.npy was made of: not by reading it
+        call("--latents", "fifo.npy", *SCORED[2:], "--out", "b.npy")
     folders(*faces[:2])
     two = ["--positive", "with", "--negative", "without", "--quiet"]
     assert call(*two, "--out", "f.npy") == 0 == call(*two, "--out", "f.npy")
