@@ -58,7 +58,7 @@ def flags():
     p.add_argument("--out_dir", default="save_image/boundary", metavar="DIR", help="where results go (default: %(default)s)")
     p.add_argument("--animation", nargs="?", const="gif", choices=KINDS, help="animate each strip as well, there and back (default: gif)")
     p.add_argument("--frames", type=cli.number(int, 2, most=10000), default=40, help="of the animation, one way (default: %(default)s)")
-    p.add_argument("--fps", type=cli.number(float, above=0), default=20, help="frames a second (default: %(default)s)")
+    p.add_argument("--fps", type=cli.number(float, 0.1, most=240), default=20, help="frames a second (default: %(default)s)")
     p.add_argument("--width", type=cli.number(int, 4, most=8192), help="of the animation in pixels (default: as the generator draws)")
     p.add_argument("--save_latents", action="store_true", help="write the strip's latents, [steps, L, 512]; --edit always does")
     cli.add_face_flags(p)

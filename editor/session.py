@@ -302,6 +302,8 @@ def device(name):
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(name)
+        if chosen.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
     except RuntimeError:
         raise ValueError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():

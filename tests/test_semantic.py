@@ -358,6 +358,8 @@ def test_doubtful_boundaries_are_warned_of(place, G, capsys):
         (["--boundary_dir", "empty"], "train_boundary.py"),
         (["--weight_file", "none.safetensors"], "none.safetensors"),
         (["--device", "cuda:99"], "--device"),
+        (["--device", "meta"], "--device meta: unknown"),
+        (["--animation", "gif", "--fps", "1e-300"], "--fps"),
         (["--out_dir", "face.npy"], "face.npy"),
         (["--distance", "3"], "unrecognized"),
     ],
