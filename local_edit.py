@@ -1,20 +1,23 @@
 """Edit a part of a face (Image2StyleGAN++): draw on it, give it the texture of another picture, or a feature of another face.
 
-    python local_edit.py transfer --latent_file1 latent_W/me.npy --latent_file2 latent_W/you.npy --mask part:mouth --out you_on_me
-    python local_edit.py scribble --latent_file latent_W/me.npy --scribble drawn_on.png --out scribbled
-    python local_edit.py style --latent_file latent_W/me.npy --style_im texture.png --mask box:0,0,1,0.3 --out styled
+    python local_edit.py transfer --latent_file1 latent_W/me_01.npy --latent_file2 latent_W/you_01.npy --mask part:mouth
+    python local_edit.py scribble --latent_file latent_W/me_01.npy --scribble drawn_on.png
+    python local_edit.py style --latent_file latent_W/me_01.npy --style_im texture.png --mask box:0,0,1,0.3
 
-`scribble` makes strokes plausible: draw on the latent's rendering (save_image/encode/me.png) or, with --base, on another
+`scribble` makes strokes plausible: draw on the latent's rendering (save_image/encode/me_01.png) or, with --base, on another
 picture. `style` brings a texture into a part and leaves the rest. `transfer` copies a part of another latent's
 activations while rendering. Masks: white is where the edit happens; a picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1 in
 fractions, or part:mouth, part:eyes, part:nose, part:face, ...
-Written are save_image/local/NAME.png and, where a latent results, NAME.npy with NAME.noise.npz.
+Written are save_image/local/me_01_scribble.png (me_01_style, me_01_x_you_01_mouth) and, where a latent results, the face that
+renders to it: the same name with .npy, .noise.npz and .json.
 """
 
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from editor import checkpoints, cli, face, images, masks, projection, session, settings
+from editor import cli, files, settings
 
 FOLDER = Path("save_image/local")
 AMOUNTS = {"replace": 1.0, "average": 0.5, "interpolate": None}  # how much of the source's activations; None: --amount
@@ -23,21 +26,21 @@ REACH = 0.03  # strokes and copied parts are widened by this share of the side: 
 
 
 def flags():
-    config = settings.Config()
+    weight = cli.number(float, 0)
     p = cli.Parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="scribble|style|transfer")
 
     s = commands.add_parser("scribble", doc="Strokes on a face become plausible content.", help="strokes become plausible content")
-    s.add_argument("--latent_file", required=True, help="of the face that was drawn on")
+    s.add_argument("--latent_file", required=True, metavar="FILE", help="of the face that was drawn on")
     s.add_argument("--scribble", required=True, metavar="IMAGE", help="the picture with strokes")
     s.add_argument("--base", metavar="IMAGE", help="the picture without them (default: the latent's rendering)")
-    s.add_argument("--lambda_start", type=float, default=0.02, help="holds the latent near the one it starts from (default: %(default)s)")
+    s.add_argument("--lambda_start", type=weight, default=0.02, help="holds the latent near the one it starts from (default: %(default)s)")
     _common(s, "where the strokes are (default: where the two pictures differ)", iteration=300, noise_iteration=300, lr=0.01)
 
     s = commands.add_parser("style", doc="A part takes the texture of another picture.", help="the texture of another picture")
-    s.add_argument("--latent_file", required=True, help="of the face")
+    s.add_argument("--latent_file", required=True, metavar="FILE", help="of the face")
     s.add_argument("--style_im", required=True, metavar="IMAGE", help="square; its texture under the same mask is taken")
-    s.add_argument("--lambda_style", type=float, default=0.05, help="weight of the texture (default: %(default)s)")
+    s.add_argument("--lambda_style", type=weight, default=0.05, help="weight of the texture (default: %(default)s)")
     _common(s, "where the texture goes (required)", iteration=300, noise_iteration=200, lr=0.02)
 
     s = commands.add_parser("transfer", doc="A part is rendered with another face's activations.", help="a feature of another face")
@@ -45,52 +48,86 @@ def flags():
     s.add_argument("--latent_file2", required=True, metavar="SOURCE", help="of the face that the feature is taken from")
     s.add_argument("--resolutions", help="of the activations that are copied, such as 8-32 (default: 8 to half the generator's)")
     s.add_argument("--mode", default="replace", choices=AMOUNTS, help="replace, average, or interpolate by --amount (default: replace)")
-    s.add_argument("--amount", type=float, default=0.5, help="of the source, 0 to 1 (default: %(default)s)")
-    s.add_argument("--embed", action="store_true", help="find a latent of the result, too")
+    s.add_argument("--amount", type=cli.number(float, 0, most=1), help="of the source, for --mode interpolate, 0 to 1 (default: 0.5)")
+    s.add_argument("--embed", action="store_true", help="find a face that renders to the result, too: NAME_embedded")
     _common(
-        s,
-        "what is copied (required), and a little around it; part: is looked for in both faces",
-        iteration=300,
-        noise_iteration=0,
-        lr=config.lr,
-    )
+        s, "what is copied (required), and a little around it; part: is looked for in both faces",
+        iteration=300, noise_iteration=0, lr=settings.Config().lr,
+    )  # fmt: skip
     return p
 
 
 def _common(p, mask_help, iteration, noise_iteration, lr):
     p.add_argument("--mask", help=mask_help)
     p.add_argument("--invert_mask", action="store_true", help="black is where the edit happens")
-    p.add_argument("--blur", type=float, default=0.02, help="softens the mask's edge: sigma, as a share of the side (default: %(default)s)")
-    p.add_argument("--iteration", type=int, default=iteration, help="steps of the latent (default: %(default)s)")
-    p.add_argument("--noise_iteration", type=int, default=noise_iteration, help="then of the noise maps (default: %(default)s)")
-    p.add_argument("--lr", type=float, default=lr, help="Adam's learning rate (default: %(default)s)")
-    p.add_argument("--perceptual", choices=session.DISTANCES, help="distance (default: what the generator's checkpoint names)")
-    p.add_argument("--out", default="edited", metavar="NAME", help=f"NAME in {FOLDER}/, or a path (default: %(default)s)")
-    p.add_argument("--force", action="store_true", help="take latents of another generator")
-    cli.add_noise_flag(p)
+    p.add_argument("--blur", type=cli.number(float, 0, most=0.5), default=0.02, help="softens the mask's edge: sigma, as a share of "
+                   "the side (default: %(default)s)")  # fmt: skip
+    p.add_argument("--noise_iteration", type=cli.number(int, 0), default=noise_iteration, help="then steps of the noise maps alone "
+                   "(default: %(default)s)")  # fmt: skip
+    p.add_argument("--lr", type=cli.number(float, above=0), default=lr, help="Adam's learning rate (default: %(default)s)")
+    p.add_argument("--out", metavar="NAME", help=f"NAME in {FOLDER}/, or a path (default: named after the faces)")
+    cli.add_embedding_flags(p, iteration)
+    cli.add_face_flags(p)
     cli.add_model_flags(p)
 
 
-class Face:
-    """A latent file, ready to be edited: ws [1, L, 512], its noise (as `G.synthesis` takes it) and its rendering [1, 3, R, R]."""
-
-    def __init__(self, path, G, args):
-        import torch
-
-        self.path, device = path, G.w_avg.device
-        self.ws = face.load_one(path, G, args.force).to(device)
-        maps = session.noise_of(path, G, args)
-        self.noise = "const" if maps is None else [m.to(device) for m in maps]
-        with torch.no_grad():
-            self.image = G.synthesis(self.ws, noise=self.noise).clamp(-1, 1)
+# ---------------------------------------------------------------------------------------------------------------------
+# What all three share
 
 
-def mask_of(args, G, images, blur):
-    """--mask for pictures [N, 3, R, R], joined where there are several: [1, 1, R, R] in 0..1."""
-    mask = masks.read(args.mask, G.resolution, images, args.invert_mask).amax(0, keepdim=True)
+def sources(args):
+    """{role: file} of what the result is made of."""
+    given = {role: getattr(args, role, None) for role in ("latent_file", "latent_file1", "latent_file2", "scribble", "base", "style_im")}
+    mask = {"mask": args.mask} if args.mask and Path(args.mask).is_file() else {}
+    return {role: path for role, path in given.items() if path is not None} | mask
+
+
+def destination(args):
+    """The result's picture: --out, or in FOLDER a name made of the inputs' names."""
+    from editor import images, masks
+
+    if args.command == "transfer":
+        names = [Path(args.latent_file1).stem, "x", Path(args.latent_file2).stem, masks.name(args.mask) + "-inverted" * args.invert_mask]
+    else:
+        names = [Path(args.latent_file).stem, args.command]
+    name = "_".join(names) + ".png"
+    if args.out is None:
+        return FOLDER / name
+    out = Path(args.out)
+    if args.out.endswith(("/", "\\")) or out.is_dir():
+        return out / name
+    if out.suffix.lower() not in images.WRITES:
+        out = out.with_name(out.name.removesuffix(".npy") + ".png")
+    return out if os.path.dirname(args.out) else FOLDER / out
+
+
+def rendered(session, person):
+    """A face's picture [1, 3, R, R] in [-1, 1]."""
+    import torch
+
+    with torch.no_grad():
+        return session.G.synthesis(person.ws, noise=person.maps).clamp(-1, 1)
+
+
+def read_mask(args, G, pictures):
+    """--mask for pictures [N, 3, R, R], joined where there are several: [1, 1, R, R] in 0..1.
+
+    Raises:
+        ValueError: it has no white.
+    """
+    from editor import masks
+
+    mask = masks.read(args.mask, G.resolution, pictures, args.invert_mask).amax(0, keepdim=True)
     if float(mask.max()) < 0.5:
         raise ValueError(f"--mask {args.mask}: nothing is white, so nothing would be edited")
-    return masks.blurred(mask, blur * G.resolution).to(G.w_avg.device)
+    return mask.to(G.w_avg.device)
+
+
+def softened(mask, args):
+    """A mask [N, 1, R, R] with its edges blurred by --blur."""
+    from editor import masks
+
+    return masks.blurred(mask, args.blur * mask.shape[-1])
 
 
 def widened(mask):
@@ -117,36 +154,36 @@ def strokes(scribbled, base):
     return widened(differs)
 
 
-def scribble(args, G, distance, config, progress):
-    """w near w0 that renders the scribbled picture; then noise outside of the strokes, towards the picture without them."""
-    person = Face(args.latent_file, G, args)
-    drawn = images.load(args.scribble, G.resolution).to(person.image.device)
-    base = images.load(args.base, G.resolution).to(person.image.device) if args.base else person.image
-    where = mask_of(args, G, drawn, 0.0) if args.mask else strokes(drawn, base)
-    config.init, config.noise, config.lambda_start = person.ws, person.noise, args.lambda_start
-    soft = masks.blurred(where, args.blur * G.resolution)
-    found = projection.project(G, distance, projection.Goal(drawn, noise_mask=(1 - soft).clamp(0, 1)), config, progress)
-    return found, None, {"latent": str(args.latent_file), "scribble": str(args.scribble)}
+def scribble(person, args, session, config):
+    """w near w0 that renders the scribbled picture; then noise outside of the strokes, towards the picture without them.
+
+    Returns:
+        The `projection.Goal`, and the `settings.Config` to reach it.
+    """
+    from editor import images, projection
+
+    G = session.G
+    drawn = images.load(args.scribble, G.resolution).to(session.device)
+    base = images.load(args.base, G.resolution).to(session.device) if args.base else rendered(session, person)
+    where = read_mask(args, G, drawn) if args.mask else strokes(drawn, base)
+    goal = projection.Goal(drawn, noise_mask=(1 - softened(where, args)).clamp(0, 1))
+    return goal, replace(config, init=person.ws, noise=person.maps, lambda_start=args.lambda_start)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Local style
 
 
-def style(args, G, distance, config, progress):
-    """w and noise for the texture inside and the rendering outside; then noise outside alone."""
-    if not args.mask:
-        raise ValueError("style needs --mask: where the texture goes")
-    if distance is None:
-        raise ValueError("style needs features: --perceptual none has none")
-    person = Face(args.latent_file, G, args)
-    texture = images.load(args.style_im, G.resolution).to(person.image.device)
-    inside = mask_of(args, G, person.image, 0.0)
-    soft = masks.blurred(inside, args.blur * G.resolution)
-    config.init, config.noise, config.lambda_style, config.joint = person.ws, person.noise, args.lambda_style, True
-    goal = projection.Goal(person.image, mask=1 - inside, noise_mask=1 - inside, style=texture, style_mask=soft)
-    found = projection.project(G, distance, goal, config, progress)
-    return found, None, {"latent": str(args.latent_file), "style": str(args.style_im)}
+def style(person, args, session, config):
+    """w and noise for the texture inside and the rendering outside; then noise outside alone. Returns as `scribble`."""
+    from editor import images, projection
+
+    G = session.G
+    texture = images.load(args.style_im, G.resolution).to(session.device)
+    image = rendered(session, person)
+    inside = read_mask(args, G, image)
+    goal = projection.Goal(image, mask=1 - inside, noise_mask=1 - inside, style=texture, style_mask=softened(inside, args))
+    return goal, replace(config, init=person.ws, noise=person.maps, lambda_style=args.lambda_style, joint=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,14 +207,25 @@ def resolution_range(text, G):
     return chosen
 
 
+def blended_noise(G, target, source, mask, amount=1.0):
+    """The target's noise maps with the masked part of the source's: one that was optimised for a face fits only that face."""
+    import torch
+    import torch.nn.functional as F
+
+    from editor import face
+
+    pairs = zip(*(one.noise or face.own_noise(G) for one in (target, source)), strict=True)
+    return [torch.lerp(a, b, F.adaptive_avg_pool2d(mask, a.shape[-1]) * amount) for a, b in pairs]
+
+
 def blend_activations(G, target, source, mask, resolutions, amount=1.0):
     """Render `target` with the masked part of its activations mixed with `source`'s.
 
     What leaves the last layer of each chosen resolution is a + m (b - a) of target's a and source's b, with m the mask, averaged
-    down to that resolution, times `amount`. Noise maps are mixed alike: one that was optimised for a face fits only that face.
+    down to that resolution, times `amount`. Noise maps are mixed alike.
 
     Args:
-        target, source: (ws [1, L, 512], noise).
+        target, source: `face.Face` of one latent.
         mask: [1, 1, R, R] in 0..1.
 
     Returns:
@@ -186,9 +234,6 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
     import torch
     import torch.nn.functional as F
 
-    own = [layer.noise_const[None, None] for layer in G.synthesis.layers()]
-    pairs = zip(*(own if noise == "const" else noise for _, noise in (target, source)), strict=True)
-    target = target[0], [torch.lerp(a, b, F.adaptive_avg_pool2d(mask, a.shape[-1]) * amount) for a, b in pairs]
     layers = {r: getattr(G.synthesis, f"b{r}").conv1 for r in resolutions}
     seen = {}
 
@@ -202,7 +247,7 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
         part = F.adaptive_avg_pool2d(mask, r) * amount
         return lambda layer, inputs, output: torch.lerp(output, seen[r], part.to(output.dtype))
 
-    for make, (ws, noise) in ((watch, source), (mix, target)):
+    for make, ws, noise in ((watch, source.ws, source.maps), (mix, target.ws, blended_noise(G, target, source, mask, amount))):
         hooks = [layer.register_forward_hook(make(r)) for r, layer in layers.items()]
         try:
             with torch.no_grad():
@@ -213,86 +258,118 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
     return image
 
 
-def transfer(args, G, distance, config, progress):
-    """Rendering with mixed activations; with --embed then a latent of it."""
+def transfer(target, source, args, session, config):
+    """The rendering with mixed activations; a face for it is looked for from the target on, under the noise it was made with.
+
+    Returns:
+        [1, 3, R, R], and as `scribble`.
+    """
     import torch
 
-    if not args.mask:
-        raise ValueError("transfer needs --mask: what is copied")
-    amount = AMOUNTS[args.mode] if AMOUNTS[args.mode] is not None else args.amount
-    if not 0 <= amount <= 1:
-        raise ValueError(f"--amount {amount}: from 0 (the target's) to 1 (the source's)")
-    target, source = Face(args.latent_file1, G, args), Face(args.latent_file2, G, args)
-    mask = masks.blurred(widened(mask_of(args, G, torch.cat([target.image, source.image]), 0.0)), args.blur * G.resolution)
-    chosen = resolution_range(args.resolutions, G)
-    image = blend_activations(G, (target.ws, target.noise), (source.ws, source.noise), mask, chosen, amount)
-    found = None
-    if args.embed:
-        config.init = target.ws
-        found = projection.project(G, distance, image.clamp(-1, 1), config, progress)
-    said = {"target": str(args.latent_file1), "source": str(args.latent_file2), "resolutions": chosen, "amount": amount}
-    return found, image, said
+    from editor import projection
 
-
-COMMANDS = {"scribble": scribble, "style": style, "transfer": transfer}
+    G, amount = session.G, AMOUNTS[args.mode]
+    if amount is None:
+        amount = 0.5 if args.amount is None else args.amount
+    mask = softened(widened(read_mask(args, G, torch.cat([rendered(session, one) for one in (target, source)]))), args)
+    image = blend_activations(G, target, source, mask, resolution_range(args.resolutions, G), amount)
+    noise = "const" if target.noise is source.noise is None else blended_noise(G, target, source, mask, amount)
+    return image, projection.Goal(image.clamp(-1, 1)), replace(config, init=target.ws, noise=noise)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The command
 
 
-def write(args, G, found, image, said, seconds):
-    """The picture, and the latent with its noise where there is one. Returns the paths."""
-    import torch
+def check(args):
+    """Raise ValueError for flags that do not go together."""
+    if args.command != "scribble" and not args.mask:
+        raise ValueError(f"{args.command} needs --mask: {'where the texture goes' if args.command == 'style' else 'what is copied'}")
+    if args.command == "style" and args.perceptual == "none":
+        raise ValueError("style needs features: --perceptual none has none")
+    if args.command == "transfer" and args.amount is not None and args.mode != "interpolate":
+        raise ValueError(f"--amount {args.amount:g} is of --mode interpolate; --mode {args.mode} has its own")
 
-    out = Path(args.out)
-    target = out if out.suffix.lower() in images.WRITES else out.with_name(out.name + ".png")
-    target = FOLDER / target if target.parent == Path() else target
-    written = [target]
-    if found is not None:
-        noise = "const" if found.noise is None else found.noise
-        said |= {"stopped": found.stopped, "steps": found.steps, "loss": round(float(found.loss[0]), 5)}
-        with torch.no_grad():
-            rendered = G.synthesis(found.ws, noise=noise)
-        said |= {"made_by": f"local_edit.py {args.command}", "mask": args.mask, "invert_mask": args.invert_mask, "seed": args.seed,
-                 "perceptual": args.perceptual, "seconds": round(seconds, 1), "generator": str(G.meta["path"]),
-                 "generator_hash": G.meta["hash"], "toolkit": cli.__version__}  # fmt: skip
-        face.save(target.with_suffix(".npy"), found.ws, said, face.changed(found.noise, G))
-        written.append(target.with_suffix(".npy"))
-        if image is not None:  # both: what the activations gave, and what was found for it
-            written.append(target.with_name(target.stem + "_embedded" + target.suffix))
-            images.save(written[-1], rendered)
-        else:
-            image = rendered
-    images.save(target, image)
-    return written
+
+def free(picture, named):
+    """Raise ValueError or OSError unless a result may be written: a picture, and the face beside it."""
+    from editor import face
+    from editor.session import claim
+
+    latent = picture.with_suffix(".npy")
+    for output in [picture, *face.outputs(latent)]:
+        for role, path in named.items():
+            if output.exists() and Path(path).exists() and output.samefile(path):
+                raise ValueError(f"{output}: would replace the --{role} it is made of; give another --out")
+    claim(latent, named)
+    files.check_writable(picture, *face.outputs(latent))
+
+
+def write(found, picture, args, session, named, seconds):
+    """What the optimiser found: the face and what it renders to."""
+    from editor import face, render
+
+    person = face.Face(found.ws, found.noise)
+    paths = session.write(
+        picture, render.one(session.G, person), person,
+        session.record(f"local_edit.py {args.command}", named, **said(args, session), steps=found.steps, loss=round(float(found.loss[0]), 5), stopped=found.stopped, complete=found.interrupted is None, seconds=round(seconds, 1)),
+    )  # fmt: skip
+    cli.written(args, *paths, what=f"the edited face, after {found.steps} steps")
+    if found.interrupted:
+        raise found.interrupted
+
+
+def said(args, session):
+    """The settings that the record keeps."""
+    names = (
+        "mask",
+        "invert_mask",
+        "blur",
+        "iteration",
+        "noise_iteration",
+        "lr",
+        "lambda_start",
+        "lambda_style",
+        "resolutions",
+        "mode",
+        "amount",
+    )
+    return {"perceptual": session.perceptual, "settings": {name: getattr(args, name) for name in names if hasattr(args, name)}}
 
 
 def main(argv):
     args = flags().parse_args(argv)
-    if not 0 <= args.blur <= 0.5:
-        raise ValueError(f"--blur {args.blur}: a share of the side, from 0 to 0.5")
-    import torch
+    check(args)
+    from editor import session as sessions
 
-    began = time.time()
-    device = session.device(args.device)
-    torch.manual_seed(args.seed)
-    G = checkpoints.load_generator(args.weight_file, device)
-    optimises = args.command != "transfer" or args.embed
-    args.perceptual = args.perceptual or G.meta["perceptual"] or "vgg16"
-    distance = session.load_distance(args.perceptual, device) if optimises else None
+    named, picture, began = sources(args), destination(args), time.time()
+    embedded = picture.with_name(f"{picture.stem}_embedded{picture.suffix}")
+    for path in [picture, embedded] if args.command == "transfer" and args.embed else [picture]:
+        free(path, named)
+    session = sessions.open(args)
+    people = [session.read_one(path) for role, path in named.items() if role.startswith("latent")]
+    for remark in session.remarks:
+        cli.warn(remark)
     config = settings.Config(
-        iteration=args.iteration,
-        lr=args.lr,
-        noise_iteration=args.noise_iteration,
-        seed=args.seed,
-        dtype=session.dtype(args.precision, device, G.resolution),
+        iteration=args.iteration, lr=args.lr, noise_iteration=args.noise_iteration, seed=args.seed, low_memory=args.low_memory
     )
-    with cli.progress(args.iteration + args.noise_iteration, args.quiet or not optimises) as progress:
-        found, image, said = COMMANDS[args.command](args, G, distance, config, progress)
-    written = write(args, G, found, image, said, time.time() - began)
-    if not args.quiet:
-        print(*written)
-    return 130 if found is not None and found.stopped == "Ctrl-C" else 0
+    if args.command == "transfer":
+        image, goal, config = transfer(*people, args, session, config)
+        session.remarks.clear()
+        paths = session.write(picture, image, None, session.record("local_edit.py transfer", named, **said(args, session)))
+        cli.written(args, *paths, what="the part transferred")
+        cli.warn_of(session)
+        if not args.embed:
+            return 0
+        picture = embedded
+    else:
+        goal, config = {"scribble": scribble, "style": style}[args.command](*people, args, session, config)
+    with cli.progress(config.steps, args.quiet) as show:
+        found = session.embed_one(
+            goal, config, callback=lambda before, count, step, losses: show(step + 1, losses.mean().item()), warn=cli.warn
+        )
+    write(found, picture, args, session, named, time.time() - began)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,180 +1,297 @@
-"""Change one attribute of a face: its latent boundaries.moved along semantic boundaries (InterFaceGAN, Shen et al. 2020).
+"""Change attributes of a face: its latent moved along semantic boundaries (InterFaceGAN, Shen et al. 2020).
 
     python semantic_edit.py --latent_file latent_W/me_01.npy
 
-writes save_image/boundary/NAME.png for each boundary NAME: a strip of pictures from --start_distance to --end_distance. --boundary picks
-some (a name in boundaries/, or a file), --condition keeps other attributes as they are, --save_latents writes the boundaries.moved latents too.
+For each boundary it writes a strip of pictures, save_image/boundary/me_01_smile.png, from --start_distance to --end_distance.
+--boundary picks some (a name in boundaries/, or a file), --condition keeps other attributes as they are, --save_latents writes the
+strip's latents too. Several faces get a strip each, and a sheet of all.
+
+Some edits at once, as a whole face (me_01_smile+2_age-1.png, .npy, and its noise) that other commands take:
+
+    python semantic_edit.py --latent_file latent_W/me_01.npy --edit smile=2 age=-1
 """
 
-import math
-import sys
-from dataclasses import dataclass
+import argparse
+import contextlib
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
+from editor import cli, files
 
-from editor import animation, boundaries, checkpoints, cli, face, images, render, session
-
+HERE = Path(__file__).resolve().parent
+MODES = {"relative": "so far from where the latent is", "absolute": "to this distance from the boundary, wherever the latent is"}
 KINDS = ("gif", "mp4", "webp", "apng")
-BATCH = 8  # pictures rendered at a time
+BATCH = 8  # frames of an animation rendered at a time
+CELL, MOST_CELLS = 256, 400  # side of a picture on the sheet of several faces, and how many pictures a sheet may hold
+OF_AN_ANIMATION = {"frames", "fps", "width"}
+OF_A_STRIP = {"boundary", "start_distance", "end_distance", "steps", "animation", "save_latents"} | OF_AN_ANIMATION
+distance = cli.number(float, -1000, most=1000)
 
 
-@dataclass
-class Face:
-    """A latent to edit: its name, the file it came from, ws [1, L, 512], and its noise maps or None."""
-
-    name: str
-    source: Path
-    ws: object
-    noise: list | None
+def edit(text):
+    """--edit NAME=AMOUNT -> (name, amount)."""
+    name, equals, amount = text.rpartition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text[:40]}: expected NAME=AMOUNT, such as smile=2, or FILE.npy=AMOUNT")
+    return name, distance(amount)
 
 
 def flags():
     p = cli.Parser(__doc__)
-    p.add_argument("--latent_file", required=True, nargs="+", metavar="FILE", help="latents to edit; a row of the strip each")
+    p.add_argument("--latent_file", required=True, nargs="+", metavar="FILE", help="faces to edit; a folder means its latents")
+    p.add_argument("--boundary", nargs="+", metavar="NAME|FILE", help="boundaries to follow, each on its own (default: all of "
+                   "--boundary_dir that fit the generator)")  # fmt: skip
+    p.add_argument("--edit", nargs="+", type=edit, metavar="NAME=AMOUNT", help="instead of strips: move along all of these at once, "
+                   "in units of W; smile=2 age=-1, FILE.npy=1.5")  # fmt: skip
     p.add_argument(
-        "--boundary",
-        nargs="+",
-        metavar="NAME|FILE",
-        help="boundaries to follow, each on its own (default: all of --boundary_dir that fit the generator)",
-    )
-    p.add_argument(
-        "--boundary_dir",
-        default=str(checkpoints.HERE / "boundaries"),
-        metavar="DIR",
-        help="where NAMEs are looked up (default: the toolkit's boundaries/)",
+        "--boundary_dir", default=str(HERE / "boundaries"), metavar="DIR", help="where NAMEs are looked up (default: the toolkit's)"
     )
     p.add_argument("--condition", nargs="+", default=[], metavar="NAME|FILE", help="boundaries whose attributes shall stay as they are")
-    p.add_argument("--start_distance", type=float, default=-3.0, help="default: %(default)s")
-    p.add_argument("--end_distance", type=float, default=3.0, help="default: %(default)s")
-    p.add_argument(
-        "--steps", type=int, default=10, help="pictures in a strip; with 1, the picture at --start_distance alone (default: %(default)s)"
-    )
-    p.add_argument(
-        "--mode",
-        default="relative",
-        choices=boundaries.MODES,
-        help="; ".join(f"{k}: {v}" for k, v in boundaries.MODES.items()) + " (default: relative)",
-    )
+    p.add_argument("--start_distance", type=distance, default=-3.0, help="of a strip, in units of W (default: %(default)s)")
+    p.add_argument("--end_distance", type=distance, default=3.0, help="of a strip (default: %(default)s)")
+    p.add_argument("--steps", type=cli.number(int, 1, most=100), default=10, help="pictures in a strip; with 1, the picture at "
+                   "--start_distance alone (default: %(default)s)")  # fmt: skip
+    modes = "; ".join(f"{name}: {what}" for name, what in MODES.items())
+    p.add_argument("--mode", default="relative", choices=MODES, help=f"{modes} (default: %(default)s)")
     p.add_argument("--layers", help="W+ layers to move, such as 0-4 (default: all)")
-    p.add_argument("--out_dir", default="save_image/boundary", help="where strips go (default: %(default)s)")
-    p.add_argument("--animation", nargs="?", const="gif", choices=KINDS, help="write NAME.gif (or mp4, webp, apng) as well, there and back")
-    p.add_argument("--frames", type=int, default=40, help="of the animation, one way (default: %(default)s)")
-    p.add_argument("--fps", type=float, default=20, help="of the animation (default: %(default)s)")
-    p.add_argument("--save_latents", action="store_true", help="write NAME.npy, the boundaries.moved latents [steps, L, 512]")
-    cli.add_noise_flag(p)
-    p.add_argument("--force", action="store_true", help="take latents and boundaries of another generator of the same shape")
+    p.add_argument("--out_dir", default="save_image/boundary", metavar="DIR", help="where results go (default: %(default)s)")
+    p.add_argument("--animation", nargs="?", const="gif", choices=KINDS, help="animate each strip as well, there and back (default: gif)")
+    p.add_argument("--frames", type=cli.number(int, 2, most=10000), default=40, help="of the animation, one way (default: %(default)s)")
+    p.add_argument("--fps", type=cli.number(float, 0.1, most=240), default=20, help="frames a second (default: %(default)s)")
+    p.add_argument("--width", type=cli.number(int, 4, most=8192), help="of the animation in pixels (default: as the generator draws)")
+    p.add_argument("--save_latents", action="store_true", help="write the strip's latents, [steps, L, 512]; --edit always does")
+    cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# What is asked
 
 
-def drawn(G, ws, noise, dtype):
-    """ws [N, L, 512] -> uint8 [N, H, W, 3]"""
-    return np.stack(list(render.pictures(G, ws.float(), "const" if noise is None else noise, dtype=dtype)))
+@dataclass
+class Edit:
+    """One result of each face: moves that start together. `name` ends the results' names; boundaries and distances go in pairs.
+
+    A strip has one boundary, and a list of the distances of its pictures; --edit has a list of one distance for each boundary.
+    """
+
+    name: str
+    boundaries: list
+    distances: list  # one a boundary, each a list of one a picture
+
+    @property
+    def labels(self):
+        """What stands over a strip's pictures; None where several boundaries are followed at once."""
+        return [f"{d:+.1f}" for d in self.distances[0]] if len(self.distances) == 1 else None
+
+    def latents(self, ws, args, layers):
+        """A face's latents along the edit: ws [1, L, 512] -> [pictures, L, 512]."""
+        import torch
+
+        from editor import boundaries
+
+        each = [list(zip(self.boundaries, at, strict=True)) for at in zip(*self.distances, strict=True)]
+        return torch.cat([boundaries.moved(ws, moves, args.mode == "absolute", layers) for moves in each]).float()
 
 
-def follow(faces, boundary, direction, distances, args, layers):
-    """The latents of each face at each distance: a list of [len(distances), L, 512], one a face."""
-    import torch
+def edits(args, session, failures):
+    """What each face is to become: an `Edit` for each boundary, or with --edit one of all."""
+    import numpy as np
 
-    return [torch.cat([boundaries.moved(one.ws, boundary, d, direction, args.mode, layers) for d in distances]) for one in faces]
+    from editor import boundaries
 
-
-def write_strip(path, rows, names, distances):
-    """A sheet with a row a face; a single picture as it is, ready to be pasted back."""
-    if len(rows) == 1 and len(distances) == 1:
-        images.save(path, rows[0][0])
-    else:
-        images.save(path, images.sheet(rows, labels=[f"{d:+.1f}" for d in distances], names=names if len(rows) > 1 else None))
-
-
-def write_animation(path, G, faces, boundary, direction, args, layers, dtype):
-    """From the start distance to the end and back, faces side by side."""
-    there = np.linspace(args.start_distance, args.end_distance, args.frames)
-    distances = [*there, *there[-2:0:-1]]
-    with animation.Animation(path, fps=args.fps) as movie:
-        for i in range(0, len(distances), BATCH):
-            moving = follow(faces, boundary, direction, distances[i : i + BATCH], args, layers)
-            pictures = [drawn(G, ws, one.noise, dtype) for ws, one in zip(moving, faces, strict=True)]
-            for frame in zip(*pictures, strict=True):
-                movie.add(np.concatenate(frame, axis=1))
+    names = [name for name, _ in args.edit] if args.edit else args.boundary
+    chosen, remarks = boundaries.read(names, args.boundary_dir, session.G, session.force)
+    conditions, more = boundaries.read(args.condition, args.boundary_dir, session.G, session.force)
+    session.remarks += remarks + more
+    ready = {}
+    for name, boundary in chosen.items():
+        with failures.catch(f"boundary {name}"):
+            others = [c.normal for n, c in conditions.items() if n != name]
+            ready[name] = replace(boundary, direction=boundaries.conditioned(boundary.normal, others))
+    if not args.edit:
+        distances = np.linspace(args.start_distance, args.end_distance, args.steps)
+        return [Edit(name, [boundary], [distances]) for name, boundary in ready.items()]
+    amounts = [amount for _, amount in args.edit]
+    name = "_".join(f"{name}{amount:+.10g}" for name, amount in zip(ready, amounts, strict=True))
+    return [Edit(name, list(ready.values()), [[amount] for amount in amounts])]
 
 
-def write_latents(folder, name, faces, moving, distances, args, G):
-    for one, ws in zip(faces, moving, strict=True):
-        path = folder / (f"{name}.npy" if len(faces) == 1 else f"{one.name}_{name}.npy")
-        info = {
-            "source": str(one.source), "generator": str(G.meta["path"]), "generator_hash": G.meta["hash"], "boundary": name,
-            "mode": args.mode, "distances": [float(d) for d in distances], "conditions": args.condition, "layers": args.layers,
-            "toolkit": cli.__version__,
-        }  # fmt: skip
-        face.save(path, ws, info)
-        if one.noise is not None:  # whoever renders these wants the same noise
-            images.write_bytes(path.with_suffix(".noise.npz"), one.source.with_suffix(".noise.npz").read_bytes())
+def check(args, parser):
+    """Raise ValueError for flags that do not go together."""
+    given = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
+    if args.edit and (strip := given & OF_A_STRIP):
+        raise ValueError(f"--{min(strip)} is of a strip along one boundary, and --edit makes none; leave one of the two out")
+    if not args.animation and (animated := given & OF_AN_ANIMATION):
+        raise ValueError(f"--{min(animated)} is of the animation; give --animation as well")
+
+
+def sources(path, what):
+    """{role: file} of a result."""
+    return {"latent": path} | {f"boundary {boundary.path.stem}": boundary.path for boundary in what.boundaries}
+
+
+def readable(paths, asked, args, session, failures):
+    """The files whose faces can be read and whose results can be written, each with its faces' names: {path: [name]}."""
+    from editor import face
+    from editor.session import claim
+
+    found, taken, out = {}, {}, Path(args.out_dir)
+    endings = [".png", f".{args.animation}"] if args.animation else [".png"]
+    for path in paths:
+        with failures.catch(path):
+            names = [one.name for one in session.read(path).split()]
+            for name, what in [(name, what) for name in names for what in asked]:
+                result = out / f"{name}_{what.name}.npy"
+                if taken.setdefault(result.name.casefold(), path) != path:
+                    raise ValueError(f"{path}: {result.name} would be the result of {taken[result.name.casefold()]}, too; rename one")
+                claim(result, sources(path, what))
+                files.check_writable(*face.outputs(result), *map(result.with_suffix, endings))
+            found[path] = names
+    return found
+
+
+def faces(paths, session):
+    """(path, face of one latent) of all files, each read when it is its turn."""
+    for path in paths:
+        for one in session.read(path).split():
+            yield path, one
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The script
+# Results
 
 
-def check(args):
-    """Raise ValueError for flags out of range."""
-    for name in ("start_distance", "end_distance"):
-        if not math.isfinite(getattr(args, name)):
-            raise ValueError(f"--{name} {getattr(args, name)}: a finite number")
-    if args.steps < 1:
-        raise ValueError(f"--steps {args.steps}: 1 or more")
-    if args.frames < 2 or not args.fps > 0:
-        raise ValueError(f"--frames {args.frames} --fps {args.fps:g}: 2 frames or more, and more than 0 of them a second")
+def drawn(session, ws, one):
+    """Pictures of latents [N, L, 512] under a face's noise: a list of uint8 [R, R, 3]."""
+    from editor import render
+
+    return list(render.pictures(session.G, ws, one.maps, dtype=session.dtype))
 
 
-def read_faces(args, G, device, failures):
-    """The latents that could be read, a `Face` each."""
-    faces = []
-    for path in map(Path, args.latent_file):
-        with failures.catch(path):
-            ws = face.load(path, G, args.force)
-            noise = session.noise_of(path, G, args)
-            noise = None if noise is None else [m.to(device) for m in noise]
-            names = [path.stem] if len(ws) == 1 else [f"{path.stem}_{i}" for i in range(len(ws))]
-            faces += [Face(name, path, w[None].to(device), noise) for name, w in zip(names, ws, strict=True)]
-    return faces
+def write(path, one, what, args, session, layers):
+    """A face's strip, or the picture where it is one, and the latents. Returns the pictures, and the paths written."""
+    from editor import images
+
+    ws = what.latents(one.ws, args, layers)
+    pictures = drawn(session, ws, one)
+    picture = pictures[0] if len(pictures) == 1 else images.sheet([pictures], labels=what.labels)
+    found = replace(one, ws=ws) if args.save_latents or args.edit else None
+    moves = {boundary.path.stem: [float(d) for d in at] for boundary, at in zip(what.boundaries, what.distances, strict=True)}
+    paths = session.write(
+        Path(args.out_dir) / f"{one.name}_{what.name}.png", picture, found,
+        session.record("semantic_edit.py", sources(path, what), name=one.name, distances=moves, mode=args.mode, conditions=args.condition, layers=args.layers),
+    )  # fmt: skip
+    return pictures, paths
+
+
+def animate(paths, people, what, args, session, layers):
+    """From the start distance to the end and back: an animation of each face and, if paths has one more, one of all side by side."""
+    import numpy as np
+
+    from editor.animation import Animation
+
+    there = np.linspace(args.start_distance, args.end_distance, args.frames)
+    distances = [*there, *there[-2:0:-1]]
+    with contextlib.ExitStack() as stack:
+        movies = [stack.enter_context(Animation(path, fps=args.fps, width=args.width)) for path in paths]
+        for i in range(0, len(distances), BATCH):
+            some = replace(what, distances=[distances[i : i + BATCH]])
+            pictures = [drawn(session, some.latents(one.ws, args, layers), one) for one in people]
+            for frame in zip(*pictures, strict=True):
+                for movie, picture in zip(movies, [*frame, np.concatenate(frame, axis=1)], strict=False):
+                    movie.add(picture)
+
+
+def name_of_all(found, what):
+    """A name for what shows several faces together; only these faces and boundaries have it."""
+    names = [name for one in found.values() for name in one]
+    parts = [*names, *map(files.file_hash, [*found, *(boundary.path for boundary in what.boundaries)])]
+    mark = hashlib.sha256(" ".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{names[0][:60]}_and_{len(names) - 1}_more_{mark}_{what.name}"
+
+
+def small(picture):
+    """At most CELL pixels a side, for the sheet of all."""
+    from editor import images
+
+    picture = images.to_pil(picture)
+    picture.thumbnail((CELL, CELL))
+    return picture
+
+
+def write_strips(found, asked, together, args, session, layers, failures):
+    """Each face's strip along each edit, and where `together` a sheet of all for each edit."""
+    from editor import images
+
+    rows, count = {what.name: {} for what in asked}, sum(map(len, found.values()))
+    with cli.progress(count * len(asked), args.quiet, "strip") as show:
+        for i, (path, one) in enumerate(faces(found, session)):
+            for j, what in enumerate(asked):
+                with failures.catch(f"{one.name}_{what.name}"):
+                    pictures, paths = write(path, one, what, args, session, layers)
+                    cli.written(args, *paths, what=f"{one.name}: {what.name}")
+                    if together:
+                        rows[what.name][one.name] = [small(picture) for picture in pictures]
+                show(i * len(asked) + j + 1)
+    for what in asked:
+        if len(rows[what.name]) > 1:
+            sheet = Path(args.out_dir) / f"{name_of_all(found, what)}.png"
+            images.save(sheet, images.sheet(list(rows[what.name].values()), what.labels, list(rows[what.name])))
+            cli.written(args, sheet, what=f"{len(rows[what.name])} faces: {what.name}")
+
+
+def write_animations(found, asked, together, args, session, layers, failures):
+    """Each face's animation along each boundary, and where `together` one of all side by side."""
+    groups = [[one for _, one in faces(found, session)]] if together else ([one] for _, one in faces(found, session))
+    for people in groups:
+        for what in asked:
+            names = [f"{one.name}_{what.name}" for one in people] + [name_of_all(found, what)] * (len(people) > 1)
+            paths = [Path(args.out_dir) / f"{name}.{args.animation}" for name in names]
+            with failures.catch(names[-1]):
+                animate(paths, people, what, args, session, layers)
+                cli.written(args, *paths, what=f"{what.name}: there and back")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
 
 
 def main(argv):
-    args = flags().parse_args(argv)
-    check(args)
-    import torch
-    from tqdm import tqdm
+    parser = flags()
+    args = parser.parse_args(argv)
+    check(args, parser)
+    from editor import face
+    from editor import session as sessions
 
-    device = session.device(args.device)
-    torch.manual_seed(args.seed)
-    G = checkpoints.load_generator(args.weight_file, device)
-    dtype = session.dtype(args.precision, device, G.resolution)
-    layers = face.layer_range(args.layers, G.num_ws) if args.layers else None
-    chosen, remarks = boundaries.read(args.boundary, args.boundary_dir, G, args.force)
-    conditions, more = boundaries.read(args.condition, args.boundary_dir, G, args.force) if args.condition else ({}, [])
-    for remark in remarks + more:
+    if args.animation:
+        from editor.animation import Animation
+
+        Animation(f"strip.{args.animation}", fps=args.fps, width=args.width)  # what it cannot do is said at once
+    paths = face.expand(args.latent_file)
+    cli.require_different_names(paths, "results")
+    session = sessions.open(args)
+    layers = None if args.layers is None else face.layer_range(args.layers, session.G.num_ws)
+    of_edits = cli.Failures(single=bool(args.edit) or len(args.boundary or ()) == 1)
+    asked = edits(args, session, of_edits)
+    of_faces = cli.Failures(single=len(paths) == 1)
+    found = readable(paths, asked, args, session, of_faces)
+    warned = dict.fromkeys(session.remarks)
+    for remark in warned:
         cli.warn(remark)
-    failures = cli.Failures(single=len(args.latent_file) == 1)
-    faces = read_faces(args, G, device, failures)
-    distances, out = np.linspace(args.start_distance, args.end_distance, args.steps), Path(args.out_dir)
-    problems = cli.Failures(single=len(chosen) == 1)
-    for name, boundary in tqdm(chosen.items(), disable=args.quiet, unit="boundary", file=sys.stderr) if faces else ():
-        with problems.catch(name):
-            direction = boundaries.conditioned(boundary.normal, [c.normal for n, c in conditions.items() if n != name])
-            moving = follow(faces, boundary, direction, distances, args, layers)
-            rows = [drawn(G, ws, one.noise, dtype) for ws, one in zip(moving, faces, strict=True)]
-            write_strip(out / f"{name}.png", [list(row) for row in rows], [one.name for one in faces], distances)
-            if args.save_latents:
-                write_latents(out, name, faces, moving, distances, args, G)
-            if args.animation:
-                write_animation(out / f"{name}.{args.animation}", G, faces, boundary, direction, args, layers, dtype)
-    return failures.exit_code or problems.exit_code
+    count = sum(map(len, found.values()))
+    together = 1 < count <= MOST_CELLS // args.steps
+    if count > 1 and not together:
+        cli.warn(f"no sheet of all: {count} faces times {args.steps} pictures are too many to look at")
+    write_strips(found, asked, together, args, session, layers, of_edits)
+    if args.animation:
+        write_animations(found, asked, together, args, session, layers, of_edits)
+    for remark in session.remarks:
+        if remark not in warned:
+            cli.warn(remark)
+    return of_faces.exit_code or of_edits.exit_code
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Shapes: z and w [N, 512], one w a layer ws [N, L, 512] with L = 2 log2(R) - 2 (1
 """
 
 import math
-import reprlib
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +27,7 @@ MIRRORED_FROM = 128  # StyleGAN1's up-sampling layers: kernels of checkpoints ar
 
 @dataclass(frozen=True)
 class Config:
-    """What a checkpoint says of its networks. `channel_base` is twice StyleGAN1's `fmap_base`.
-
-    Raises:
-        ValueError: an unknown kind, or a resolution that is not a power of two in 4..1024.
-    """
+    """What a checkpoint says of its networks; or ValueError. `channel_base` is twice StyleGAN1's `fmap_base`."""
 
     kind: str  # a key of SYNTHESIS
     resolution: int
@@ -50,9 +45,9 @@ class Config:
         for name, high in most.items():  # what a file declares is looked at before anything of that size is made
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= high:
-                raise ValueError(f"{name} {reprlib.repr(value)}; it must be a whole number from 1 to {high}")
+                raise ValueError(f"{name} {value!r:.40}; it must be a whole number from 1 to {high}")
         if self.conv_clamp is not None and not (type(self.conv_clamp) in (int, float) and 0 < self.conv_clamp < math.inf):
-            raise ValueError(f"conv_clamp {reprlib.repr(self.conv_clamp)}; it must be a number above 0, or none")
+            raise ValueError(f"conv_clamp {self.conv_clamp!r:.40}; it must be a number above 0, or none")
         if self.resolution not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
             raise ValueError(f"resolution {self.resolution}; it must be a power of two from 4 to 1024")
         if self.channels(self.resolution) < 1:

@@ -2,18 +2,20 @@
 
     python train_boundary.py --latents faces.npy --scores smile.csv --out boundaries/my_smile.npy
 
---latents holds one latent a face (W: [N, 512], W+: [N, L, 512]), --scores one number a face, from any predictor: the highest and the
-lowest --ratio of them are parted by a linear SVM. Or give two folders of latents, with and without it: --positive DIR --negative DIR.
-Writes the unit normal (float64 [1, 512], as the official boundaries) and a .json with its accuracy and the generator it belongs to.
+--latents holds one latent a face (W: [N, 512], W+: [N, L, 512], such as generate.py writes; or a folder of latents, in the order of
+their names), --scores one number a face, from any predictor: the highest and the lowest --ratio of them are parted by a linear SVM.
+Or give two folders of latents, with and without the attribute: --positive DIR --negative DIR. It writes the unit normal (float64
+[1, 512], as the official boundaries) and a .json with its accuracy and the generator it belongs to.
 """
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from editor import boundaries, checkpoints, cli, face, files
+from editor import cli, files
 
 MIN_CLASS = 5  # latents on each side; with fewer, none are left to test on
 
@@ -45,33 +47,55 @@ class Config:
 # Latents and scores
 
 
-def read_latents(path):
-    """Latents of many faces: `.npy` [N, 512] (W) or [N, L, 512] (W+) -> float32 [N, 1 or L, 512].
+def read_latents(path, G=None):
+    """Latents of many faces -> float32 [N, 1 or L, 512], and the set of the generators' hashes that their records name.
+
+    Args:
+        path: `.npy` [N, 512] (W) or [N, L, 512] (W+), with G also [N, L * 512]; or a folder of latents, in the order of their names.
+        G: the generator they belong to, or None.
 
     Raises:
-        ValueError: another shape, or NaN; unlike `face.load`, [N, 512] are N faces and not the N layers of one.
+        ValueError, OSError: missing, unreadable, NaN, or another shape. [N, 512] are N faces here, and not the layers of one.
     """
-    array = face.read_array(Path(path), "--latents is a .npy with a latent a face, [N, 512] or [N, L, 512]")
+    from editor import face
+
+    if Path(path).is_dir():
+        return _read_folder(path, G)
+    array = face.read_array(path, "--latents is a .npy with a latent a face, [N, 512] or [N, L, 512]")
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(f"{path}: {array.dtype} {list(array.shape)}; latents of many faces are float32 [N, 512] or [N, L, 512]")
-    ws = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        ws = array.astype(np.float32)
     if not np.isfinite(ws).all():
         raise ValueError(f"{path}: holds NaN or infinity")
-    return ws[:, None] if ws.ndim == 2 else ws
+    if G is not None and ws.shape[1:] == (G.num_ws * G.config.w_dim,):
+        ws = ws.reshape(len(ws), G.num_ws, G.config.w_dim)
+    if ws.ndim == 2 and ws.shape[1] > 512 and ws.shape[1] % 512 == 0:
+        layers = ws.shape[1] // 512
+        raise ValueError(
+            f"{path}: rows of {ws.shape[1]} numbers are {layers} layers of 512, flattened; give their generator with --weight_file, "
+            f"or reshape them: numpy.load(...).reshape(-1, {layers}, 512)"
+        )
+    ws = ws[:, None] if ws.ndim == 2 else ws
+    if G is not None and (ws.shape[2] != G.config.w_dim or ws.shape[1] not in (1, G.num_ws)):
+        wanted = f"[N, {G.config.w_dim}] or [N, {G.num_ws}, {G.config.w_dim}]"
+        raise ValueError(f"{path}: shape {list(array.shape)}; latents of the generator of --weight_file are {wanted}")
+    return ws, {face.record(path).get("generator_hash")} - {None}
 
 
-def read_folder(folder):
-    """The latents of a folder of `.npy` files, in the order of their names -> (float32 [N, 1 or L, 512], set of generator hashes)."""
-    paths = sorted(Path(folder).glob("*.npy"))
-    if not paths:
-        raise ValueError(f"{folder}: {'no .npy in this folder' if Path(folder).is_dir() else 'no such folder'}; latents are expected there")
-    found = [face.load(p).numpy() for p in paths]
-    for path, ws in zip(paths, found, strict=True):
-        if ws.shape[1:] != found[0].shape[1:]:
+def _read_folder(folder, G):
+    from editor import face
+
+    found, hashes = [], set()
+    for path in face.expand([folder]):
+        one = face.read(path, G, force=True, saved_noise=False)
+        if found and one.ws.shape[1:] != found[0].ws.shape[1:]:
             raise ValueError(
-                f"{path}: shape {list(ws.shape)}, but {paths[0].name} has {list(found[0].shape)}; latents of one generator only"
+                f"{path}: shape {list(one.ws.shape)}, but {found[0].path.name} has {list(found[0].ws.shape)}; latents of one generator only"
             )
-    return np.concatenate(found), {face.info(p).get("generator_hash") for p in paths} - {None}
+        found.append(one)
+        hashes |= {one.info.get("generator_hash")} - {None}
+    return np.concatenate([one.ws.numpy() for one in found]), hashes
 
 
 def read_scores(path, column=None):
@@ -80,9 +104,13 @@ def read_scores(path, column=None):
     Args:
         column: the name of the column of a CSV with several; the first line is then their names.
     """
+    from editor import face
+
     path = Path(path)
     if path.suffix.lower() == ".csv":
         scores = _csv_column(path, column)
+    elif column is not None:
+        raise ValueError(f"{path}: --column is of a .csv; this is none")
     else:
         scores = face.read_array(path, "--scores is a .npy or .csv with a number a face")
         if scores.dtype.kind not in "fiub" or scores.size == 0 or scores.size != len(np.atleast_1d(scores)):
@@ -95,15 +123,14 @@ def read_scores(path, column=None):
 
 
 def _csv_column(path, column):
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; --scores is a .npy or .csv with a number a face")
-    with open(path, newline="", encoding="utf-8-sig") as f:
-        rows = [row for row in csv.reader(f) if row]
+    rows = [row for row in _csv_rows(path) if row]
     if not rows:
         raise ValueError(f"{path}: an empty file")
     header = None if all(_number(cell) is not None for cell in rows[0]) else [cell.strip() for cell in rows.pop(0)]
     if column is not None and (header is None or column not in header):
         raise ValueError(f"{path}: no column {column}; " + (f"it has {', '.join(header)}" if header else "its first line holds no names"))
+    if column is not None and header.count(column) > 1:
+        raise ValueError(f"{path}: {header.count(column)} columns are called {column}; rename one")
     if column is None and len(header or rows[0]) > 1:
         named = f" --column, one of {', '.join(header)}" if header else " one number a line"
         raise ValueError(f"{path}: {len(header or rows[0])} columns; give{named}")
@@ -113,6 +140,17 @@ def _csv_column(path, column):
         line = values.index(None) + 1 + (header is not None)
         raise ValueError(f"{path}: line {line}: {','.join(rows[values.index(None)])!r}, expected a number a face")
     return np.array(values, np.float64)
+
+
+def _csv_rows(path):
+    what = "--scores is a .npy or .csv with a number a face"
+    files.require_regular(path, what)
+    if path.stat().st_size > files.MAX_TEXT:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes; {what}")
+    try:
+        return list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not readable as a table ({error}); save it as CSV in UTF-8") from None
 
 
 def _number(text):
@@ -186,6 +224,8 @@ def train(high, low, config, conditions=()):
     Raises:
         ValueError: too few latents, or nothing to part them by.
     """
+    from editor import boundaries
+
     for name, ws in (("with", high), ("without", low)):
         if len(ws) < MIN_CLASS:
             raise ValueError(f"{len(ws)} latents {name} the attribute; at least {MIN_CLASS} are needed on each side")
@@ -213,6 +253,8 @@ def train(high, low, config, conditions=()):
 
 def train_by_scores(ws, scores, config, conditions=()):
     """`train` on the extremes of scores [N]; info gains `accuracy_on_all`: every latent, parted at the middle between the extremes."""
+    from editor import boundaries
+
     high, low = extremes(scores, config.ratio, config.seed)
     boundary = train(ws[high], ws[low], config, conditions)
     middle = (scores[high].min() + scores[low].max()) / 2
@@ -226,70 +268,81 @@ def train_by_scores(ws, scores, config, conditions=()):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The script
+# The command
 
 
 def flags():
     config = Config()
     p = cli.Parser(__doc__)
-    p.add_argument("--latents", metavar="FILE", help="a latent a face: .npy [N, 512] or [N, L, 512]")
+    p.add_argument("--latents", metavar="FILE|DIR", help="a latent a face: .npy [N, 512] or [N, L, 512], or a folder of latents")
     p.add_argument("--scores", metavar="FILE", help="a number a face: .npy or .csv")
     p.add_argument("--column", metavar="NAME", help="of a .csv with several columns")
     p.add_argument("--positive", metavar="DIR", help="folder of latents with the attribute, in place of --latents and --scores")
     p.add_argument("--negative", metavar="DIR", help="folder of latents without it")
     p.add_argument("--out", required=True, metavar="FILE.npy", help="where the boundary goes")
-    p.add_argument("--ratio", type=float, default=config.ratio, help="share taken from either end of the scores (default: %(default)s)")
-    p.add_argument(
-        "--split", type=float, default=config.split, help="share of these trained on; the rest is held out (default: %(default)s)"
-    )
+    p.add_argument("--ratio", type=cli.number(float, above=0, most=0.5), default=config.ratio, help="share taken from either end of the "
+                   "scores (default: %(default)s)")  # fmt: skip
+    p.add_argument("--split", type=cli.number(float, above=0, most=1), default=config.split, help="share of these trained on; the rest is "
+                   "held out (default: %(default)s)")  # fmt: skip
     p.add_argument("--condition", nargs="+", default=[], metavar="FILE", help="boundaries whose attributes shall stay as they are")
     p.add_argument("--per_layer", action="store_true", help="for W+: a direction of its own for each layer (default: one for all)")
-    p.add_argument("--cost", type=float, default=config.cost, help="the SVM's C, for latents of unit variance (default: %(default)s)")
+    p.add_argument("--cost", type=cli.number(float, above=0, most=1000), default=config.cost, help="the SVM's C, for latents of unit "
+                   "variance (default: %(default)s)")  # fmt: skip
     p.add_argument("--weight_file", metavar="FILE|NAME", help="the generator of these latents, where no .json beside them names it")
-    p.add_argument("--seed", type=int, default=config.seed, help="of the split (default: %(default)s)")
-    p.add_argument("--quiet", action="store_true", help="errors only")
+    p.add_argument("--seed", type=cli.number(int, 0, most=2**63 - 1), default=config.seed, help="of the split (default: %(default)s)")
+    cli.add_quiet_flag(p)
     return p
 
 
 def sources(args):
-    """What the flags name: (ws [N, 1 or L, 512], scores [N], None, None, hashes) or, from folders, (None, None, high, low, hashes).
+    """{role: file or folder} of what is trained on.
 
-    hashes: of the generators that the latents' `.json` files name.
+    Raises:
+        ValueError: neither latents and scores nor two folders.
     """
-    scored, folders = (args.latents, args.scores), (args.positive, args.negative)
-    if not (all(scored) and not any(folders)) and not (all(folders) and not any(scored)):
+    given = {role: getattr(args, role) for role in ("latents", "scores", "positive", "negative") if getattr(args, role)}
+    if given.keys() not in ({"latents", "scores"}, {"positive", "negative"}):
         raise ValueError("give --latents and --scores, or --positive and --negative")
-    if all(folders):
-        (high, hashes), (low, more) = read_folder(args.positive), read_folder(args.negative)
+    if args.column and "scores" not in given:
+        raise ValueError("--column is of --scores")
+    return given
+
+
+def classes(args, G):
+    """With and without the attribute, or all with scores: (high, low, None, None, hashes) or (None, None, ws, scores, hashes)."""
+    if args.positive:
+        for folder in (args.positive, args.negative):
+            if not Path(folder).is_dir():
+                raise ValueError(f"{folder}: {'a file' if Path(folder).exists() else 'no such folder'}; a folder of latents is expected")
+        (high, hashes), (low, more) = read_latents(args.positive, G), read_latents(args.negative, G)
         if high.shape[1:] != low.shape[1:]:
             raise ValueError(
                 f"{args.negative}: latents of {list(low.shape[1:])}, but {args.positive} has {list(high.shape[1:])}; of one generator only"
             )
-        return None, None, high, low, hashes | more
-    ws, scores = read_latents(args.latents), read_scores(args.scores, args.column)
+        return high, low, None, None, hashes | more
+    (ws, hashes), scores = read_latents(args.latents, G), read_scores(args.scores, args.column)
     if len(ws) != len(scores):
         raise ValueError(f"{args.scores}: {len(scores)} scores for the {len(ws)} latents of {args.latents}; one a face is needed")
-    return ws, scores, None, None, {face.info(args.latents).get("generator_hash")} - {None}
+    return None, None, ws, scores, hashes
 
 
-def at_hand(folder, boundary, without):
-    """{name: normal} of the boundaries in a folder that can be compared: of the same shape, and not known to be another generator's."""
-    found, own = {}, boundary.info["generator_hash"]
-    for path in sorted(Path(folder).glob("*.npy")):
-        try:
-            other = boundaries.load(path)
-        except ValueError:
-            continue  # other .npy files may lie there
-        rows = {len(other.normal), len(boundary.normal)}
-        fits = other.normal.shape[1] == boundary.normal.shape[1] and (len(rows) == 1 or 1 in rows)
-        made_for = other.info.get("generator_hash")
-        if fits and (own is None or made_for in (None, own)) and path.resolve() != without.resolve():
-            found[path.stem] = other.normal
-    return found
+def require_free(out, named):
+    """Raise ValueError unless `out` may be written: it is new, or was made of the same latents."""
+    from editor import face
+    from editor.session import claim
+
+    if out.suffix != ".npy":
+        raise ValueError(f"--out {out}: expected a name that ends in .npy")
+    if out.exists() and not isinstance(face.record(out).get("sources"), dict):
+        raise ValueError(f"--out {out}: is there already, and nothing says that it was made of these latents; give another name")
+    claim(out, named)
+    files.check_writable(out, out.with_suffix(".json"))
 
 
 def read_conditions(paths, shape, per_layer, hashes):
     """The normals of --condition for latents of `shape` [N, L, 512] of the generator in `hashes` (empty: unknown)."""
+    from editor import boundaries
+
     found = [boundaries.load(path) for path in paths]
     for path, boundary in zip(paths, found, strict=True):
         normal, made_for = boundary.normal, boundary.info.get("generator_hash")
@@ -300,15 +353,51 @@ def read_conditions(paths, shape, per_layer, hashes):
     return [boundary.normal for boundary in found]
 
 
+def neighbours(out, boundary):
+    """{name: normal} of the boundaries beside `out` that can be compared: of the same shape, not known to be another generator's.
+
+    A latent is no boundary, though its file looks like one: it has no offset in its record, and without a record not the length 1.
+    """
+    from editor import boundaries
+
+    found, own = {}, boundary.info["generator_hash"]
+    for path in files.visible(out.parent, "*.npy"):
+        try:
+            other = boundaries.load(path)
+        except ValueError:
+            continue  # other .npy files may lie there
+        rows = {len(other.normal), len(boundary.normal)}
+        fits = other.normal.shape[1] == boundary.normal.shape[1] and (len(rows) == 1 or 1 in rows)
+        known = "offset" in other.info if other.info else abs(other.norm - 1) < 1e-3
+        if fits and known and own in (None, other.info.get("generator_hash", own)) and path.resolve() != out.resolve():
+            found[path.stem] = other.normal
+    return found
+
+
+def report(boundary, others):
+    """Accuracy and cosines, a line each."""
+    from editor import boundaries
+
+    said = boundary.info
+    yield f"trained on {said['trained_on']} latents: {said['train_accuracy']:.1%} on the right side"
+    yield f"held out ({said['held_out']} latents): {said['held_out_accuracy']:.1%}"
+    if "all" in said:
+        yield f"on all ({said['all']}, parted at {said['parted_at']:.3g}): {said['accuracy_on_all']:.1%}"
+    for name, normal in others.items():
+        yield f"cosine to {name}: {boundaries.cosine(boundary.normal, normal):+.3f}"
+
+
 def main(argv):
     args = flags().parse_args(argv)
-    out = Path(args.out)
-    if out.suffix != ".npy":
-        raise ValueError(f"--out {out}: expected a name that ends in .npy")
     config = Config(args.ratio, args.split, args.per_layer, args.cost, args.seed)
-    ws, scores, high, low, hashes = sources(args)
-    if args.weight_file:
-        hashes = hashes | {files.file_hash(checkpoints.resolve(args.weight_file))}
+    named, out = sources(args), Path(args.out)
+    from editor import boundaries, checkpoints
+    from editor import session as sessions
+
+    require_free(out, named)
+    G = checkpoints.load_generator(args.weight_file) if args.weight_file else None
+    high, low, ws, scores, hashes = classes(args, G)
+    hashes |= {G.meta["hash"]} if G else set()
     if len(hashes) > 1:
         raise ValueError(f"latents of different generators ({', '.join(sorted(h[:12] for h in hashes))}); a boundary belongs to one")
     shape = (high if ws is None else ws).shape
@@ -317,26 +406,18 @@ def main(argv):
     conditions = read_conditions(args.condition, shape, args.per_layer, hashes)
     boundary = train(high, low, config, conditions) if ws is None else train_by_scores(ws, scores, config, conditions)
     boundary.info |= {
-        "generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "split": config.split,
-        "cost": config.cost, "seed": config.seed, "toolkit": cli.__version__,
+        "made_by": "train_boundary.py", "sources": sessions.origins(named), "generator_hash": next(iter(hashes), None),
+        "conditions": [Path(c).stem for c in args.condition], "split": config.split, "cost": config.cost, "seed": config.seed,
+        "toolkit": cli.__version__,
     }  # fmt: skip
     boundaries.save(out, boundary)
     if not hashes:
         cli.warn(f"{out}: nothing says which generator it belongs to; semantic_edit.py cannot check it (--weight_file tells)")
     if not args.quiet:
-        report(out, boundary, at_hand(out.parent, boundary, out) | dict(zip(args.condition, conditions, strict=True)))
+        for line in report(boundary, neighbours(out, boundary) | dict(zip(args.condition, conditions, strict=True))):
+            cli.say(line)
+    cli.written(args, out)
     return 0
-
-
-def report(out, boundary, others):
-    """Print accuracy and cosines."""
-    said = boundary.info
-    print(f"{out}: trained on {said['trained_on']} latents, accuracy {said['train_accuracy']:.1%}")
-    print(f"  held out ({said['held_out']} latents)  {said['held_out_accuracy']:6.1%}")
-    if "all" in said:
-        print(f"  on all ({said['all']}, parted at {said['parted_at']:.3g})  {said['accuracy_on_all']:6.1%}")
-    for name, normal in others.items():
-        print(f"  cosine to {name:<24} {boundaries.cosine(boundary.normal, normal):+.3f}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import local_edit
-from editor import checkpoints, cli, images, landmarks, masks, projection, render, session, settings
+from editor import checkpoints, cli, face, images, landmarks, masks, projection, render, session, settings
 
 EYES_NOSE, MOUTH = slice(17, 48), slice(48, 68)  # of dlib's 68 landmarks
 
@@ -115,8 +115,8 @@ def transfer(G, distance, x, n):
         mask = local_edit.widened(masks.read("part:mouth", G.resolution, pair).amax(0, keepdim=True))
         mixed = local_edit.blend_activations(
             G,
-            (found.ws[i : i + 1], "const"),
-            (found.ws[j : j + 1], "const"),
+            face.Face(found.ws[i : i + 1]),
+            face.Face(found.ws[j : j + 1]),
             masks.blurred(mask, 0.02 * G.resolution),
             local_edit.resolution_range(None, G),
         )

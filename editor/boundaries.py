@@ -1,5 +1,6 @@
 """Boundaries: directions in W in which a face gains an attribute (InterFaceGAN, Shen et al., CVPR 2020)."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +22,21 @@ class Boundary:
     offset: 0 where nothing says it, as with the official files.
     norm: what the normal's length was in the file, before it was made 1.
     info: what the `.json` beside it says.
+    path: its file, or None.
+    direction: where an edit goes, float64 [1 or L, 512]; None: along the normal. See `conditioned`.
     """
 
     normal: torch.Tensor
     offset: float = 0.0
     norm: float = 1.0
     info: dict = field(default_factory=dict)
+    path: Path | None = None
+    direction: torch.Tensor | None = None
+
+    @property
+    def way(self):
+        """The direction that an edit takes."""
+        return self.normal if self.direction is None else self.direction
 
 
 def length(direction):
@@ -54,28 +64,32 @@ def load(path, G=None, force=False):
         raise ValueError(f"{path}: holds {array.dtype}, not numbers; a boundary is float [1, 512]")
     if array.size == 0 or array.ndim not in (1, 2):
         raise ValueError(f"{path}: shape {list(array.shape)}; a boundary is [1, 512], or [L, 512] with a direction a layer")
-    normal = torch.from_numpy(np.array(array, np.float64).reshape(-1, array.shape[-1]))
+    with np.errstate(over="ignore"):
+        normal = torch.from_numpy(np.array(array, np.float64).reshape(-1, array.shape[-1]))
     if not normal.isfinite().all():
         raise ValueError(f"{path}: holds NaN or infinity; train it again")
     norm = length(normal)
     if norm < 1e-12:
         raise ValueError(f"{path}: a boundary of length zero points nowhere; train it again")
+    if norm == math.inf:
+        raise ValueError(f"{path}: holds numbers up to {normal.abs().max():.0e}, too large for a direction; train it again")
     if G is not None:
         if normal.shape[1] != G.config.w_dim or len(normal) not in (1, G.num_ws):
             wanted = f"[1, {G.config.w_dim}] or [{G.num_ws}, {G.config.w_dim}]"
             raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes {wanted}, so the boundary is another generator's")
     said, own = record(path), getattr(G, "meta", {}).get("hash")
-    made_for = said.get("generator_hash")
+    made_for, offset, parts = said.get("generator_hash"), said.get("offset", 0.0), said.get("files")
+    if parts and "latent" in parts:
+        raise ValueError(f"{path}: a latent by its record, not a boundary; train_boundary.py makes a boundary of latents")
     if made_for and own and made_for != own and not force:
         raise ValueError(
             f"{path}: made for another generator ({made_for[:12]}, not {own[:12]}); train one with train_boundary.py, or use --force"
         )
-    offset, parts = said.get("offset", 0.0), said.get("files")
     if type(offset) not in (int, float) or not abs(offset) < 1e6:
         raise ValueError(f"{path.with_suffix('.json')}: offset {str(offset)[:40]!r}, expected a number; train the boundary again")
     if parts and parts.get("direction") != files.file_hash(path):
         raise ValueError(f"{path}: an unfinished write: {path.stem}.json is of another direction; train it again, or remove that .json")
-    return Boundary(normal / norm, float(offset), norm, said)
+    return Boundary(normal / norm, float(offset), norm, said, path)
 
 
 def save(path, boundary):
@@ -122,84 +136,117 @@ def cosine(a, b):
     return (a * b).sum(1).mean().item()
 
 
-def signed_distance(ws, boundary):
-    """ws [N, 1 or L, 512] -> [N], positive where the attribute is."""
-    normal = boundary.normal.numpy()
+def signed_distance(ws, boundary, layers=None):
+    """How far latents lie from the boundary, positive where the attribute is.
+
+    Args:
+        ws: [N, L, 512], a tensor or a NumPy array; W as [N, 1, 512].
+        boundary: a Boundary.
+        layers: those whose distance counts (default: all).
+
+    Returns:
+        float64 [N], in units of W.
+    """
+    ws = torch.as_tensor(ws)
+    normal = boundary.normal.to(ws.device)
+    if layers is not None:
+        ws, normal = ws[:, layers], normal if len(normal) == 1 else normal[layers]
     if len(normal) == 1:
-        return ws.mean(1) @ normal[0] + boundary.offset
-    return np.einsum("nld,ld->n", np.broadcast_to(ws, (len(ws), *normal.shape)), normal) / len(normal) + boundary.offset
+        return ws.mean(1).double() @ normal[0] + boundary.offset
+    ws = ws.expand(-1, len(normal), -1)
+    return torch.einsum("nld,ld->n", ws.double(), normal) / len(normal) + boundary.offset
 
 
 def accuracy(high, low, boundary):
-    """Share of latents on the right side; a mean of both classes' shares, as one may be larger."""
-    return float(((signed_distance(high, boundary) > 0).mean() + (signed_distance(low, boundary) <= 0).mean()) / 2)
+    """Share of latents [N, L, 512] on the right side, 0..1; a mean of both classes' shares, as one may be larger."""
+    right = (signed_distance(high, boundary) > 0).double().mean() + (signed_distance(low, boundary) <= 0).double().mean()
+    return right.item() / 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The edit
 
-MODES = {"relative": "so far from where the latent is", "absolute": "to this distance from the boundary, wherever the latent is"}
 
+def moved(ws, edits, absolute=False, layers=None):
+    """Latents moved along directions, all of them at once.
 
-def moved(ws, boundary, distance, direction=None, mode="relative", layers=None):
-    """Latents moved along a boundary's normal.
-
-    Relative: w + distance * direction. Absolute: as far as brings the latent to that signed distance from the boundary; InterFaceGAN
-    does so for one w, from a plane through the origin. Where only some layers move, their distance alone counts.
+    Relative: w + sum of distance * direction. Absolute: as far as brings the latent to those signed distances from the boundaries;
+    InterFaceGAN does so for one w and one plane through the origin. Several boundaries are not orthogonal, so that one move changes
+    all distances: how far to go along each is the solution of a small linear system. Where only some layers move, their distance
+    alone counts.
 
     Args:
         ws: [N, L, 512].
-        boundary: a boundaries.Boundary.
-        direction: float64 [1 or L, 512], where to go (default: the normal); the conditioned normal keeps other attributes.
-        mode: a key of MODES.
+        edits: list of (Boundary, distance in units of W).
+        absolute: whether the distance is the boundary's from the latent afterwards, and not the latent's from where it was.
         layers: the layers that move (default: all).
 
     Returns:
-        float64 [N, L, 512]. Edits of the same direction add up; an absolute edit forgets those before it.
+        float64 [N, L, 512]. Relative edits add up, in any order; an absolute edit of the same boundaries forgets those before it.
 
     Raises:
-        ValueError: the direction does not lead to or from the boundary (absolute, in layers where it is zero).
+        ValueError: absolute, and the directions do not lead to these distances.
     """
-    import torch
-
     ws, chosen = ws.double(), list(range(ws.shape[1])) if layers is None else layers
-    normal = boundary.normal.to(ws.device).expand(ws.shape[1], -1)[chosen]
-    way = normal if direction is None else direction.to(ws.device).expand(ws.shape[1], -1)[chosen]
-    amount = torch.full((len(ws), 1, 1), float(distance), dtype=torch.float64, device=ws.device)
-    if mode == "absolute":
-        here = (ws[:, chosen] * normal).sum(2).mean(1) + boundary.offset  # [N]
-        gain = (way * normal).sum(1).mean().item()
-        if abs(gain) < 1e-6:
-            raise ValueError("these layers do not change the distance to the boundary; use --mode relative or other --layers")
-        amount = (amount - here.view(-1, 1, 1)) / gain
+    ways = [b.way.to(ws.device).expand(ws.shape[1], -1)[chosen] for b, _ in edits]
+    amounts = torch.tensor([float(d) for _, d in edits], dtype=torch.float64, device=ws.device).expand(len(ws), -1)  # [N, edits]
+    if absolute:
+        amounts = _amounts_to_reach(amounts, ws, [b for b, _ in edits], ways, chosen)
     ws = ws.clone()
-    ws[:, chosen] += amount * way
+    for i, way in enumerate(ways):
+        ws[:, chosen] += amounts[:, i].view(-1, 1, 1) * way
     return ws
 
 
+def _amounts_to_reach(distances, ws, boundaries, ways, layers):
+    """How far to go along each way so that latents end at `distances` [N, edits] from the boundaries: [N, edits]."""
+    here = torch.stack([signed_distance(ws, b, layers) for b in boundaries], 1)
+    normals = [b.normal.to(ws.device).expand(ws.shape[1], -1)[layers] for b in boundaries]
+    gains = torch.tensor([[(way * n).sum(1).mean().item() for way in ways] for n in normals], dtype=torch.float64, device=ws.device)
+    if torch.linalg.svdvals(gains).min() < 1e-6:
+        what = "these layers do not change the distance" if len(ways) == 1 else "these edits cannot be told apart by the distances"
+        raise ValueError(f"{what} to the boundary; use --mode relative or other --layers")
+    return torch.linalg.solve(gains, (distances - here).T).T
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Boundaries and noise by name
+# Boundaries by name
 
 
 def find(name, folder, G, force=False):
-    """NAME or FILE -> path: a file, NAME.npy in `folder`, or the official FFHQ boundary for a StyleGAN1 at 1024 (downloaded once)."""
+    """NAME or FILE -> path: NAME.npy in `folder`, the official FFHQ boundary for a StyleGAN1 at 1024 (downloaded once), or a file.
+
+    Raises:
+        ValueError: none of them; says what there is.
+    """
     path, inside = Path(name), Path(folder) / f"{name}.npy"
-    if path.suffix == ".npy" or path.is_file():
+    if path.suffix == ".npy":
         return path
-    official = G.kind == "stylegan1" and G.resolution == 1024 and name in official_names()
+    official = _takes_official(G) and name in official_names()
     if inside.is_file() and not (official and not fits(inside, G, force)):
         return inside
     if official:
         return downloads.fetch(name)
-    known = ", ".join(sorted(p.stem for p in Path(folder).glob("*.npy"))) or "nothing"
-    raise ValueError(f"--boundary {name}: no such file, and not in {folder} (there: {known})")
+    if path.is_file():
+        return path
+    raise ValueError(f"boundary {name}: no such file, and not in {folder} (there: {_names(folder)})")
+
+
+def _names(folder):
+    return ", ".join(p.stem for p in files.visible(folder, "*.npy")) or "nothing"
 
 
 def official_names():
+    """The FFHQ boundaries that can be downloaded by name."""
     return [name for name, item in downloads.DOWNLOADS.items() if item.url.startswith(downloads.INTERFACEGAN)]
 
 
+def _takes_official(G):
+    return G.kind == "stylegan1" and G.resolution == 1024
+
+
 def fits(path, G, force=False):
+    """Whether a file is a boundary for this generator."""
     try:
         load(path, G, force)
     except ValueError:
@@ -207,25 +254,30 @@ def fits(path, G, force=False):
     return True
 
 
-def read(names, folder, G, force):
-    """NAMEs or FILEs (None: all in `folder` that fit) -> {name: Boundary}, and a list of what a user should be warned of.
+def read(names, folder, G, force=False):
+    """Boundaries as a user names them.
+
+    Args:
+        names: NAMEs or FILEs (see `find`); None: all in `folder` that fit.
+
+    Returns:
+        {name: Boundary}, in the order of names; and a list of what a user should be warned of, in sentences.
 
     Raises:
-        ValueError: one is not found or does not fit, two are of one name, or nothing fits.
+        ValueError, OSError: one is not found or does not fit, two are of one name, or nothing fits.
     """
     if names is None:
         paths = [p for p in files.visible(folder, "*.npy") if fits(p, G, force)]
         if not paths:
-            there = sorted(p.stem for p in Path(folder).glob("*.npy"))
-            hint = "train one with train_boundary.py, or give --boundary FILE"
-            if G.kind == "stylegan1" and G.resolution == 1024:
-                hint = f"for StyleGAN1's FFHQ, --boundary takes {', '.join(official_names())} (downloaded once)"
-            raise ValueError(f"{folder}: no boundary of this generator ({', '.join(there) or 'nothing'} there); {hint}")
+            advice = "train one with train_boundary.py, or give --boundary FILE"
+            if _takes_official(G):
+                advice = f"for StyleGAN1's FFHQ, --boundary takes {', '.join(official_names())} (downloaded once)"
+            raise ValueError(f"{folder}: no boundary of this generator ({_names(folder)} there); {advice}")
     else:
         paths = [find(name, folder, G, force) for name in names]
     found, remarks = {}, []
     for path in paths:
-        if path.stem in found:
+        if path.stem.casefold() in [name.casefold() for name in found]:
             raise ValueError(f"two boundaries are named {path.stem}; results are named after them, so rename one file")
         found[path.stem] = boundary = load(path, G, force)
         if abs(boundary.norm - 1) > 1e-3:

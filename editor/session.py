@@ -6,6 +6,7 @@ for first, last, found in session.embed(goal, config, ...):
     face.write(path, found.ws, session.record("encode_image.py", ...))
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -113,17 +114,6 @@ class Session:
             whole.noise = [torch.cat(maps) for maps in zip(*(found.noise for found in parts), strict=True)]
         return whole
 
-    def save(self, path, person, info):
-        """Write a `face.Face` of one latent with its rendering, NAME.png beside NAME.npy, the record last; returns both paths.
-
-        Rendered again from its files, the face is this picture to the bit.
-        """
-        noise, picture = face.changed(person.noise, self.G), path.with_suffix(".png")
-        shown = replace(person, noise=None) if noise is None else person
-        images.save(picture, render.one(self.G, shown, self.dtype))
-        face.write(path, person.ws, info | {"picture": {"path": str(picture), "sha256": files.file_hash(picture)}}, noise)
-        return path, picture
-
     def record(self, made_by, sources, **more):
         """What the `.json` beside a result says: where it comes from, by which generator and which versions.
 
@@ -136,7 +126,7 @@ class Session:
 
         return {
             "made_by": made_by,
-            "sources": {role: {"path": str(path), "sha256": files.file_hash(path)} for role, path in sources.items()},
+            "sources": origins(sources),
             **more,
             "seed": self.seed,
             "generator": str(self.G.meta["path"]),
@@ -147,6 +137,43 @@ class Session:
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         }
+
+    def write(self, path, picture, found, info):
+        """Write a result whole: its picture, and the face that renders to it; the record, last, says that they belong together.
+
+        Args:
+            path: NAME.png, or another ending of a picture; the face is NAME.npy beside it.
+            picture: as `images.save` takes it.
+            found: face.Face; None: there is only the picture, and latents that an earlier run left are removed (said in `remarks`).
+            info: what `record` gives.
+
+        Returns:
+            list of the paths to tell of.
+        """
+        path = Path(path)
+        latent = path.with_suffix(".npy")
+        try:
+            before = face.record(latent).get("files") or {}
+        except ValueError:
+            before = {}
+        images.save(path, picture)
+        picture_hash = files.file_hash(path)
+        info = info | {"picture": {"path": str(path), "sha256": picture_hash}}
+        if found is not None:
+            face.write(latent, found.ws, info, face.changed(found.noise, self.G))
+            return [path, latent]
+        ours = latent.is_file() and before.get("latent") == files.file_hash(latent)
+        files.write_json(latent.with_suffix(".json"), info | {"files": {"picture": picture_hash}})
+        if ours:
+            latent.unlink()
+            face.noise_path(latent).unlink(missing_ok=True)
+            self.remarks.append(f"{latent}: removed, since {path.name} was made anew without latents")
+        return [path]
+
+    def save(self, path, person, info):
+        """`write` a `face.Face` of one latent as NAME.npy with its rendering, NAME.png: rendered again, it is this picture to the bit."""
+        shown = person if face.changed(person.noise, self.G) else replace(person, noise=None)
+        return self.write(path.with_suffix(".png"), render.one(self.G, shown, self.dtype), person, info)
 
 
 DIVERGED = "the loss stopped being finite after {steps} steps, and nothing was written; lower --lr, or the weights of the losses"
@@ -239,7 +266,7 @@ def claim(path, sources):
 
     Args:
         path: NAME.npy, about to be written, or its picture.
-        sources: {role: path} as for `record`; a source is the same if its name or its content is.
+        sources: {role: path} as for `record`, files or folders; a source is the same if its name or its content is.
     """
     for source in sources.values():
         if os.path.exists(path) and os.path.samefile(path, source):
@@ -252,11 +279,25 @@ def claim(path, sources):
         return
 
     def same(entry, source):
-        return entry.get("sha256") == files.file_hash(source) or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
+        return entry.get("sha256") == content_hash(source) or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
 
     if before.keys() != sources.keys() or not all(same(before[role], source) for role, source in sources.items()):
         made_of = ", ".join(str(entry.get("path")) for entry in before.values())
         raise ValueError(f"{path}: holds the result of {made_of}; give another name or folder, or remove it first")
+
+
+def origins(sources):
+    """{role: file or folder} -> what a record says of them."""
+    return {role: {"path": str(path), "sha256": content_hash(path)} for role, path in sources.items()}
+
+
+def content_hash(path):
+    """sha256 of a file, or of a folder's latents: their names and their own hashes."""
+    if not Path(path).is_dir():
+        files.require_regular(path, "a result is made of files")  # hashing a pipe would never end
+        return files.file_hash(path)
+    text = "\n".join(f"{p.name} {files.file_hash(p)}" for p in files.visible(path, "*.npy"))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def load_distance(name, device="cpu"):

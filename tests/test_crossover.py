@@ -246,15 +246,15 @@ def test_two_photographs_are_joined_along_the_mask(tmp_path, G):
 
 def test_ctrl_c_keeps_the_best_so_far(cross, photographs, tiny, monkeypatch, capfd):
     """Stopped in the 10th step; SIGTERM's exception comes out as it went in, so that the exit code is its own."""
-    compare, count = projection.squares, []
+    keep, count = projection.Best.keep, []
 
-    def stopping(a, b):
+    def stopping(best, losses):
         count.append(1)
         if len(count) == 10:
             raise cli.Terminated
-        return compare(a, b)
+        return keep(best, losses)
 
-    monkeypatch.setattr(projection, "squares", stopping)
+    monkeypatch.setattr(projection.Best, "keep", stopping)
     with pytest.raises(cli.Terminated):
         cross(*photographs, "--iteration", 200)
     said = json.loads(open("save_image/crossover/a_x_b_box-0-0-0.5-1.json").read())

@@ -317,16 +317,16 @@ def test_resume_sees_that_the_start_changed(encode, photographs, G, capsys):
 
 
 def interrupt(monkeypatch, after):
-    """Ctrl-C in the `after`-th step of the run."""
-    synthesis, left = projection.squares, [after]
+    """Ctrl-C in the `after`-th evaluation of the run."""
+    keep, left = projection.Best.keep, [after]
 
-    def stops(a, b):
+    def stops(best, losses):
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
-        return synthesis(a, b)
+        return keep(best, losses)
 
-    monkeypatch.setattr(projection, "squares", stops)
+    monkeypatch.setattr(projection.Best, "keep", stops)
 
 
 def test_ctrl_c_keeps_the_best_so_far_and_resume_does_it_again(encode, photographs, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """Masks, inpainting, and the three edits of local_edit.py."""
 
-import json
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,7 @@ from PIL import Image, ImageDraw
 
 import local_edit
 import stylegan_layers
-from editor import checkpoints, face, images, landmarks, masks, projection, render, settings
-
-ROOT = Path(__file__).resolve().parent.parent
+from editor import checkpoints, cli, face, images, landmarks, masks, projection, render, session, settings
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +22,16 @@ def made(G):
 
 
 @pytest.fixture
-def files(tmp_path, G, made):
-    """tmp_path with a.npy, b.npy and their renderings."""
-    for name, ws, image in zip("ab", *made, strict=True):
-        face.save(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
-        images.save(tmp_path / f"{name}.png", image)
+def place(tmp_path, monkeypatch, G, made):
+    """A folder with the faces a.npy, b.npy and noisy.npy (b with noise of its own), and their renderings."""
+    monkeypatch.chdir(tmp_path)
+    load = checkpoints.load_generator
+    monkeypatch.setattr(checkpoints, "load_generator", lambda path=None, device="cpu": G if path is None else load(path, device))
+    rng, own = torch.Generator().manual_seed(0), face.own_noise(G)
+    noisy = [torch.randn(m.shape, generator=rng) for m in own]
+    for name, ws, noise in (("a", made[0][:1], None), ("b", made[0][1:], None), ("noisy", made[0][1:], noisy)):
+        face.write(f"{name}.npy", ws, {"generator_hash": G.meta["hash"]}, noise)
+        images.save(f"{name}.png", render.one(G, face.read(f"{name}.npy", G)))
     return tmp_path
 
 
@@ -64,6 +67,12 @@ def test_blur_keeps_the_mean_and_the_range():
     assert 0 <= mask.min() and mask.max() <= 1 and abs(mask.mean() - 0.25) < 1e-3 and 0.4 < mask[0, 0, 16, 32] < 0.6
 
 
+def test_slugs_name_masks(tmp_path):
+    (tmp_path / "my brush.png").touch()
+    assert masks.name(str(tmp_path / "my brush.png")) == "my-brush" and masks.name("part:mouth") == "mouth"
+    assert masks.name("part:eyes+box:0,0,1,0.3") == "eyes-box-0-0-1-0.3"
+
+
 def test_parts_lie_where_they_should(G):
     with torch.no_grad():
         image = G(torch.zeros(1, 512), truncation_psi=0.0)
@@ -72,6 +81,9 @@ def test_parts_lie_where_they_should(G):
     middle = {name: ((rows * m).sum() / m.sum(), (columns * m).sum() / m.sum()) for name, m in part.items()}
     assert middle["brows"][0] < middle["eyes"][0] < middle["nose"][0] < middle["mouth"][0]
     assert middle["left_eye"][1] < middle["nose"][1] < middle["right_eye"][1]
+    for name in ("eyes", "nose", "mouth", "face"):  # the mean face looks ahead, from the middle of the picture
+        assert middle[name][1] == pytest.approx(0.5, abs=0.06), name
+    assert middle["eyes"][0] == pytest.approx(0.4, abs=0.08) and middle["mouth"][0] == pytest.approx(0.7, abs=0.08)
     assert (part["mouth"] * part["face"]).sum() > 0.95 * part["mouth"].sum() and (part["hair"] + part["face"]).max() <= 1
     assert part["face"].mean() > 3 * part["mouth"].mean()
 
@@ -84,6 +96,15 @@ def test_parts_lie_where_they_should(G):
 def test_bad_masks_say_so(text, said):
     with pytest.raises((ValueError, OSError), match=said):
         masks.read(text, 16, torch.zeros(1, 3, 16, 16))
+
+
+def test_each_picture_has_its_own_part(G, made):
+    """Moved by 16 pixels, the second face's mask moves too."""
+    moved = torch.roll(made[1][:1], 16, dims=3)
+    both = masks.read("part:mouth", G.resolution, torch.cat([made[1][:1], moved]))
+    columns = torch.arange(G.resolution).float()
+    middle = [(m.sum((0, 1)) * columns).sum() / m.sum() for m in both]
+    assert len(both) == 2 and middle[1] - middle[0] == pytest.approx(16, abs=3)
 
 
 def test_a_part_needs_a_face():
@@ -103,23 +124,36 @@ def test_what_the_mask_hides_has_no_influence(G, made):
     assert torch.equal(found[0].ws, found[1].ws)
 
 
-def test_prior_tells_typical_latents_from_others(G):
+def test_prior_tells_typical_latents_from_others_and_holds_them(G, made):
     prior = projection.Prior(G, "cpu")
     w = G.mapping(torch.randn(64, 512, generator=torch.Generator().manual_seed(1)))[:, None]
     assert 0.5 < prior(w).mean() < 1.5 and prior(w + 0.3 * torch.randn_like(w)).mean() > 10
+    found = [projection.project(G, None, made[1][:1], settings.Config(iteration=15, lambda_prior=x)) for x in (0.0, 1.0)]
+    assert prior(found[1].ws) < 0.5 * prior(found[0].ws)
 
 
-def test_script_fills_a_hole(run, files, G):
-    done = run("encode_image.py", "--src_im", files / "a.png", "--mask", "box:0.25,0.25,0.75,0.75", "--invert_mask", "--composite",
-               "--iteration", 4, "--noise_iteration", 3, "--latent_dir", files / "w", "--save_dir", files / "png", "--quiet")  # fmt: skip
+def test_lambda_start_holds_the_latent(G, made):
+    config = {"iteration": 10, "init": made[0][1:], "lr": 0.05}
+    found = [projection.project(G, None, made[1][:1], settings.Config(**config, lambda_start=x)) for x in (0.0, 100.0)]
+    moved = [(one.ws - made[0][1:]).norm() for one in found]
+    assert moved[1] < 0.3 * moved[0]
+
+
+def test_script_fills_a_hole(run, place, G):
+    words = ["--src_im", "a.png", "--mask", "box:0.25,0.25,0.75,0.75", "--invert_mask", "--composite", "--precision", "fp32", "--quiet"]
+    where = ["--latent_dir", "w", "--save_dir", "png"]
+    done = run("encode_image.py", *words, *where, "--iteration", 4, "--noise_iteration", 3, cwd=place)
     assert done.returncode == 0, done.stderr
-    before, after, q = pixels(files / "a.png"), pixels(files / "png" / "a.png"), G.resolution // 4
+    name = "a_fill_box-0.25-0.25-0.75-0.75"
+    before, after, q = pixels("a.png"), pixels(f"png/{name}.png"), G.resolution // 4
     hole = np.zeros(before.shape[:2], bool)
     hole[q : 3 * q, q : 3 * q] = True
     assert np.abs(before - after)[~hole].max() <= 1 and np.abs(before - after)[hole].mean() > 2
-    said = json.loads((files / "w" / "a.json").read_text())["settings"]
-    assert said["mask"].startswith("box") and said["layers"] == projection.inpainting(G, 4)["layers"]
-    assert face.load_noise(files / "w" / "a.npy", G) is not None
+    found = face.read(f"w/{name}.npy", G)
+    assert found.info["settings"]["mask"].startswith("box") and found.info["settings"]["layers"] == [0, 1, 10, 11]
+    assert found.noise is not None and G.num_ws == 12
+    error = np.square(render.one(G, found).astype(float) - before)
+    assert found.info["psnr"] == pytest.approx(10 * np.log10(255**2 / error[~hole].mean()), abs=0.01)  # of what is known alone
 
 
 def test_composite_keeps_what_is_known_and_has_no_seam():
@@ -138,59 +172,194 @@ def test_composite_keeps_what_is_known_and_has_no_seam():
     [(["--composite"], "--mask"), (["--mask", "nothing.png"], "nothing.png"), (["--mask", "box:0,0,1,1", "--invert_mask"], "nothing that"),
      (["--mask", "part:ear"], "part:ear"), (["--save_every", "-1"], "--save_every"), (["--noise_iteration", "-1"], "--noise_iteration")],
 )  # fmt: skip
-def test_bad_encode_calls_say_so_in_one_line(run, files, words, said):
-    done = run("encode_image.py", "--src_im", files / "a.png", "--latent_dir", files, "--save_dir", files, "--quiet", *words)
+def test_bad_encode_calls_say_so_in_one_line(run, place, words, said):
+    done = run("encode_image.py", "--src_im", "a.png", "--latent_dir", "w", "--save_dir", "s", "--quiet", *words, cwd=place)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # local_edit.py
 
+OUT = "save_image/local"
+SCRIBBLE = ["scribble", "--scribble", "drawn.png"]
+TRANSFER = ["transfer", "--latent_file1", "a.npy", "--latent_file2", "b.npy", "--mask", "part:mouth"]
 
-def test_scribble_moves_the_stroke_and_leaves_the_rest(run, files, G):
-    picture = images.open_image(files / "a.png").resize((256, 256), Image.Resampling.BICUBIC)  # as one draws on it
-    ImageDraw.Draw(picture).ellipse((96, 170, 160, 205), fill=(150, 20, 30))
-    picture.save(files / "drawn.png")
-    done = run("local_edit.py", "scribble", "--latent_file", files / "a.npy", "--scribble", files / "drawn.png", "--out", files / "out",
-               "--iteration", 25, "--noise_iteration", 15, "--quiet")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    before, after = pixels(files / "a.png"), pixels(files / "out.png")
-    drawn = np.asarray(images.to_pil(images.load(files / "drawn.png", G.resolution)), np.float64)
+
+def call(*words, quiet=True):
+    return local_edit.main([*map(str, words), "--device", "cpu", "--precision", "fp32", *["--quiet"] * quiet])
+
+
+def draw(name="a", fill=(150, 20, 30)):
+    picture = images.open_image(f"{name}.png").resize((256, 256), Image.Resampling.BICUBIC)  # as one draws on it
+    ImageDraw.Draw(picture).ellipse((96, 170, 160, 205), fill=fill)
+    picture.save("drawn.png")
+
+
+def names(pattern="*"):
+    return sorted(p.name for p in Path(OUT).glob(pattern))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What reaches the optimiser: [(goal, config)]; it takes no step."""
+    found, project = [], projection.project
+
+    def spy(G, distance, goal, config, *rest):
+        found.append((goal, config, distance))
+        return project(G, distance, goal, dataclasses.replace(config, iteration=0, noise_iteration=0), *rest)
+
+    monkeypatch.setattr(projection, "project", spy)
+    return found
+
+
+def test_scribble_moves_the_stroke_and_leaves_the_rest(place, G):
+    draw()
+    assert call(*SCRIBBLE, "--latent_file", "a.npy", "--iteration", 25, "--noise_iteration", 15, "--lr", 0.01) == 0
+    before, after = pixels("a.png"), pixels(f"{OUT}/a_scribble.png")
+    drawn = np.asarray(images.to_pil(images.load("drawn.png", G.resolution)), np.float64)
     stroke = np.abs(drawn - before).max(2) > 40
     assert 20 < stroke.sum() < 0.1 * stroke.size
     assert np.square(after - drawn)[stroke].mean() < 0.85 * np.square(before - drawn)[stroke].mean()
-    far = local_edit.strokes(images.load(files / "drawn.png", G.resolution), images.load(files / "a.png", G.resolution))[0, 0].numpy() == 0
+    far = local_edit.strokes(images.load("drawn.png", G.resolution), images.load("a.png", G.resolution))[0, 0].numpy() == 0
     assert 10 * np.log10(255**2 / np.square(after - before)[far].mean()) > 28
-    with torch.no_grad():
-        again = G.synthesis(face.load(files / "out.npy", G), noise=face.load_noise(files / "out.npy", G))
-    assert np.array_equal(images.to_uint8(again)[0], after)
+    found = face.read(f"{OUT}/a_scribble.npy", G)
+    assert np.array_equal(render.one(G, found), after)
+    if found.noise is not None:  # it works outside of the strokes
+        without = render.one(G, dataclasses.replace(found, noise=None))
+        assert np.square(after - before)[far].mean() < np.square(without - before)[far].mean()
 
 
-def test_style_brings_the_texture_in_and_leaves_the_rest(run, files, G, made):
+def test_scribble_works_where_the_strokes_are_and_noise_elsewhere(place, G, seen):
+    draw()
+    assert call(*SCRIBBLE, "--latent_file", "a.npy", "--lambda_start", 0.5, "--iteration", 7, "--noise_iteration", 9, "--lr", 0.03) == 0
+    goal, config, _ = seen[0]
+    y, x = (188 * G.resolution) // 256, G.resolution // 2
+    assert goal.noise_mask[0, 0, y, x] < 0.01 and goal.noise_mask[0, 0, 5, 5] > 0.99 and goal.mask is None
+    assert (config.iteration, config.noise_iteration, config.lr, config.lambda_start) == (7, 9, 0.03, 0.5)
+    assert torch.equal(config.init, face.read("a.npy", G).ws)
+    call(*SCRIBBLE, "--latent_file", "a.npy", "--mask", "box:0,0,0.5,0.5", "--blur", 0)
+    assert torch.equal(seen[1][0].noise_mask, 1 - masks.read("box:0,0,0.5,0.5", G.resolution))
+    call(*SCRIBBLE, "--latent_file", "a.npy", "--mask", "box:0,0,0.5,0.5", "--blur", 0.1, "--invert_mask")
+    assert torch.allclose(seen[2][0].noise_mask, masks.read("box:0,0,0.5,0.5", G.resolution, blur=0.1), atol=1e-5)
+    images.save("base.png", np.uint8(pixels("a.png") * 0 + 90))
+    images.save("drawn.png", np.uint8(pixels("base.png") + np.eye(G.resolution)[..., None] * 100))
+    call(*SCRIBBLE, "--latent_file", "a.npy", "--base", "base.png", "--out", "based")
+    assert seen[3][0].noise_mask[0, 0, 60, 60] < 0.05 and seen[3][0].noise_mask[0, 0, 100, 20] > 0.99
+
+
+def test_scribble_keeps_the_noise_it_was_found_under(place, G, seen):
+    draw("noisy")
+    assert call(*SCRIBBLE, "--latent_file", "noisy.npy", "--noise_iteration", 0) == 0
+    assert names() == [f"noisy_scribble.{ending}" for ending in ("json", "noise.npz", "npy", "png")]
+    found, was = face.read(f"{OUT}/noisy_scribble.npy", G), face.read("noisy.npy", G)
+    assert all(torch.equal(a, b) for a, b in zip(found.noise, was.noise, strict=True))
+    assert np.array_equal(render.one(G, found), pixels(f"{OUT}/noisy_scribble.png"))
+    assert call(*SCRIBBLE, "--latent_file", "noisy.npy", "--noise_iteration", 0, "--no_saved_noise") == 0
+    assert seen[1][1].noise == "const" and names() == [f"noisy_scribble.{ending}" for ending in ("json", "npy", "png")]
+
+
+def test_style_brings_the_texture_in_and_leaves_the_rest(place, G):
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::8], stripes[:, 1::8], stripes[:, 2::8] = 255, 255, 255
-    Image.fromarray(stripes).save(files / "stripes.png")
-    done = run("local_edit.py", "style", "--latent_file", files / "a.npy", "--style_im", files / "stripes.png", "--out", files / "out",
-               "--mask", "box:0,0,1,0.35", "--iteration", 40, "--noise_iteration", 15, "--quiet")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    Image.fromarray(stripes).save("stripes.png")
+    words = ["style", "--latent_file", "a.npy", "--style_im", "stripes.png", "--mask", "box:0,0,1,0.35"]
+    assert call(*words, "--iteration", 40, "--noise_iteration", 15) == 0
     inside = masks.read("box:0,0,1,0.35", G.resolution)
     distance = checkpoints.load_features(checkpoints.BUNDLED["features"])
-    before, after, wanted = (images.load(files / f"{n}.png", G.resolution) for n in ("a", "out", "stripes"))
+    before, after, wanted = (images.load(n, G.resolution) for n in ("a.png", f"{OUT}/a_style.png", "stripes.png"))
     grams = [distance.grams(x * inside) for x in (before, after, wanted)]
     apart = [sum((a - b).square().sum() / b.square().sum() for a, b in zip(g, grams[2], strict=True)) for g in grams[:2]]
     assert apart[1] < 0.6 * apart[0]
     rest = (((after - before) / 2).square() * (1 - inside)).sum() / ((1 - inside).sum() * 3)
     assert -10 * rest.log10() > 24
+    found = face.read(f"{OUT}/a_style.npy", G)
+    assert found.noise is not None and np.array_equal(render.one(G, found), pixels(f"{OUT}/a_style.png"))
+    assert found.info["complete"] and found.info["sources"].keys() == {"latent_file", "style_im"}
 
 
-def test_transfer_changes_the_part_and_hardly_the_rest(run, files, G):
-    done = run("local_edit.py", "transfer", "--latent_file1", files / "a.npy", "--latent_file2", files / "b.npy", "--mask", "part:mouth",
-               "--out", files / "out.png", "--embed", "--iteration", 3, "--quiet")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    before, after = pixels(files / "a.png"), pixels(files / "out.png")
+def test_style_asks_for_texture_inside_and_the_face_outside(place, G, seen):
+    words = ["style", "--latent_file", "noisy.npy", "--style_im", "a.png", "--mask", "box:0,0,1,0.5", "--lambda_style", 0.7]
+    assert call(*words, "--blur", 0, "--perceptual", "bundled", "--low_memory", "--seed", 3) == 0
+    (goal, config, distance), inside = seen[0], masks.read("box:0,0,1,0.5", G.resolution)
+    assert torch.equal(goal.mask, 1 - inside) and torch.equal(goal.noise_mask, 1 - inside) and torch.equal(goal.style_mask, inside)
+    assert config.lambda_style == 0.7 and config.joint and config.low_memory and config.seed == 3 and distance is not None
+    assert torch.equal(goal.style, images.load("a.png", G.resolution)) and isinstance(config.noise, list)
+
+
+def test_transfer_changes_the_part_and_hardly_the_rest(place, G):
+    assert call(*TRANSFER) == 0
+    before, after = pixels("a.png"), pixels(f"{OUT}/a_x_b_mouth.png")
     rows = np.abs(after - before).mean((1, 2))
     assert rows[G.resolution // 2 :].mean() > 3 * rows[: G.resolution // 3].mean()
-    assert face.load(files / "out.npy", G).shape == (1, G.num_ws, 512) and (files / "out_embedded.png").is_file()
+    assert call(*TRANSFER, "--mode", "average", "--out", "half") == 0
+    half = np.abs(pixels(f"{OUT}/half.png") - before).mean()
+    assert 0.3 < half / np.abs(after - before).mean() < 0.8
+    assert call(*TRANSFER, "--resolutions", "64", "--out", "fine") == 0  # what only fine layers carry
+    assert 0 < np.abs(pixels(f"{OUT}/fine.png") - before).mean() < 0.8 * np.abs(after - before).mean()
+    assert names("*.npy") == []
+
+
+@pytest.mark.parametrize(
+    "words, amount", [(["replace"], 1), (["average"], 0.5), (["interpolate"], 0.5), (["interpolate", "--amount", 0.2], 0.2)]
+)
+def test_modes_say_how_much(place, monkeypatch, words, amount):
+    found, blend = [], local_edit.blend_activations
+    monkeypatch.setattr(local_edit, "blend_activations", lambda *given: found.append(given[5]) or blend(*given))
+    assert call(*TRANSFER, "--mode", *words) == 0 and found == [amount]
+
+
+def test_an_embedded_transfer_is_two_results(place, G):
+    words = [*TRANSFER[:4], "noisy.npy", *TRANSFER[5:], "--embed", "--iteration", 2, "--noise_iteration", 2]
+    assert call(*words) == 0
+    name = "a_x_noisy_mouth"
+    assert names("*.png") == [f"{name}.png", f"{name}_embedded.png"] and names("*.npy") == [f"{name}_embedded.npy"]
+    found = face.read(f"{OUT}/{name}_embedded.npy", G)
+    assert found.noise is not None and np.array_equal(render.one(G, found), pixels(f"{OUT}/{name}_embedded.png"))
+
+
+def test_results_never_replace_others(place, G, seen):
+    draw()
+    assert call(*SCRIBBLE, "--latent_file", "a.npy", "--out", "mine") == 0
+    before = {n: Path(OUT, n).read_bytes() for n in names()}
+    for words in ([*TRANSFER, "--out", "mine"], [*SCRIBBLE, "--latent_file", "b.npy", "--out", "mine.npy"]):
+        with pytest.raises(ValueError, match="holds the result of a.npy, drawn.png"):
+            call(*words)
+    assert {n: Path(OUT, n).read_bytes() for n in names()} == before
+    for out in ("./a", "./drawn.png", "./drawn"):
+        with pytest.raises(ValueError, match="would replace the --"):
+            call(*SCRIBBLE, "--latent_file", "a.npy", "--out", out)
+    assert call(*SCRIBBLE, "--latent_file", "a.npy", "--out", "some/") == 0 and Path("some/a_scribble.npy").is_file()
+    assert call(*TRANSFER, "--invert_mask") == 0 and Path(OUT, "a_x_b_mouth-inverted.png").is_file()
+
+
+def test_ctrl_c_keeps_the_best_so_far_and_divergence_writes_nothing(place, G, monkeypatch, capsys):
+    draw()
+    with pytest.raises(ValueError, match="stopped being finite"):
+        call(*SCRIBBLE, "--latent_file", "a.npy", "--iteration", 12, "--noise_iteration", 0, "--lr", 1e30)
+    assert not names()
+    rate, steps = projection.rate, []
+
+    def stop(*given):
+        steps.append(given)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return rate(*given)
+
+    monkeypatch.setattr(projection, "rate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        call(*SCRIBBLE, "--latent_file", "a.npy", quiet=False)
+    found = face.read(f"{OUT}/a_scribble.npy", G)
+    assert found.info["steps"] == 3 and not found.info["complete"] and found.info["stopped"] == "Ctrl-C"
+    assert capsys.readouterr().out.splitlines() == [f"{OUT}/a_scribble.png", f"{OUT}/a_scribble.npy"]
+    assert np.array_equal(render.one(G, found), pixels(f"{OUT}/a_scribble.png"))
+
+
+def test_compile_is_passed_on(place, monkeypatch, seen):
+    draw()
+    monkeypatch.setattr(session, "compiles", lambda choice, *rest: choice == "on")
+    for choice in ("off", "on"):
+        call(*SCRIBBLE, "--latent_file", "a.npy", "--compile", choice, "--iteration", 0)
+    assert [config.compile for _, config, _ in seen] == [False, True]
 
 
 def test_what_is_copied_reaches_a_little_around_the_mask():
@@ -204,10 +373,10 @@ def test_what_is_copied_reaches_a_little_around_the_mask():
 def test_blended_activations_at_the_ends(kind):
     torch.manual_seed(0)
     G = stylegan_layers.Generator(stylegan_layers.Config(kind, resolution=32, channel_base=256)).freeze()
-    a, b = ((torch.randn(1, G.num_ws, 512), "const") for _ in range(2))
+    a, b = (face.Face(torch.randn(1, G.num_ws, 512)) for _ in range(2))
     everywhere, nowhere = torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
     with torch.no_grad():
-        plain = G.synthesis(a[0])
+        plain = G.synthesis(a.ws)
     assert torch.equal(local_edit.blend_activations(G, a, b, nowhere, [8, 16]), plain)
     assert torch.equal(local_edit.blend_activations(G, a, b, everywhere, [8, 16], 0.0), plain)
     half = everywhere.clone()
@@ -215,11 +384,11 @@ def test_blended_activations_at_the_ends(kind):
     mixed = local_edit.blend_activations(G, a, b, half, [16])
     assert not torch.equal(mixed, plain)
     with torch.no_grad():
-        assert torch.equal(G.synthesis(a[0]), plain)  # no hook stays behind
+        assert torch.equal(G.synthesis(a.ws), plain)  # no hook stays behind
     every = [r for r in G.config.resolutions]
     if kind == "stylegan1":  # one RGB layer without style: with all activations it is the source's picture
         with torch.no_grad():
-            assert torch.allclose(local_edit.blend_activations(G, a, b, everywhere, every), G.synthesis(b[0]), atol=1e-5)
+            assert torch.allclose(local_edit.blend_activations(G, a, b, everywhere, every), G.synthesis(b.ws), atol=1e-5)
 
 
 def test_resolutions_are_read_and_checked(G):
@@ -235,16 +404,48 @@ def test_resolutions_are_read_and_checked(G):
     [
         (["scribble", "--latent_file", "a.npy", "--scribble", "a.png"], "does not differ"),
         (["scribble", "--latent_file", "missing.npy", "--scribble", "a.png"], "missing.npy"),
+        (["scribble", "--latent_file", "a.npy", "--scribble", "none.png"], "none.png"),
+        (["scribble", "--latent_file", "a.npy", "--scribble", "b.png", "--mask", "box:0,0,0.001,0.001"], "nothing is white"),
+        (["scribble", "--latent_file", "pair.npy", "--scribble", "b.png"], "holds 2 latents"),
+        (["scribble", "--latent_file", "a.npy", "--scribble", "b.png", "--lambda_start", "-1"], "--lambda_start"),
+        (["scribble", "--latent_file", "a.npy", "--scribble", "b.png", "--lr", "nan"], "--lr"),
+        (["scribble", "--latent_file", "foreign.npy", "--scribble", "b.png"], "--force"),
         (["style", "--latent_file", "a.npy", "--style_im", "b.png"], "--mask"),
-        (["transfer", "--latent_file1", "a.npy", "--latent_file2", "b.npy"], "--mask"),
+        (["style", "--latent_file", "a.npy", "--style_im", "b.png", "--mask", "part:mouth", "--perceptual", "none"], "--perceptual none"),
+        (["style", "--latent_file", "a.npy", "--style_im", "b.png", "--mask", "part:mouth", "--lambda_style", "inf"], "--lambda_style"),
         (
-            ["transfer", "--latent_file1", "a.npy", "--latent_file2", "b.npy", "--mask", "x", "--mode", "interpolate", "--amount", "2.0"],
-            "--amount",
+            ["style", "--latent_file", "a.npy", "--style_im", "b.png", "--mask", "part:mouth", "--noise_iteration", "-1"],
+            "--noise_iteration",
         ),
+        (["style", "--latent_file", "a.npy", "--style_im", "b.png", "--mask", "part:mouth", "--blur", "0.6"], "--blur"),
+        (["transfer", "--latent_file1", "a.npy", "--latent_file2", "b.npy"], "--mask"),
+        ([*TRANSFER, "--mode", "interpolate", "--amount", "2.0"], "--amount"),
+        ([*TRANSFER, "--amount", "0.2"], "--mode interpolate"),
+        ([*TRANSFER, "--resolutions", "3"], "--resolutions"),
+        ([*TRANSFER, "--out", "/proc/none/x"], "/proc"),
+        ([*TRANSFER, "--weight_file", "none.safetensors"], "none.safetensors"),
         (["erase"], "erase"),
     ],
 )
-def test_bad_calls_say_so_in_one_line(run, files, words, said):
-    words = [files / w if w.endswith((".npy", ".png")) else w for w in words]
-    done = run("local_edit.py", *words, *(["--quiet"] if len(words) > 1 else []))
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+def test_bad_calls_say_so_in_one_line(place, made, monkeypatch, capsys, words, said):
+    face.write("pair.npy", made[0])
+    face.write("foreign.npy", made[0][:1], {"generator_hash": "0" * 64})
+    monkeypatch.setattr("sys.argv", ["local_edit.py"])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "open_streams", lambda: None)
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda _: local_edit.main(words + ["--quiet"] * (len(words) > 1)))
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and said in error and len(error.strip().splitlines()) == 1, error
+    assert not names()
+
+
+def test_force_takes_another_generators(place, made, seen):
+    draw()
+    face.write("foreign.npy", made[0][:1], {"generator_hash": "0" * 64})
+    assert call(*SCRIBBLE, "--latent_file", "foreign.npy", "--force") == 0
+
+
+def test_as_a_process_of_its_own(place, run):
+    done = run("local_edit.py", *TRANSFER, cwd=place)
+    assert done.returncode == 0 and done.stdout == f"{OUT}/a_x_b_mouth.png\n", done.stderr

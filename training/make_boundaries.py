@@ -103,7 +103,7 @@ def directions(trained, kind):
 
 def follow(ws, direction, distance):
     """ws [N, L, 512] moved by `distance` along a direction."""
-    return (ws.double() + distance * direction).float()
+    return boundaries.moved(ws, [(boundaries.Boundary(direction), distance)]).float()
 
 
 def rescore(G, net, trained, faces, spread, bar):
