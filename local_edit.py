@@ -310,16 +310,17 @@ def write(found, picture, args, session, named, seconds):
     from editor import face, render
 
     person = face.Face(found.ws, found.noise)
-    paths = session.write(
-        picture, render.one(session.G, person), person,
-        session.record(f"local_edit.py {args.command}", named, **said(args, session), steps=found.steps, loss=round(float(found.loss[0]), 5), stopped=found.stopped, complete=found.interrupted is None, seconds=round(seconds, 1)),
+    info = session.record(
+        f"local_edit.py {args.command}", named, **remembered(args, session), steps=found.steps, loss=round(float(found.loss[0]), 5),
+        stopped=found.stopped, complete=found.interrupted is None, seconds=round(seconds, 1),
     )  # fmt: skip
+    paths = session.write(picture, render.one(session.G, person), person, info)
     cli.written(args, *paths, what=f"the edited face, after {found.steps} steps")
     if found.interrupted:
         raise found.interrupted
 
 
-def said(args, session):
+def remembered(args, session):
     """The settings that the record keeps."""
     names = (
         "mask",
@@ -348,15 +349,14 @@ def main(argv):
         free(path, named)
     session = sessions.open(args)
     people = [session.read_one(path) for role, path in named.items() if role.startswith("latent")]
-    for remark in session.remarks:
-        cli.warn(remark)
+    cli.warn_of(session)
     config = settings.Config(
         iteration=args.iteration, lr=args.lr, noise_iteration=args.noise_iteration, seed=args.seed, low_memory=args.low_memory
     )
     if args.command == "transfer":
         image, goal, config = transfer(*people, args, session, config)
         session.remarks.clear()
-        paths = session.write(picture, image, None, session.record("local_edit.py transfer", named, **said(args, session)))
+        paths = session.write(picture, image, None, session.record("local_edit.py transfer", named, **remembered(args, session)))
         cli.written(args, *paths, what="the part transferred")
         cli.warn_of(session)
         if not args.embed:

@@ -180,10 +180,11 @@ def write(path, one, what, args, session, layers):
     picture = pictures[0] if len(pictures) == 1 else images.sheet([pictures], labels=what.labels)
     found = replace(one, ws=ws) if args.save_latents or args.edit else None
     moves = {boundary.path.stem: [float(d) for d in at] for boundary, at in zip(what.boundaries, what.distances, strict=True)}
-    paths = session.write(
-        Path(args.out_dir) / f"{one.name}_{what.name}.png", picture, found,
-        session.record("semantic_edit.py", sources(path, what), name=one.name, distances=moves, mode=args.mode, conditions=args.condition, layers=args.layers),
+    info = session.record(
+        "semantic_edit.py", sources(path, what), name=one.name, distances=moves, mode=args.mode, conditions=args.condition,
+        layers=args.layers,
     )  # fmt: skip
+    paths = session.write(Path(args.out_dir) / f"{one.name}_{what.name}.png", picture, found, info)
     return pictures, paths
 
 
