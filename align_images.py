@@ -210,9 +210,7 @@ def paste(args):
     except ValueError as error:
         raise ValueError(f"{args.quad}: {error}") from None
     images.save(out, paste_back(photo, edited, quad))
-    print(out)
-    if not args.quiet:
-        print("the photograph with the edited face", file=sys.stderr)
+    cli.written(args, out, what="the photograph with the edited face")
 
 
 def chosen(found, face, path):
@@ -255,7 +253,7 @@ def align(path, args, cut, find):
                 "landmarks": marks.tolist(), "score": score, "scale": cut.scale, "em_scale": cut.em_scale}  # fmt: skip
         with files.atomic(record) as temporary:
             temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
-        print(target)
+        cli.written(args, target)
 
 
 def flags():

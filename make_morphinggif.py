@@ -68,9 +68,7 @@ def main(argv):
     if movie.still:
         one = ", which WebP keeps as one picture that does not move" if movie.path.suffix.lower() == ".webp" else ""
         cli.warn(f"{args.out}: all {movie.count} frames are equal{one}")
-    print(args.out)
-    if not args.quiet:
-        print(f"an animation of {movie.count} frames, {movie.count / args.fps:.1f} s", file=sys.stderr)
+    cli.written(args, args.out, what=f"an animation of {movie.count} frames, {movie.count / args.fps:.1f} s")
 
 
 if __name__ == "__main__":

@@ -11,39 +11,29 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from editor import checkpoints, cli, face, files, images, render
+from editor import cli, files, images
 
-NOISE, FILL, JOIN = "save_image/noise", "save_image/fill", "save_image/crossover/join"
-UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
-ME, YOU = "latent_W/astronaut_01.npy", "latent_W/second.npy"
-PHOTO = "aligned_images/astronaut_01.png"
+ME, YOU = "astronaut_01", "seed0043"  # the photograph's face, and a sample of the generator
+MINE, YOURS = f"latent_W/{ME}.npy", f"save_image/generate/{YOU}.npy"
+NOISE, UPPER, TOP = "save_image/noise", "box:0,0,1,0.5", "box:0,0,1,0.25"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
 COMMANDS = f"""
-align_images.py raw_images aligned_images
-encode_image.py --src_im {PHOTO} --iteration 300
-image_morphing.py --latent_file1 {ME} --latent_file2 {YOU} --frames 24 --easing smooth --loop --animation save_result/morph.gif
-image_crossover.py --latent_file1 {ME} --latent_file2 {YOU}
-facial_exchange.py --latent_file1 {YOU} --latent_file2 {ME}
-semantic_edit.py --latent_file {ME} --steps 5
-encode_image.py --src_im {PHOTO} --init {ME} --iteration 0 --noise_iteration 120 --latent_dir {NOISE} --save_dir {NOISE}
-encode_image.py --src_im {PHOTO} --mask part:mouth --invert_mask --composite --iteration 120 --latent_dir {FILL} --save_dir {FILL}
-image_crossover.py --src_im1 {PHOTO} --src_im2 save_image/second.png --mask {UPPER} --iteration 80 --noise_iteration 80 --out {JOIN}
-local_edit.py scribble --latent_file {ME} --scribble save_image/scribble.png --iteration 80 --noise_iteration 40 --out scribble
-local_edit.py style --latent_file {ME} --style_im save_image/texture.png --mask {TOP} --iteration 80 --noise_iteration 60 --out style
-local_edit.py transfer --latent_file1 {ME} --latent_file2 {YOU} --mask part:mouth --out transfer
+align_images.py raw_images/ aligned_images/
+encode_image.py --src_im {ME}.png --iteration 300
+generate.py --seeds 43 --trunc 0.6
+image_morphing.py --latent_file1 {MINE} --latent_file2 {YOURS} --frames 24 --easing smooth --loop --animation save_result/morph.gif
+image_crossover.py --latent_file1 {MINE} --latent_file2 {YOURS}
+facial_exchange.py --latent_file1 {YOURS} --latent_file2 {MINE}
+semantic_edit.py --latent_file {MINE} --steps 5
+encode_image.py --src_im {ME}.png --init {MINE} --iteration 0 --noise_iteration 120 --latent_dir {NOISE} --save_dir {NOISE}
+encode_image.py --src_im {ME}.png --mask part:mouth --invert_mask --composite --iteration 120
+image_crossover.py --src_im1 {ME}.png --src_im2 save_image/generate/{YOU}.png --mask {UPPER} --iteration 80 --noise_iteration 80
+local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 80 --noise_iteration 40
+local_edit.py style --latent_file {MINE} --style_im save_image/texture.png --mask {TOP} --iteration 80 --noise_iteration 60
+local_edit.py transfer --latent_file1 {MINE} --latent_file2 {YOURS} --mask part:mouth
 """  # fmt: skip
-
-
-def second_face(G, seed):
-    """A sample of the generator, saved as a latent would be."""
-    z = torch.randn(1, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        ws = G.truncate(G.mapping(z), 0.6)
-    face.save(YOU, ws, {"generator_hash": G.meta["hash"], "made_by": f"sample, seed {seed}, psi 0.6"})
-    images.save("save_image/second.png", next(render.pictures(G, ws)))
 
 
 def drawings():
@@ -69,31 +59,22 @@ def run(words):
 
 
 def picture(path):
-    return Image.open(path).convert("RGB")
+    return Image.open(f"save_image/{path}.png").convert("RGB")
 
 
 def rows():
-    """{name: pictures}: the rows of the sheet."""
+    """{name: pictures}: the rows of the sheet; and {attribute: its strip}."""
     frames = images.list_images("morph_result/encode1")
-    hidden = picture(PHOTO)
-    strips = {}
-    for name in EDITS:  # the strip's last picture
-        strip = picture(f"save_image/boundary/{name}.png")
-        strips[name] = strip
+    photograph = Image.open(f"aligned_images/{ME}.png").convert("RGB")
+    exchanged = [picture(f"exchange/{YOU}_x_{ME}_exchange{i}") for i in (2, 1)]
     return {
-        "photograph, W+, W+ then noise": [hidden, *(picture(f"save_image/{d}/astronaut_01.png") for d in ("encode", "noise"))],
-        "morph to a second face": [picture(frames[i]) for i in np.linspace(0, 23, 6).round().astype(int)],
-        "style mix; expression swapped": [picture(p) for p in (YOU_PNG, "save_image/crossover/mix.png", *EXCHANGED)],
-        "mouth filled in; two photographs joined": [
-            picture(p) for p in ("save_image/fill/astronaut_01.png", "save_image/crossover/join.png")
-        ],
-        "scribble: drawn, result": [picture(p) for p in ("save_image/scribble.png", "save_image/local/scribble.png")],
-        "texture above; the other's mouth": [picture(p) for p in ("save_image/local/style.png", "save_image/local/transfer.png")],
-    }, strips
-
-
-YOU_PNG = "save_image/second.png"
-EXCHANGED = ("save_image/exchange/exchange2.png", "save_image/exchange/exchange1.png")
+        "photograph, W+, W+ then noise": [photograph, picture(f"encode/{ME}"), picture(f"noise/{ME}")],
+        "morph to a second face": [images.open_image(frames[i]) for i in np.linspace(0, 23, 6).round().astype(int)],
+        "style mix; expression swapped": [picture(f"generate/{YOU}"), picture(f"crossover/{ME}_x_{YOU}"), *exchanged],
+        "mouth filled in; two photographs joined": [picture(f"encode/{ME}_fill_mouth"), picture(f"crossover/{ME}_x_{YOU}_box-0-0-1-0.5")],
+        "scribble: drawn, result": [picture("scribble"), picture(f"local/{ME}_scribble")],
+        "texture above; the other's mouth": [picture(f"local/{ME}_style"), picture(f"local/{ME}_x_{YOU}_mouth")],
+    }, {name: picture(f"boundary/{ME}_{name}") for name in EDITS}
 
 
 def page(side=128):
@@ -138,15 +119,12 @@ def write_docs(folder):
 
 def main(argv):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--seed", type=int, default=29, help="of the second face (default: %(default)s)")
     parser.add_argument("--docs", metavar="FOLDER", help="write the README's pictures there")
     args = parser.parse_args(argv)
     import skimage.data
 
     Path("raw_images").mkdir(exist_ok=True)
     Image.fromarray(skimage.data.astronaut()).save("raw_images/astronaut.png")
-    G = checkpoints.load_generator()
-    second_face(G, args.seed)
     for words in COMMANDS.strip().splitlines():
         if words.startswith("local_edit.py scribble"):
             drawings()

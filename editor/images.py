@@ -438,10 +438,10 @@ def sheet(rows, labels=None, names=None, size=None, gap=6):
     size = size or max(max(image.size) for image in shown)
     columns = max(len(row) for row in cells)
     font = ImageFont.load_default(max(10, min(24, size // 8)))
-    names = names and [shortened(name, font, max(2 * size, 160)) for name in names]
-    labels = ["\n".join(shortened(line, font, size) for line in label.split("\n")) for label in labels or []]
+    names = names and [lines(name, font, max(2 * size, 160)) for name in names]
+    labels = [lines(label, font, size) for label in labels or []]
 
-    left = gap + (gap + max(int(font.getlength(name)) for name in names) if names else 0)
+    left = gap + (gap + max(int(font.getlength(line)) for name in names for line in name.split("\n")) if names else 0)
     line = int(sum(font.getmetrics()))
     top = gap + (gap + line * max(label.count("\n") + 1 for label in labels) if labels else 0)
     page = Image.new("RGB", (left + columns * (size + gap), top + len(cells) * (size + gap)), "white")
@@ -457,6 +457,11 @@ def sheet(rows, labels=None, names=None, size=None, gap=6):
                 image = ImageOps.contain(image, (size, size), Image.Resampling.LANCZOS)
                 page.paste(image, (left + j * (size + gap) + (size - image.width) // 2, y + (size - image.height) // 2))
     return page
+
+
+def lines(text, font, width):
+    """Text of one or more lines, each `shortened`."""
+    return "\n".join(shortened(line, font, width) for line in text.split("\n"))
 
 
 def shortened(text, font, width):

@@ -37,5 +37,5 @@ mask.save('mask.png')"
 step image_crossover.py --src_im1 astronaut_01.png --src_im2 mirrored_01.png --mask mask.png --iteration 20 --out save_image/crossover/join --quiet
 step facial_exchange.py --latent_file1 $a --latent_file2 $b --out_dir save_image/exchange/latents --quiet
 step facial_exchange.py --src_im1 astronaut_01.png --src_im2 mirrored_01.png --iteration 20 --out_dir save_image/exchange/images --quiet
-step facial_exchange.py --target save_image/crossover/mix.npy --neutral $a --expression $b --out_dir save_image/exchange/arithmetic --quiet
+step facial_exchange.py --target save_image/crossover/astronaut_01_x_mirrored_01.npy --neutral $a --expression $b --out_dir save_image/exchange/arithmetic --quiet
 step semantic_edit.py --latent_file $a --steps 4 --quiet
