@@ -277,7 +277,7 @@ def test_bad_records_are_one_line_that_names_them(tmp_path, text):
         ({"--out": "photo.png"}, "the file of --onto"),
         ({"--out": "edited.png"}, "the file of --paste_back"),
         ({"--out": "out.txt"}, "cannot write .txt"),
-        ({"--out": ""}, "missing: --out"),
+        ({"--out": ""}, "out: empty"),
     ],
 )
 def test_what_cannot_be_put_back(tmp_path, monkeypatch, change, said):

@@ -164,7 +164,7 @@ def test_one_content_in_one_style(run, tmp_path, G):
         face.write(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
     done = run("image_crossover.py", "--latent-file1", "one.npy", "--latent_file2", "two.npy", "--precision", "fp32", cwd=tmp_path)
     name = os.path.join("save_image", "crossover", "one_x_two")
-    assert done.returncode == 0 and done.stderr == "" and done.stdout.split() == [f"{name}.npy", f"{name}.png"], done.stderr
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.split() == [f"{name}.png", f"{name}.npy"], done.stderr
     ws, half = np.load(tmp_path / f"{name}.npy"), G.num_ws // 2
     one, two = np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy")
     assert np.array_equal(ws[:, :half], one[:, :half]) and np.array_equal(ws[:, half:], two[:, half:])
@@ -264,7 +264,7 @@ def test_ctrl_c_keeps_the_best_so_far(cross, photographs, tiny, monkeypatch, cap
 
 
 def test_divergence_writes_nothing(cross, photographs, monkeypatch, tmp_path):
-    monkeypatch.setattr(projection, "squares", lambda a, b: (a - b).flatten(1).sum(1) * float("nan"))
+    monkeypatch.setattr(projection.fast_conv, "mean_squared_error", lambda a, b: (a - b).flatten(1).sum(1) * float("nan"))
     with pytest.raises(ValueError, match="stopped being finite"):
         cross(*photographs)
     assert not any((tmp_path / "save_image" / "crossover").iterdir())
@@ -390,8 +390,8 @@ def check_out(mixed, joined, tiny, capfd):
 
 
 def check_precision(mixed, joined, tiny, capfd):
-    assert not np.array_equal(mixed()[1], mixed("--precision", "bf16")[1])
     assert joined("--precision", "bf16")[0]["precision"] == "bfloat16"
+    assert not np.array_equal(mixed()[1], mixed("--precision", "bf16")[1])
 
 
 def check_recorded(name, value, said):

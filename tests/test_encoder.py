@@ -38,14 +38,14 @@ def test_it_is_the_default_start_and_shortens_the_way(tmp_path):
         "--iteration",
         "10",
         "--latent_dir",
-        str(tmp_path),
+        str(tmp_path / "w"),
         "--save_dir",
         str(tmp_path / "out"),
     ]
     losses = {}
     for init, flag in (("encoder", []), ("mean", ["--init", "mean"])):
         assert not encode_image.main([*words, *flag, "--quiet"])
-        said = json.loads((tmp_path / "a_01.json").read_text())
+        said = json.loads((tmp_path / "w" / "a_01.json").read_text())
         assert said["settings"]["init"] == init
         losses[init] = said["loss"]
     assert losses["encoder"] < 0.9 * losses["mean"]
@@ -56,7 +56,7 @@ def test_another_generators_encoder_is_refused(G, tmp_path):
     checkpoints.save(tmp_path / "g.safetensors", other)
     with pytest.raises(ValueError, match="another generator"):
         checkpoints.load_encoder(checkpoints.BUNDLED["encoder"], checkpoints.load_generator(tmp_path / "g.safetensors"))
-    with pytest.raises(ValueError, match="not an encoder"):
+    with pytest.raises(ValueError, match="not an? encoder"):
         checkpoints.load_encoder(tmp_path / "g.safetensors", G)
 
 

@@ -132,10 +132,10 @@ def test_faces_are_exchanged_both_ways(run, tmp_path, G):
         face.write(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
     done = run("facial_exchange.py", "--latent-file1", "a.npy", "--latent_file2", "b.npy", "--precision", "fp32", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    names = [os.path.join("save_image", "exchange", f"a_x_b_exchange{i}.{ending}") for i in (1, 2) for ending in ("npy", "png")]
+    names = [os.path.join("save_image", "exchange", f"a_x_b_exchange{i}.{ending}") for i in (1, 2) for ending in ("png", "npy")]
     assert done.stdout.split() == names
     a, b = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
-    one, two = np.load(tmp_path / names[0]), np.load(tmp_path / names[2])
+    one, two = np.load(tmp_path / names[1]), np.load(tmp_path / names[3])
     layers = facial_exchange.default_layers(G)
     others = [i for i in range(G.num_ws) if i not in layers]
     assert np.array_equal(two[:, layers], a[:, layers]) and np.array_equal(two[:, others], b[:, others])

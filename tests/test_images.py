@@ -327,7 +327,7 @@ def test_a_pixel_off_square_and_another_size_are_resized(tmp_path):
 
 WRITERS = {
     "a.png": "images.save(path, np.random.RandomState(0).randint(0, 255, (64, 64, 3)).astype(np.uint8))",
-    "a.npy": "import torch; from editor import face; face.save(path, torch.zeros(1, 10, 512))",
+    "a.npy": "import torch; from editor import face; face.write(path, torch.zeros(1, 10, 512))",
     "a.safetensors": "from editor import checkpoints; from stylegan_layers import Config, Generator; "
     "checkpoints.save(path, Generator(Config('stylegan2', 8, 64, 8, 1, 16, 16)))",
 }
