@@ -56,7 +56,7 @@ def test_another_generators_encoder_is_refused(G, tmp_path):
     checkpoints.save(tmp_path / "g.safetensors", other)
     with pytest.raises(ValueError, match="another generator"):
         checkpoints.load_encoder(checkpoints.BUNDLED["encoder"], checkpoints.load_generator(tmp_path / "g.safetensors"))
-    with pytest.raises(ValueError, match="not an? encoder"):
+    with pytest.raises(ValueError, match="no encoder"):
         checkpoints.load_encoder(tmp_path / "g.safetensors", G)
 
 
