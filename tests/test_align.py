@@ -137,8 +137,9 @@ def two_faces(tmp_path_factory):
     "face, numbers, places", [("all", ["01", "02"], [340, 10]), ("largest", ["01"], [340]), ("1", ["01"], [340]), ("2", ["02"], [10])]
 )
 def test_faces_are_numbered_by_size(two_faces, tmp_path, capsys, face, numbers, places):
-    assert align_images.main([str(two_faces / "two.png"), str(tmp_path), "--face", face, "--quiet"]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"two_{n}.png") for n in numbers]
+    words = [str(two_faces / "two.png"), str(tmp_path), "--face", face]
+    assert align_images.main(words) == 0 and capsys.readouterr() == ("".join(f"{tmp_path / f'two_{n}.png'}\n" for n in numbers), "")
+    assert align_images.main([*words, "--quiet"]) == 0 and capsys.readouterr() == ("", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"two_{n}.{e}" for n in numbers for e in ("json", "png")]
     for number, left in zip(numbers, places, strict=True):
         middle = np.mean(json.loads((tmp_path / f"two_{number}.json").read_text())["quad"], 0)
