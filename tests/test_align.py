@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import align_images
 from editor import checkpoints, cli, downloads, images, landmarks
+from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -375,6 +377,29 @@ def test_a_checkpoint_that_says_nonsense_is_named(astronaut, tmp_path, monkeypat
 )
 def test_senseless_flags(astronaut, tmp_path, words, said):
     assert said in refusal(astronaut / "astronaut.png", tmp_path / "out", *words) and not (tmp_path / "out").exists()
+
+
+def test_min_score_says_what_is_a_face(astronaut, tmp_path):
+    assert "no face found" in refusal(astronaut / "astronaut.png", tmp_path / "out", "--min_score", 50)
+
+
+def test_faces_are_cut_for_the_generator_that_is_named(astronaut, tmp_path):
+    torch.manual_seed(0)
+    network = Generator(Config("stylegan2", 16, 64))
+    checkpoints.save(tmp_path / "g.safetensors", network, alignment={"scale": 1.3, "em_scale": 0.2})
+    (tmp_path / "marks.json").write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    words = [
+        astronaut / "astronaut.png",
+        tmp_path / "out",
+        "--landmarks",
+        tmp_path / "marks.json",
+        "--weight_file",
+        tmp_path / "g.safetensors",
+    ]
+    assert align_images.main([str(word) for word in words]) == 0
+    said = json.loads((tmp_path / "out" / "astronaut_01.json").read_text())
+    assert (said["scale"], said["em_scale"]) == (1.3, 0.2)
+    assert images.open_image(tmp_path / "out" / "astronaut_01.png").size == (16, 16)
 
 
 def test_the_landmark_model_is_fetched_and_unpacked_once(tmp_path, monkeypatch):
