@@ -117,6 +117,14 @@ def test_a_change_lands_where_it_was_cut_from(side, size, angle):
     assert back.max() > 60 and abs(back.sum() / (100 * block**2) - 1) < 0.15
 
 
+def test_a_change_fades_out_towards_the_edge_of_the_crop():
+    photo, quad = Image.new("RGB", (300, 300), (100, 100, 100)), turned((150, 150), 100, 0)
+    crop = Image.fromarray(np.asarray(align_images.crop_quad(photo, quad, 50)) + np.uint8(100))
+    change = np.asarray(align_images.paste_back(photo, crop, quad), float)[150, :, 0] - 100
+    assert change[150] == 100 and change[:100].max() == change[201:].max() == 0
+    assert 0 < change[101] < 30 and 30 < change[104] < 80 and (np.diff(change[100:110]) >= 0).all()
+
+
 def test_a_face_at_the_edge_is_padded_smoothly():
     image = Image.fromarray(np.full((100, 100, 3), 120, np.uint8))
     crop = align_images.crop_quad(image, [[-30, -30], [-30, 60], [60, 60], [60, -30]], 64)
