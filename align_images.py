@@ -272,7 +272,7 @@ def flags():
     p.add_argument("--onto", metavar="RAW", help="the photograph")
     p.add_argument("--quad", metavar="FILE.json", help="what align_images.py wrote beside the crop")
     p.add_argument("--out", metavar="OUT.png", help="the photograph with the edited face")
-    p.add_argument("--quiet", action="store_true", help="only paths, warnings and errors")
+    cli.add_quiet_flag(p)
     return p
 
 

@@ -22,7 +22,7 @@ def flags():
     p.add_argument("--loop", type=int, default=0, help="how often it plays, 0: for ever; an MP4 leaves that to the player (default: 0)")
     p.add_argument("--pingpong", action="store_true", help="there and back again")
     p.add_argument("--width", type=int, metavar="PIXELS", help="resize the frames to this width, their shape kept (default: as they are)")
-    p.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
+    cli.add_quiet_flag(p)
     return p
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import align_images
 from editor import checkpoints, cli, downloads, images, landmarks
+from stylegan_layers import Config, Generator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,6 +117,14 @@ def test_a_change_lands_where_it_was_cut_from(side, size, angle):
     assert back.max() > 60 and abs(back.sum() / (100 * block**2) - 1) < 0.15
 
 
+def test_a_change_fades_out_towards_the_edge_of_the_crop():
+    photo, quad = Image.new("RGB", (300, 300), (100, 100, 100)), turned((150, 150), 100, 0)
+    crop = Image.fromarray(np.asarray(align_images.crop_quad(photo, quad, 50)) + np.uint8(100))
+    change = np.asarray(align_images.paste_back(photo, crop, quad), float)[150, :, 0] - 100
+    assert change[150] == 100 and change[:100].max() == change[201:].max() == 0
+    assert 0 < change[101] < 30 and 30 < change[104] < 80 and (np.diff(change[100:110]) >= 0).all()
+
+
 def test_a_face_at_the_edge_is_padded_smoothly():
     image = Image.fromarray(np.full((100, 100, 3), 120, np.uint8))
     crop = align_images.crop_quad(image, [[-30, -30], [-30, 60], [60, 60], [60, -30]], 64)
@@ -137,8 +147,9 @@ def two_faces(tmp_path_factory):
     "face, numbers, places", [("all", ["01", "02"], [340, 10]), ("largest", ["01"], [340]), ("1", ["01"], [340]), ("2", ["02"], [10])]
 )
 def test_faces_are_numbered_by_size(two_faces, tmp_path, capsys, face, numbers, places):
-    assert align_images.main([str(two_faces / "two.png"), str(tmp_path), "--face", face, "--quiet"]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"two_{n}.png") for n in numbers]
+    words = [str(two_faces / "two.png"), str(tmp_path), "--face", face]
+    assert align_images.main(words) == 0 and capsys.readouterr() == ("".join(f"{tmp_path / f'two_{n}.png'}\n" for n in numbers), "")
+    assert align_images.main([*words, "--quiet"]) == 0 and capsys.readouterr() == ("", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"two_{n}.{e}" for n in numbers for e in ("json", "png")]
     for number, left in zip(numbers, places, strict=True):
         middle = np.mean(json.loads((tmp_path / f"two_{number}.json").read_text())["quad"], 0)
@@ -277,7 +288,7 @@ def test_bad_records_are_one_line_that_names_them(tmp_path, text):
         ({"--out": "photo.png"}, "the file of --onto"),
         ({"--out": "edited.png"}, "the file of --paste_back"),
         ({"--out": "out.txt"}, "cannot write .txt"),
-        ({"--out": ""}, "out: empty"),
+        ({"--out": None}, "missing: --out"),
     ],
 )
 def test_what_cannot_be_put_back(tmp_path, monkeypatch, change, said):
@@ -288,7 +299,7 @@ def test_what_cannot_be_put_back(tmp_path, monkeypatch, change, said):
     os.mkfifo("fifo")
     words = {"--paste_back": "edited.png", "--onto": "photo.png", "--quad": "q.json", "--out": "out.png"} | change
     before = sorted(os.listdir())
-    assert said in refusal(*[word for pair in words.items() for word in pair])
+    assert said in refusal(*[word for pair in words.items() if pair[1] for word in pair])
     assert sorted(os.listdir()) == before
 
 
@@ -374,6 +385,29 @@ def test_a_checkpoint_that_says_nonsense_is_named(astronaut, tmp_path, monkeypat
 )
 def test_senseless_flags(astronaut, tmp_path, words, said):
     assert said in refusal(astronaut / "astronaut.png", tmp_path / "out", *words) and not (tmp_path / "out").exists()
+
+
+def test_min_score_says_what_is_a_face(astronaut, tmp_path):
+    assert "no face found" in refusal(astronaut / "astronaut.png", tmp_path / "out", "--min_score", 50)
+
+
+def test_faces_are_cut_for_the_generator_that_is_named(astronaut, tmp_path):
+    torch.manual_seed(0)
+    network = Generator(Config("stylegan2", 16, 64))
+    checkpoints.save(tmp_path / "g.safetensors", network, alignment={"scale": 1.3, "em_scale": 0.2})
+    (tmp_path / "marks.json").write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    words = [
+        astronaut / "astronaut.png",
+        tmp_path / "out",
+        "--landmarks",
+        tmp_path / "marks.json",
+        "--weight_file",
+        tmp_path / "g.safetensors",
+    ]
+    assert align_images.main([str(word) for word in words]) == 0
+    said = json.loads((tmp_path / "out" / "astronaut_01.json").read_text())
+    assert (said["scale"], said["em_scale"]) == (1.3, 0.2)
+    assert images.open_image(tmp_path / "out" / "astronaut_01.png").size == (16, 16)
 
 
 def test_the_landmark_model_is_fetched_and_unpacked_once(tmp_path, monkeypatch):

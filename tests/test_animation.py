@@ -214,7 +214,7 @@ def test_an_older_animation_is_no_frame(frames_folder, capsys):
     for _ in range(2):
         assert not make_morphinggif.main([str(frames_folder), str(frames_folder / "morph.mp4"), "--quiet"])
         out, err = capsys.readouterr()
-        assert out == f"{frames_folder / 'morph.mp4'}\n" and err.count("\n") == 2, err
+        assert out == "" and err.count("\n") == 2, err
         assert "old.gif: an animation, no frame" in err and "left out: a.heic" in err
         assert len(read(frames_folder / "morph.mp4")[0]) == 3
 

@@ -244,6 +244,13 @@ def test_two_photographs_are_joined_along_the_mask(tmp_path, G):
     assert set(said["sources"]) == {"image1", "image2", "mask"}
 
 
+def test_a_target_that_cannot_be_written_is_found_before_the_work(cross, photographs, monkeypatch, tmp_path):
+    (tmp_path / "save_image" / "crossover" / "a_x_b_box-0-0-0.5-1_target.png").mkdir(parents=True)
+    monkeypatch.setattr(projection, "project", None)
+    with pytest.raises(OSError, match="a folder"):
+        cross(*photographs)
+
+
 def test_ctrl_c_keeps_the_best_so_far(cross, photographs, tiny, monkeypatch, capfd):
     """Stopped in the 10th step; SIGTERM's exception comes out as it went in, so that the exit code is its own."""
     keep, count = projection.Best.keep, []

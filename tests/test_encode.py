@@ -384,6 +384,10 @@ def test_a_fill_in_never_replaces_the_embedding(encode, photographs, G):
     assert encode(*words, "--mask", "m/half.png", "--invert_mask") == 0
     shown = picture("s/a_fill_half.png")
     assert np.array_equal(shown[:, 64:], photograph[:, 64:]) and not np.array_equal(shown[:, :64], photograph[:, :64])
+    assert said("w/a_fill_half.json")["settings"]["lambda_start"] == 1
+    plain = ["--src_im", "a.png", "--mask", "m/half.png", "--lambda_start", 0, "--quiet"]  # nought is a weight, too
+    assert encode(*plain) == 0 and said("w/a_fill_half.json")["settings"]["lambda_start"] == 0
+    assert np.array_equal(picture("s/a_fill_half.png"), render.one(G, face.read("w/a_fill_half.npy", G)))  # not a composite
 
 
 def test_masks_have_names_of_their_own():

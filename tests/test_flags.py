@@ -219,6 +219,9 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "weight_file": "tests/test_generate.py::test_another_generators_faces_are_not_replaced",
     },
     "align_images": {
+        "min_score": "tests/test_align.py::test_min_score_says_what_is_a_face",
+        "shape_predictor": "tests/test_align.py::test_senseless_flags",
+        "weight_file": "tests/test_align.py::test_faces_are_cut_for_the_generator_that_is_named",
         "raw": "tests/test_align.py::test_a_small_face_and_what_is_left_out_are_said",
         "aligned": "tests/test_align.py::test_a_small_face_and_what_is_left_out_are_said",
         "output_size": "tests/test_align.py::test_a_small_face_and_what_is_left_out_are_said",
@@ -245,11 +248,8 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "source": "tests/test_convert.py::test_the_same_source_gives_the_same_bytes",
         "out": "tests/test_convert.py::test_lernapparats_file_gives_the_official_images",
         "discriminator": "tests/test_convert.py::test_lernapparats_file_gives_the_official_images",
+        "quiet": "tests/test_hostile.py::test_a_default_name_is_replaced_by_the_same_source_only",
     },
-}
-TODO = {  # flags that no test sees yet; this is to become empty
-    "align_images": {"min_score", "shape_predictor", "weight_file"},
-    "weight_convert": {"quiet"},
 }
 
 
@@ -288,10 +288,10 @@ def named_in(path):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_flag_has_a_test_that_sees_it(name, monkeypatch):
-    there, table, waiting = flags(parsers(name, monkeypatch)), SEEN.get(name, {}), TODO.get(name, set())
-    unseen = there - SHARED.keys() - table.keys() - waiting
+    there, table = flags(parsers(name, monkeypatch)), SEEN.get(name, {})
+    unseen = there - SHARED.keys() - table.keys()
     assert not unseen, f"{name}.py: flags without a test: {', '.join(sorted(unseen))}"
-    gone = (table.keys() | waiting) - there
+    gone = table.keys() - there
     assert not gone, f"{name}.py has no {', '.join(sorted(gone))}"
 
 

@@ -96,6 +96,19 @@ def test_another_generators_faces_are_not_replaced(place, G):
     with pytest.raises(ValueError, match="holds the result of small.safetensors"):
         call("--seeds", "0-1")
     assert {name: (OUT / name).read_bytes() for name in names()} == before
+    for path in OUT.glob("seed*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="seeds_0.npy: holds the result of small.safetensors"):
+        call("--seeds", "0")
+
+
+def test_what_cannot_be_written_is_found_before_a_face_is_drawn(place, monkeypatch):
+    OUT.mkdir(parents=True)
+    (OUT / "all").write_text("")
+    monkeypatch.setattr(render, "one", lambda *_: pytest.fail("drawn before"))
+    with pytest.raises(OSError, match="all"):
+        call("--seeds", "0-3")
+    assert names() == ["all"]
 
 
 def test_long_lists_have_short_names(place):
@@ -118,7 +131,7 @@ def test_long_lists_have_short_names(place):
         (["--seeds", "0", "--trunc", "nan"], "--trunc"),
         (["--seeds", "0", "--trunc", "1e300"], "--trunc"),
         (["--seeds", "0", "--trunc_cutoff", "-1"], "--trunc_cutoff"),
-        (["--seeds", "0", "--trunc_cutoff", "99"], "has 12 layers"),
+        (["--seeds", "0", "--trunc_cutoff", "13"], "has 12 layers"),
         (["--seeds", "0", "--noise_mode", "loud"], "--noise_mode"),
         (["--seeds", "0", "--out_dir", "/proc/none"], "/proc"),
         (["--seeds", "0", "--weight_file", "none"], "none: no such file"),

@@ -393,6 +393,20 @@ def test_a_full_disk_ends_the_morph_soon(morph, monkeypatch):
     assert len(tried) < 100
 
 
+def test_a_frame_that_cannot_be_written_at_the_very_end_is_no_success(morph, tmp_path, monkeypatch):
+    save = images.save
+
+    def full(path, frame):
+        if path.name == "morph_0004.png":
+            raise OSError(28, "No space left on device", str(path))
+        save(path, frame)
+
+    monkeypatch.setattr(images, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        morph()
+    assert said_in(tmp_path / "frames")["complete"] is False
+
+
 # --- bad calls --------------------------------------------------------------------------------------------------------
 
 
