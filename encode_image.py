@@ -300,6 +300,16 @@ def entry(said, key):
     return found if isinstance(found, dict) else {}
 
 
+def finished(latent, session):
+    """Whether an earlier run's face lies there whole: what was stopped half way does not replace it."""
+    from editor import face
+
+    try:
+        return bool(face.read(latent, session.G).info.get("complete"))
+    except (ValueError, OSError):
+        return False
+
+
 def still_to_do(paths, args, session, chosen):
     """The photographs that --resume leaves to be encoded; says how many are skipped and why others are not."""
     reasons = {}
@@ -440,6 +450,9 @@ class Run:
         """The files of a batch's results, and what they are on the terminal."""
         for i, photo in enumerate(photos):
             with self.failures.catch(photo.path):
+                if found.interrupted and finished(photo.latent, self.session):
+                    cli.say(f"{photo.latent}: stopped before its end; the finished one of an earlier run stays")
+                    continue
                 said = write(photo, found, i, self.args, self.session, self.chosen, seconds)
                 line = f"{said['name']}: PSNR {said['psnr']:.2f} dB, SSIM {said['ssim']:.3f}, {said['seconds']:.1f} s"
                 cli.written(self.args, photo.latent, photo.picture, what=line)

@@ -9,7 +9,7 @@ second face with the first one's expression, ..._exchange1 the other way round. 
 
 Arithmetic (Image2StyleGAN): add what a smile changed in one person to another, target + strength * (expression - neutral):
 
-    python facial_exchange.py --target me_01.npy --neutral you_01.npy --expression you_smiling_01.npy
+    python facial_exchange.py --target latent_W/me_01.npy --neutral latent_W/you_01.npy --expression latent_W/you_smiling_01.npy
 
 Two latents found apart also differ in much that their own pictures hardly show and another face does. --change mean adds the
 mean over the layers to all of them, in which that cancels: weaker, so give --strength 2 or 3. The mean of several people is

@@ -97,6 +97,10 @@ def main(argv):
     for seed in (max(args.seeds), min(args.seeds)):
         files.check_writable(pictures[seed], *face.outputs(pictures[seed].with_suffix(".npy")), *face.outputs(together))
     settings = {"trunc": args.trunc, "trunc_cutoff": args.trunc_cutoff, "noise_mode": args.noise_mode}
+    for seed, picture in pictures.items():
+        before = face.record(picture).get("settings", settings)
+        if before != settings:
+            raise ValueError(f"{picture}: seed {seed} with other settings ({before}) lies there; give another --out_dir")
     latents = []
     with cli.progress(len(args.seeds), args.quiet, "face") as show:
         for seed, picture in pictures.items():

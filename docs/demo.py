@@ -22,7 +22,7 @@ EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
 COMMANDS = f"""
 align_images.py raw_images/ aligned_images/
 encode_image.py --src_im {ME}.png --iteration 300
-generate.py --seeds 43 --trunc 0.6
+generate.py --seeds 43 --trunc 0.7
 image_morphing.py --latent_file1 {MINE} --latent_file2 {YOURS} --frames 24 --easing smooth --loop --animation save_result/morph.gif
 image_crossover.py --latent_file1 {MINE} --latent_file2 {YOURS}
 facial_exchange.py --latent_file1 {YOURS} --latent_file2 {MINE}

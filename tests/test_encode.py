@@ -342,6 +342,17 @@ def test_ctrl_c_keeps_the_best_so_far_and_resume_does_it_again(encode, photograp
     assert all(said(f"w/{n}.json")["complete"] for n in "abc") and rows() == ["name", "a", "b", "c"]
 
 
+def test_a_run_that_is_stopped_does_not_replace_what_an_earlier_one_finished(encode, photographs, monkeypatch, capsys):
+    assert encode("--src_im", "a.png", "--quiet") == 0
+    before = {path: path.read_bytes() for path in (Path("w/a.npy"), Path("w/a.json"), Path("s/a.png"))}
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            encode("--src_im", "a.png", "--iteration", 9)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert "the finished one of an earlier run stays" in capsys.readouterr().err
+
+
 def test_the_table_holds_all_results_of_its_folder_whatever_their_records_say(encode, photographs, tmp_path, monkeypatch):
     assert encode("--src_im", "a.png", "--quiet") == 0
     absurd = [[], {}, {"picture": {"path": "s/x.png"}}, {"made_by": "encode_image.py", "picture": {"path": "s/\0.png"}},

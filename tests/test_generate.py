@@ -88,6 +88,14 @@ def test_boundaries_are_trained_from_the_file_of_all(place, G):
     assert torch.equal(found[0].normal, found[1].normal) and found[0].info["generator_hash"] == G.meta["hash"]
 
 
+def test_a_seed_with_other_settings_is_not_replaced(place, G):
+    assert call("--seeds", "0", "--trunc", 0.7) == 0 and call("--seeds", "0-1", "--trunc", 0.7) == 0
+    before = (OUT / "seed0000.npy").read_bytes()
+    with pytest.raises(ValueError, match="seed 0 with other settings"):
+        call("--seeds", "0-1", "--trunc", 0.5)
+    assert (OUT / "seed0000.npy").read_bytes() == before
+
+
 def test_another_generators_faces_are_not_replaced(place, G):
     torch.manual_seed(0)
     checkpoints.save("small.safetensors", Generator(Config("stylegan2", 8, 64)))
