@@ -308,6 +308,24 @@ def test_modes_say_how_much(place, monkeypatch, words, amount):
     assert call(*TRANSFER, "--mode", *words) == 0 and found == [amount]
 
 
+def test_transfer_takes_a_little_more_than_the_part_of_either_face(place, G, monkeypatch):
+    found, blend = [], local_edit.blend_activations
+    monkeypatch.setattr(local_edit, "blend_activations", lambda *given: found.append(given[3]) or blend(*given))
+    assert call(*TRANSFER[:-1], "box:0.4,0.4,0.6,0.6", "--blur", 0) == 0
+    assert torch.equal(found[0], local_edit.widened(masks.read("box:0.4,0.4,0.6,0.6", G.resolution)))
+    halves = torch.cat([masks.read(box, G.resolution) for box in ("box:0,0,0.5,1", "box:0.5,0,1,1")])
+    monkeypatch.setattr(masks, "read", lambda *_: halves)  # a part is elsewhere in the other face
+    assert call(*TRANSFER, "--blur", 0) == 0 and (found[1] == 1).all()
+
+
+def test_a_part_comes_with_its_noise(G, made):
+    one, other = (face.Face(made[0][i : i + 1]) for i in range(2))
+    other.noise = [m + 1 for m in face.own_noise(G)]
+    everywhere = torch.ones(1, 1, G.resolution, G.resolution)
+    with_it = local_edit.blend_activations(G, dataclasses.replace(one, noise=other.noise), other, everywhere, [8])
+    assert torch.equal(local_edit.blend_activations(G, one, other, everywhere, [8]), with_it)
+
+
 def test_an_embedded_transfer_is_two_results(place, G):
     words = [*TRANSFER[:4], "noisy.npy", *TRANSFER[5:], "--embed", "--iteration", 2, "--noise_iteration", 2]
     assert call(*words) == 0
