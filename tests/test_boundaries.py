@@ -88,6 +88,14 @@ def test_boundary_of_another_generator_needs_force(tmp_path, G):
 # Projection
 
 
+def test_a_direction_and_another_ones_record_are_never_used_together(tmp_path):
+    for name in "ab":
+        boundaries.save(tmp_path / f"{name}.npy", boundaries.Boundary(unit(ord(name)), 0.5))
+    os.replace(tmp_path / "a.npy", tmp_path / "b.npy")  # as if killed before b.json
+    with pytest.raises(ValueError, match="an unfinished write: b.json is of another direction"):
+        boundaries.load(tmp_path / "b.npy")
+
+
 def test_one_condition_is_the_papers_formula():
     # so are the official *_c_* files: 3.8e-17 apart, measured by hand on stylegan_ffhq_age_c_eyeglasses_boundary.npy
     n1, n2 = unit(1) + 0.5 * unit(2), unit(2)
