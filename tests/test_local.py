@@ -156,6 +156,15 @@ def test_script_fills_a_hole(run, place, G):
     assert found.info["psnr"] == pytest.approx(10 * np.log10(255**2 / error[~hole].mean()), abs=0.01)  # of what is known alone
 
 
+def test_measures_look_at_the_known_pixels_alone():
+    target = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    picture, known = target.copy(), np.ones((32, 32), bool)
+    picture[:, 24:], known[:, 16:] = 0, False
+    assert render.measures(picture, target, known) == (100.0, pytest.approx(1))
+    psnr, ssim = render.measures(picture, target, ~known)
+    assert psnr < 12 and 0.3 < ssim < 0.7  # half of it is the same
+
+
 def test_composite_keeps_what_is_known_and_has_no_seam():
     rng = np.random.default_rng(0)
     photo = rng.integers(60, 200, (32, 32, 3)).astype(np.uint8)
