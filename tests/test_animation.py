@@ -74,6 +74,16 @@ def test_mp4_plays_everywhere_and_starts_at_once(tmp_path):
     assert data.index(b"moov") < data.index(b"mdat")  # faststart: the index comes first
 
 
+@pytest.mark.parametrize("size", [(33, 24), (32, 25)])
+def test_an_mp4_of_one_odd_side_is_not_sheared(tmp_path, size):
+    frames = moving(3, size)
+    with animation.Animation(tmp_path / "odd.mp4") as movie:
+        for frame in frames:
+            movie.add(frame)
+    back, _ = read(tmp_path / "odd.mp4")
+    assert len(back) == 3 and min(psnr(a[: size[1], : size[0]], b) for a, b in zip(back, frames, strict=True)) > 28
+
+
 @pytest.mark.parametrize("ending, loops", [(".gif", 2), (".webp", 3), (".png", 3)])
 def test_loop_is_how_often_it_plays(tmp_path, ending, loops):
     for loop in (1, 3):
@@ -203,6 +213,12 @@ def test_an_animation_is_never_made_into_its_own_frames(frames_folder, monkeypat
         with pytest.raises(ValueError, match="in the folder of its own frames"):
             make_morphinggif.main([str(frames), str(out)])
     assert {p.name: p.read_bytes() for p in frames_folder.iterdir()} == before
+
+
+def test_the_script_passes_on_how_often_it_plays(frames_folder, tmp_path):
+    for loop, said in ((None, 0), (3, 2)):  # GIF counts repetitions
+        words = [str(frames_folder), str(tmp_path / "m.gif"), "--quiet", *["--loop", str(loop)] * (loop is not None)]
+        assert not make_morphinggif.main(words) and read(tmp_path / "m.gif")[1]["loop"] == said
 
 
 def test_an_older_animation_is_no_frame(frames_folder, capsys):

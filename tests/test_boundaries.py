@@ -88,6 +88,14 @@ def test_boundary_of_another_generator_needs_force(tmp_path, G):
 # Projection
 
 
+def test_a_direction_and_another_ones_record_are_never_used_together(tmp_path):
+    for name in "ab":
+        boundaries.save(tmp_path / f"{name}.npy", boundaries.Boundary(unit(ord(name)), 0.5))
+    os.replace(tmp_path / "a.npy", tmp_path / "b.npy")  # as if killed before b.json
+    with pytest.raises(ValueError, match="an unfinished write: b.json is of another direction"):
+        boundaries.load(tmp_path / "b.npy")
+
+
 def test_one_condition_is_the_papers_formula():
     # so are the official *_c_* files: 3.8e-17 apart, measured by hand on stylegan_ffhq_age_c_eyeglasses_boundary.npy
     n1, n2 = unit(1) + 0.5 * unit(2), unit(2)
@@ -149,6 +157,18 @@ def test_the_plane_is_put_between_the_classes_again(faces):
     w, scores, _ = faces
     found = train_boundary.train_by_scores(w[:, None] + 20, scores, train_boundary.Config(ratio=0.2), [unit(5)])
     assert found.info["held_out_accuracy"] > 0.95 and found.info["accuracy_on_all"] > 0.75
+
+
+def test_the_plane_follows_the_scale_and_minds_no_larger_class(faces):
+    """Latents five times as large: the same normal, the offset five times as far. Ten times the faces on one side: it stays between."""
+    rng = np.random.default_rng(0)
+    high, low = (rng.standard_normal((200, 1, 8)) * wide + side for wide, side in ((0.3, 1.5), (3, -1.5)))
+    normal, offset = train_boundary.svm(high, low, train_boundary.Config(cost=0.1))
+    five, further = train_boundary.svm(5 * high, 5 * low, train_boundary.Config(cost=0.1))
+    assert torch.allclose(five, normal, atol=1e-6) and further == pytest.approx(5 * offset, rel=1e-4) and abs(offset) > 0.1
+    high, low = (rng.standard_normal((200, 1, 8)) + side for side in (0.6, -0.6))
+    _, uneven = train_boundary.svm(high, low[:20], train_boundary.Config())
+    assert abs(uneven) < 0.6 * 8**0.5  # between the middles of the two
 
 
 def test_the_seed_draws_the_split(faces):
@@ -278,6 +298,9 @@ def test_from_two_folders(place, faces, run):
     found = boundaries.load("b.npy")
     assert boundaries.cosine(found.normal, faces[2]) > 0.3 and found.info["generator_hash"] == "b" * 64
     assert found.info["trained_on"] == 42
+    face.write("with/other.npy", torch.ones(1, 4, 512), {"generator_hash": "c" * 64})
+    with pytest.raises(ValueError, match="latents of different generators"):
+        call("--positive", "with", "--negative", "without", "--out", "c.npy")
 
 
 def test_latents_may_be_a_folder_or_flattened(place, faces, G, capsys):

@@ -1,6 +1,7 @@
 """Pickles of the official formats, written by tests/golden/formats.py, must give the official networks' outputs (tests/golden)."""
 
 import argparse
+import copy
 import os
 import pickle
 import re
@@ -143,6 +144,9 @@ def test_a_mean_latent_that_is_not_there_is_estimated(tmp_path, capsys):
         w = source.mapping(z)
         assert torch.equal(H.mapping(z[:2]), source.mapping(z[:2]))
         assert torch.equal(H.synthesis(H.truncate(w[:2]), "none"), source.synthesis(H.truncate(w[:2]), "none"))
+        drawn = torch.from_numpy(np.random.RandomState(0).standard_normal((10_000, 32)))  # the seed that the checkpoint names
+        exact = copy.deepcopy(source.mapping).train().double()(drawn).mean(0).float()
+    assert torch.allclose(H.w_avg, exact, atol=1e-6)
     assert (H.w_avg - w.mean(0)).abs().max() < 0.06 * w.std(0).max()
     twice, _ = converted(tmp_path / "n.pt", tmp_path, discriminator=False)
     assert twice.meta["hash"] == H.meta["hash"]

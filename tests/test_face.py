@@ -36,6 +36,11 @@ def test_other_shapes_are_read(tmp_path, G, shape):
     assert ws.shape == (1 if shape in ([512], [G.num_ws, 512]) else shape[0], G.num_ws, 512) and ws.dtype == torch.float32
 
 
+def test_an_array_in_fortrans_order_is_read_as_it_was(tmp_path, small_G):
+    ws = np.random.default_rng(0).standard_normal((2, 6, 512)).astype(np.float32)
+    assert np.array_equal(face.read(write(tmp_path / "a.npy", np.asfortranarray(ws)), small_G).ws, ws)
+
+
 @pytest.mark.parametrize(
     "array, said",
     [

@@ -240,7 +240,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "out": "tests/test_animation.py::test_script_takes_frames_in_natural_order",
         "pingpong": "tests/test_animation.py::test_script_takes_frames_in_natural_order",
         "fps": "tests/test_animation.py::test_script_takes_frames_in_natural_order",
-        "loop": "tests/test_animation.py::test_loop_is_how_often_it_plays",
+        "loop": "tests/test_animation.py::test_the_script_passes_on_how_often_it_plays",
         "width": "tests/test_animation.py::test_width_enlarges_and_keeps_the_shape",
         "quiet": "tests/test_animation.py::test_paths_on_stdout_and_what_they_are_on_stderr",
     },

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import weight_convert
-from editor import checkpoints, pickles
+from editor import checkpoints, downloads, pickles
 from stylegan_layers import Config, Generator
 from tests.golden.formats import equal, golden_values, lernapparat
 
@@ -283,6 +283,16 @@ def test_nothing_of_the_project_is_replaced(house, monkeypatch):
             convert(name, *words)
     assert ours.read_bytes() == b"bundled" and (tmp_path / "photo.safetensors").read_bytes() == b"a photograph"
     assert checkpoints.PROTECTED and not list(folder.glob(".*"))
+
+
+def test_a_download_keeps_what_is_known_of_it(house, monkeypatch):
+    convert, folder, tmp_path = house
+    convert("me.pt", "--quiet")
+    monkeypatch.setattr(downloads, "fetch", lambda name, report: tmp_path / "me.pt")
+    assert weight_convert.main(["stylegan2-ffhq-256", "--quiet"]) == 0
+    said, item = checkpoints.read_metadata(folder / "stylegan2-ffhq-256.safetensors"), downloads.DOWNLOADS["stylegan2-ffhq-256"]
+    assert (said["license"], said["source"], said["perceptual"]) == (item.license, item.url, "vgg16")
+    assert said["alignment"] == {"scale": 1.0, "em_scale": 0.1}  # FFHQ's
 
 
 def test_what_comes_with_the_project_is_protected():

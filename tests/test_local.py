@@ -156,6 +156,15 @@ def test_script_fills_a_hole(run, place, G):
     assert found.info["psnr"] == pytest.approx(10 * np.log10(255**2 / error[~hole].mean()), abs=0.01)  # of what is known alone
 
 
+def test_measures_look_at_the_known_pixels_alone():
+    target = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    picture, known = target.copy(), np.ones((32, 32), bool)
+    picture[:, 24:], known[:, 16:] = 0, False
+    assert render.measures(picture, target, known) == (100.0, pytest.approx(1))
+    psnr, ssim = render.measures(picture, target, ~known)
+    assert psnr < 12 and 0.3 < ssim < 0.7  # half of it is the same
+
+
 def test_composite_keeps_what_is_known_and_has_no_seam():
     rng = np.random.default_rng(0)
     photo = rng.integers(60, 200, (32, 32, 3)).astype(np.uint8)
@@ -306,6 +315,24 @@ def test_modes_say_how_much(place, monkeypatch, words, amount):
     found, blend = [], local_edit.blend_activations
     monkeypatch.setattr(local_edit, "blend_activations", lambda *given: found.append(given[5]) or blend(*given))
     assert call(*TRANSFER, "--mode", *words) == 0 and found == [amount]
+
+
+def test_transfer_takes_a_little_more_than_the_part_of_either_face(place, G, monkeypatch):
+    found, blend = [], local_edit.blend_activations
+    monkeypatch.setattr(local_edit, "blend_activations", lambda *given: found.append(given[3]) or blend(*given))
+    assert call(*TRANSFER[:-1], "box:0.4,0.4,0.6,0.6", "--blur", 0) == 0
+    assert torch.equal(found[0], local_edit.widened(masks.read("box:0.4,0.4,0.6,0.6", G.resolution)))
+    halves = torch.cat([masks.read(box, G.resolution) for box in ("box:0,0,0.5,1", "box:0.5,0,1,1")])
+    monkeypatch.setattr(masks, "read", lambda *_: halves)  # a part is elsewhere in the other face
+    assert call(*TRANSFER, "--blur", 0) == 0 and (found[1] == 1).all()
+
+
+def test_a_part_comes_with_its_noise(G, made):
+    one, other = (face.Face(made[0][i : i + 1]) for i in range(2))
+    other.noise = [m + 1 for m in face.own_noise(G)]
+    everywhere = torch.ones(1, 1, G.resolution, G.resolution)
+    with_it = local_edit.blend_activations(G, dataclasses.replace(one, noise=other.noise), other, everywhere, [8])
+    assert torch.equal(local_edit.blend_activations(G, one, other, everywhere, [8]), with_it)
 
 
 def test_an_embedded_transfer_is_two_results(place, G):

@@ -59,6 +59,13 @@ def test_seed_draws_the_start(small_G, aim, space, init):
     assert torch.equal(a[0], a[1])  # one draw for all images
 
 
+def test_the_rate_rises_stays_and_falls():
+    rates = [projection.rate(0.1, "cosine", step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05) and rates[1:75] == pytest.approx([0.1] * 74)
+    assert rates[74:] == sorted(rates[74:], reverse=True) and rates[86] > 0.05 > rates[87] and rates[99] == pytest.approx(0)
+    assert [projection.rate(0.1, "constant", step, 100) for step in (0, 99)] == [0.1, 0.1]
+
+
 def test_starts(small_G, aim):
     for init, expected in (("mean", small_G.w_avg.expand(2, 6, -1)), ("zeros", torch.zeros(2, 6, 512))):
         assert torch.equal(found(small_G, aim, iteration=0, init=init).ws, expected)

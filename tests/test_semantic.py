@@ -385,6 +385,15 @@ def test_bad_calls_say_so_in_one_line(place, monkeypatch, capsys, G, words, said
 def test_force_takes_another_generators(place, G):
     boundaries.save("foreign.npy", boundaries.Boundary(unit(9), info={"generator_hash": "0" * 64}))
     assert call("--latent_file", "face.npy", "--boundary", "foreign.npy", "--steps", 1, "--force") == 0
+    with pytest.raises(ValueError, match="made for another generator"):
+        call("--latent_file", "face.npy", "--boundary", "one", "--condition", "foreign.npy", "--steps", 1)
+    assert call("--latent_file", "face.npy", "--boundary", "one", "--condition", "foreign.npy", "--steps", 1, "--force") == 0
+
+
+def test_a_boundary_of_which_nothing_is_left_fails_alone(place, capsys):
+    np.save("same.npy", unit(0).numpy())  # as one
+    assert call("--latent_file", "face.npy", "--boundary", "one", "two", "--condition", "same.npy", "--steps", 1) == 1
+    assert names() == ["face_two.json", "face_two.png"] and "failed: boundary one: nothing is left" in capsys.readouterr().err
 
 
 def test_the_command_in_the_docstring_works(place, run):

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
+from PIL import Image
 
 from editor import checkpoints, face, files, projection, session, settings
 
@@ -68,6 +70,21 @@ def test_remarks_of_faces_are_kept_for_the_command(opened, small_G, tmp_path):
     np.save(tmp_path / "two.npy", np.zeros((2, 6, 512), np.float32))
     with pytest.raises(ValueError, match="holds 2 latents"):
         opened.read_one(tmp_path / "two.npy")
+
+
+def test_a_picture_that_nothing_aligned_is_remarked_upon(G, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "load_generator", lambda name, device: G)
+    opened, astronaut = session.open(args()), Image.fromarray(skimage.data.astronaut())
+    far, near = astronaut.crop((80, 0, 380, 300)), astronaut.crop((150, 50, 300, 200))
+    pictures = {"far": far, "near": near, "small": far.resize((128, 128)), "cut": far, "grey": Image.new("RGB", (300, 300), "grey")}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+    files.write_json(tmp_path / "cut.json", {"quad": [[0, 0]]})  # as align_images.py leaves beside a crop
+    files.write_json(tmp_path / "far.json", {"sources": {}})
+    for name in pictures:
+        assert opened.photo(tmp_path / f"{name}.png").shape == (1, 3, 128, 128)
+    (remark,) = opened.remarks
+    assert remark.startswith(f"{tmp_path / 'far.png'}: its face fills ") and "align_images.py" in remark
 
 
 def test_starts(opened, small_G, tmp_path):
