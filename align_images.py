@@ -224,6 +224,22 @@ def chosen(found, face, path):
     return faces[number - 1 : number]
 
 
+def require_own(target, photo):
+    """Raise ValueError if `target` is, by its record, cut from another photograph: a result never replaces another's.
+
+    A photograph is the same if its name or its content is.
+    """
+    try:
+        said = read_json(target.with_suffix(".json"))
+    except (OSError, ValueError):
+        return  # no record that says anything
+    source = said.get("source") if isinstance(said, dict) else None
+    if not isinstance(source, str) or said.get("source_sha256") == files.file_hash(photo):
+        return
+    if os.path.abspath(source) != os.path.abspath(photo):
+        raise ValueError(f"{target}: holds a face of {source[:200]}; give another folder, or remove it first")
+
+
 def align(path, args, cut, find):
     """Cut the faces out of one photograph and write them; `find` is the detector, or gives the landmarks of --landmarks."""
     image = images.open_image(path)
@@ -247,6 +263,7 @@ def align(path, args, cut, find):
         record = target.with_suffix(".json")
         if target.exists() and not record.exists() and target.parent.resolve() == path.parent.resolve():
             raise ValueError(f"{target}: a picture beside {path.name} that align_images.py did not write; choose another folder")
+        require_own(target, path)
         record.unlink(missing_ok=True)  # a crop without a record is unfinished, one with another's would be wrong
         images.save(target, crop_quad(image, quad, cut.size))
         said = {"source": str(path), "source_size": image.size, "source_sha256": files.file_hash(path), "quad": quad.tolist(),

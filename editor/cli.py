@@ -297,6 +297,12 @@ def _on_signal(number, frame):
     WAITING.append(error)
 
 
+def stand_ready():
+    """From here on Ctrl-C and SIGTERM end the process as `run` says; for programs that import for seconds before they call it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+
+
 WAITING = None  # a list while `kept_whole` runs: the signals that came meanwhile
 
 
@@ -322,8 +328,7 @@ def run(main):
     ValueError and OSError (bad input, a missing file, a full disk) become one line on stderr and exit code 2.
     """
     program = os.path.basename(sys.argv[0])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+    stand_ready()
     open_streams()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait yield: on a busy machine spinning ones crawl
     keep_buffers()

@@ -23,7 +23,7 @@ from editor import fast_conv
 from perceptual_model import gram
 
 LOW_MEMORY_FROM = 128
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # how PyTorch's allocators say it
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")  # PyTorch, oneDNN
 NO_STRENGTH = 1e-6  # a layer that multiplies its map by less cannot show it; training leaves 1e-5 and more
 
 

@@ -322,6 +322,24 @@ def test_another_photograph_of_the_same_size_is_warned_of(astronaut, tmp_path, c
         assert capsys.readouterr().err.count("warning: ") == warned
 
 
+def test_another_photographs_crop_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("marks.json").write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    words = ["faces", "--landmarks", "marks.json", "--quiet"]
+    for folder, colour in (("a", "red"), ("b", "blue")):
+        Path(folder).mkdir()
+        Image.new("RGB", (512, 512), colour).save(f"{folder}/me.png")
+    assert not align_images.main(["a/me.png", *words])
+    before = Path("faces/me_01.png").read_bytes(), Path("faces/me_01.json").read_bytes()
+    with pytest.raises(ValueError, match="holds a face of a/me.png"):
+        align_images.main(["b/me.png", *words])
+    assert (Path("faces/me_01.png").read_bytes(), Path("faces/me_01.json").read_bytes()) == before
+    shutil.copy("a/me.png", "b/me.png")  # the same photograph elsewhere
+    assert not align_images.main(["b/me.png", *words])
+    Image.new("RGB", (512, 512), "green").save("b/me.png")  # the file that the record names, changed since
+    assert not align_images.main(["b/me.png", *words])
+
+
 def pairs(f):
     return json.dumps([f(i) for i in range(68)])
 

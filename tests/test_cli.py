@@ -250,3 +250,13 @@ def test_progress_shows_small_losses(capsys):
     with cli.progress(10, quiet=True) as show:
         show(10, 1.0)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("program", ["train_generator", "train_encoder", "measure"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_stopped_while_it_imports_ends_with_one_line(program, number, tmp_path):
+    (tmp_path / "torch.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(9)\n")
+    words = [sys.executable, "-m", f"training.{program}"]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"{program}.py: stopped\n"
