@@ -401,8 +401,8 @@ def check_out(mixed, joined, tiny, capfd):
 
 
 def check_precision(mixed, joined, tiny, capfd):
-    assert not np.array_equal(mixed()[1], mixed("--precision", "bf16")[1])
     assert joined("--precision", "bf16")[0]["precision"] == "bfloat16"
+    assert not np.array_equal(mixed()[1], mixed("--precision", "bf16")[1])
 
 
 def check_recorded(name, value, said):

@@ -132,10 +132,10 @@ def test_faces_are_exchanged_both_ways(run, tmp_path, G):
         face.write(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
     done = run("facial_exchange.py", "--latent-file1", "a.npy", "--latent_file2", "b.npy", "--precision", "fp32", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    names = [os.path.join("save_image", "exchange", f"a_x_b_exchange{i}.{ending}") for i in (1, 2) for ending in ("npy", "png")]
+    names = [os.path.join("save_image", "exchange", f"a_x_b_exchange{i}.{ending}") for i in (1, 2) for ending in ("png", "npy")]
     assert done.stdout.split() == names
     a, b = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
-    one, two = np.load(tmp_path / names[0]), np.load(tmp_path / names[2])
+    one, two = np.load(tmp_path / names[1]), np.load(tmp_path / names[3])
     layers = facial_exchange.default_layers(G)
     others = [i for i in range(G.num_ws) if i not in layers]
     assert np.array_equal(two[:, layers], a[:, layers]) and np.array_equal(two[:, others], b[:, others])
@@ -361,6 +361,8 @@ def check_strength(case):
     a, c = case.parents("ac")
     ws, _, said = case("pair", "--strength", 0.25)
     assert np.allclose(ws[:, 3:5], 0.75 * a[:, 3:5] + 0.25 * c[:, 3:5], atol=1e-5) and said["strength"] == 0.25
+    other = np.load("save_image/exchange/a_x_c_exchange2.npy")
+    assert np.allclose(other[:, 3:5], 0.75 * c[:, 3:5] + 0.25 * a[:, 3:5], atol=1e-5)
     t, n, e = case.parents("abc")
     ws = case.exchange(*case.words["learnt"], "--strength", -2)["a_x_c"][0]
     assert np.allclose(ws, t - 2 * (e - n), atol=1e-4)
