@@ -256,6 +256,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, whole, role, half, va
     refused(LOAD[role], tmp_path / "x.safetensors", f"{name} holds NaN or infinity", G)
 
 
+def test_a_key_twice_is_refused():
+    with pytest.raises(ValueError, match="a key twice"):
+        checkpoints.parse_dict('{"resolution": 8, "resolution": 16}', "config")
+
+
 def test_an_encoder_of_another_generator_is_refused(tmp_path, whole):
     paths, G, _ = whole
     path = rewritten(paths["encoder"], tmp_path / "x.safetensors", meta(generator_hash="\x1b[31m" * 50))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 import image_crossover
 from editor import checkpoints, cli, face, files, images, projection
@@ -180,7 +180,11 @@ def test_several_of_each_make_a_file_for_each_pair_and_a_sheet(cross, of, tiny):
     sheets = [path for path in files.visible(out, "*.png") if "_more" in path.name]
     assert len(sheets) == 1 and sheets[0].name.startswith("a_and_1_more_x_a_and_2_more_")
     page = Image.open(sheets[0])
-    assert page.width > 4 * 128 and page.height > 3 * 128
+    head = [None, *(tiny.folder / f"{name}.png" for name in "abd")]
+    body = [[tiny.folder / f"{one}.png", *(out / f"{one}_x_{other}.png" for other in "abd")] for one in "ac"]
+    cells = [[path and ImageOps.contain(Image.open(path), (128, 128), Image.Resampling.LANCZOS) for path in row] for row in (head, *body)]
+    wanted = images.sheet(cells, ["content \\ style", *"abd"], ["", *"ac"], 128)
+    assert np.array_equal(np.array(page), np.array(wanted)) and page.width > 4 * 128
     cross(*of("ac", "abd"), "--quiet")  # the same again: the same names
     cross(*of("ac", "bd"), "--quiet")  # others: another sheet
     assert len([path for path in files.visible(out, "*.png") if "_more" in path.name]) == 2

@@ -304,6 +304,11 @@ def test_resume_asks_the_record(encode, photographs, capsys, change, words, why)
     assert len(again) == 3 * len(names) and said()["complete"]
 
 
+def test_resume_takes_any_number_format_unless_one_is_asked_for(encode, photographs, capsys):
+    assert encode("--src_im", "a.png", "--precision", "bf16", "--quiet") == 0
+    assert encode("--src_im", "a.png", "--precision", "auto", "--resume") == 0 and "1 of 1 are done" in capsys.readouterr().err
+
+
 def test_resume_sees_that_the_start_changed(encode, photographs, G, capsys):
     def start(noise):
         maps = [m + noise for m in face.own_noise(G)]
@@ -357,6 +362,7 @@ def test_the_table_holds_all_results_of_its_folder_whatever_their_records_say(en
     assert encode("--src_im", "a.png", "--quiet") == 0
     absurd = [[], {}, {"picture": {"path": "s/x.png"}}, {"made_by": "encode_image.py", "picture": {"path": "s/\0.png"}},
               {"made_by": "encode_image.py", "picture": {"path": 3}}, {"made_by": "encode_image.py", "picture": "s/x.png"}]  # fmt: skip
+    absurd.append(said() | {"made_by": "local_edit.py style"})  # another command's
     for i, record in enumerate(absurd):
         Path(f"w/x{i}.json").write_text(json.dumps(record))
     odd = said() | {"psnr": [1], "name": "\ud800=1+1"}

@@ -176,6 +176,15 @@ def test_a_folder_means_its_people(exchange, learnt, tiny, tmp_path):
     assert np.array_equal(found["a_x_x"][0], found["a_x_c"][0])
 
 
+def test_other_people_give_another_name(tiny):
+    def name(letters):
+        paths = [tiny.folder / f"{letter}.npy" for letter in letters]
+        return facial_exchange.people_name(paths, [face.read(path) for path in paths])
+
+    assert name("a") == "a" and name("abc") == name("abc") and len({name("abc"), name("abd"), name("acb")}) == 3
+    assert name("abc").startswith("a_and_2_more_")
+
+
 def test_results_never_replace_others(exchange, pair, learnt, tiny):
     exchange(*pair)
     with pytest.raises(ValueError, match="a_x_c_exchange1.npy: holds the result of"):
@@ -352,6 +361,8 @@ def check_strength(case):
     a, c = case.parents("ac")
     ws, _, said = case("pair", "--strength", 0.25)
     assert np.allclose(ws[:, 3:5], 0.75 * a[:, 3:5] + 0.25 * c[:, 3:5], atol=1e-5) and said["strength"] == 0.25
+    other = np.load("save_image/exchange/a_x_c_exchange2.npy")
+    assert np.allclose(other[:, 3:5], 0.75 * c[:, 3:5] + 0.25 * a[:, 3:5], atol=1e-5)
     t, n, e = case.parents("abc")
     ws = case.exchange(*case.words["learnt"], "--strength", -2)["a_x_c"][0]
     assert np.allclose(ws, t - 2 * (e - n), atol=1e-4)

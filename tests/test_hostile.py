@@ -274,6 +274,7 @@ def test_nothing_of_the_project_is_replaced(house, monkeypatch):
         ("n.pt", ["--discriminator", ours], "comes with the project.*--discriminator"),
         ("n.pt", ["--out", source], "ends in .safetensors"),
         ("s.safetensors", ["--out", tmp_path / "s.safetensors"], "is the source itself"),
+        ("s.safetensors", ["--out", tmp_path / "a.safetensors", "--discriminator", tmp_path / "s.safetensors"], "is the source itself"),
         ("n.pt", ["--out", tmp_path / "photo.safetensors"], "is no checkpoint of this toolkit"),
         ("n.pt", ["--out", tmp_path / "a.safetensors", "--discriminator", tmp_path / "a.safetensors"], "the same file"),
         ("n.pt", ["--out", tmp_path / "n.pt" / "a.safetensors"], "Not a directory"),

@@ -34,6 +34,11 @@ def test_parts_lie_on_the_face_of_their_own_picture(G, two):
         assert middle(mask[1, 0])[1] == pytest.approx(y - 1 / 8, abs=0.04)
 
 
+def test_hair_lies_above_the_mouth_and_outside_of_the_face(two):
+    hair, whole = (masks.read(f"part:{name}", 64, two)[0, 0] for name in ("hair", "face"))
+    assert hair[0, [0, -1]].min() == 1 and hair[-8:].max() == 0 and (hair * whole).max() < 0.3
+
+
 @pytest.mark.parametrize("size", [64, 256])
 def test_parts_have_the_size_that_was_asked_for(two, size):
     assert masks.read("part:mouth", size, two[:1]).shape == (1, 1, size, size)

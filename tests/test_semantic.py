@@ -256,6 +256,13 @@ def test_several_faces_get_a_strip_each_and_a_sheet_of_all(place, G, capsys):
     assert sheet in OUT.iterdir() and len(list(OUT.glob("face_and_1_more_*_one.png"))) == 2
 
 
+def test_too_many_pictures_make_no_sheet_of_all(place, monkeypatch, capsys):
+    monkeypatch.setattr(semantic_edit, "MOST_CELLS", 3)
+    assert call("--latent_file", "face.npy", "noisy.npy", "--boundary", "one", "--steps", 2) == 0
+    assert [n for n in names() if n.endswith(".png")] == ["face_one.png", "noisy_one.png"]
+    assert "no sheet of all: 2 faces times 2 pictures" in capsys.readouterr().err
+
+
 def test_a_folder_means_its_latents_and_a_file_may_hold_several(place, G):
     face.write("some/pair.npy", torch.cat([start(G), start(G, "noisy.npy")]))
     face.write("some/third.npy", start(G))
