@@ -245,17 +245,17 @@ def configure(args, session):
         config = dataclasses.replace(config, layers=face.layer_range(args.layers, num_ws))
     if args.lambda_start is not None:
         config.lambda_start = args.lambda_start
-    return config, encoder, remembered(config, args, session)
+    return config, encoder, remembered(config, encoder, args, session)
 
 
-def remembered(config, args, session):
+def remembered(config, encoder, args, session):
     """The settings that make a result what it is, as JSON holds them; files by their content, not by their name."""
     from editor import face
 
     plain = {k: v for k, v in dataclasses.asdict(dataclasses.replace(config, init="mean", noise="const")).items() if k not in PASSING}
-    init = args.init
-    if init and Path(init).is_file():
-        noise = face.noise_path(init)
+    init = "encoder" if encoder else config.init
+    if args.init and Path(args.init).is_file():
+        init, noise = args.init, face.noise_path(args.init)
         init = [files.file_hash(init), files.file_hash(noise) if config.noise != "const" and noise.is_file() else None]
     mask = files.file_hash(args.mask) if args.mask and Path(args.mask).is_file() else args.mask
     return plain | {
