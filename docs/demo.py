@@ -15,14 +15,14 @@ from PIL import Image, ImageDraw
 
 from editor import cli, files, images
 
-ME, YOU = "astronaut_01", "seed0043"  # the photograph's face, and a sample of the generator
+ME, YOU = "astronaut_01", "seed0057"  # the photograph's face, and a sample of the generator
 MINE, YOURS = f"latent_W/{ME}.npy", f"save_image/generate/{YOU}.npy"
 NOISE, UPPER, TOP = "save_image/noise", "box:0,0,1,0.5", "box:0,0,1,0.25"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
 COMMANDS = f"""
 align_images.py raw_images/ aligned_images/
 encode_image.py --src_im {ME}.png --iteration 300
-generate.py --seeds 43 --trunc 0.7
+generate.py --seeds 57 --trunc 0.7
 image_morphing.py --latent_file1 {MINE} --latent_file2 {YOURS} --frames 24 --easing smooth --loop --animation save_result/morph.gif
 image_crossover.py --latent_file1 {MINE} --latent_file2 {YOURS}
 facial_exchange.py --latent_file1 {YOURS} --latent_file2 {MINE}

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 some inputs of a batch failed (each was named); 2 the comm
 """
 
 import argparse
+import atexit
 import math
 import os
 import re
@@ -322,6 +323,12 @@ def kept_whole():
         raise came[0]
 
 
+def _nothing_left_to_stop():
+    """While Python ends, a signal must not change the exit code of what is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def run(main):
     """Run a command's `main(argv) -> exit code or None` and leave Python with its exit code.
 
@@ -329,6 +336,7 @@ def run(main):
     """
     program = os.path.basename(sys.argv[0])
     stand_ready()
+    atexit.register(_nothing_left_to_stop)
     open_streams()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait yield: on a busy machine spinning ones crawl
     keep_buffers()
