@@ -319,14 +319,20 @@ def load_distance(name, device="cpu"):
 
 
 def _vgg(distance, name):
+    from http.client import HTTPException
+    from pickle import UnpicklingError
+
     import torch
     import torchvision
 
     try:
         chosen = torchvision.models.VGG16_Weights.IMAGENET1K_V1
         weights = chosen.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:  # off line; a file that is not the published one
-        raise OSError(f"--perceptual {name}: VGG16 could not be downloaded ({error}); use --perceptual bundled") from None
+    except (OSError, RuntimeError, ValueError, EOFError, HTTPException, UnpicklingError) as error:  # off line; cut; not the published file
+        advice = f"use --perceptual bundled, or remove what lies in {torch.hub.get_dir()}/checkpoints and try again"
+        # PyTorch's own words advise to load a damaged file without protection
+        reason = "the file is cut or damaged" if isinstance(error, (EOFError, UnpicklingError)) else error
+        raise OSError(f"--perceptual {name}: VGG16 could not be downloaded or read ({reason}); {advice}") from None
     distance.load_torchvision(weights)
     if name == "lpips":
         import lpips

@@ -196,3 +196,12 @@ def test_number_format_and_compiling_are_chosen_by_what_the_machine_has(monkeypa
     )
     monkeypatch.setattr(session.shutil, "which", lambda name: None)
     assert not session.compiles("auto", cpu, torch.bfloat16, 1024, 1000)
+
+
+def test_a_damaged_vgg16_in_the_cache_is_one_line_that_says_what_to_remove(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    (tmp_path / "hub/checkpoints/vgg16-397923af.pth").write_bytes(b"cut")
+    with pytest.raises(OSError, match="the file is cut or damaged.*--perceptual bundled, or remove what lies in") as error:
+        session.load_distance("vgg16")
+    assert str(tmp_path) in str(error.value)
