@@ -9,6 +9,8 @@ Each face becomes ALIGNED/NAME_01.png, NAME_02.png, ... by size, and a .json wit
 Faces are found with dlib's 68 landmarks; that model was trained on iBUG 300-W, which is for non-commercial use.
 """
 
+from editor import cli  # isort: skip (first: from here on Ctrl-C ends the command as it should)
+
 import collections
 import json
 import math
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from editor import checkpoints, cli, files, images
+from editor import checkpoints, files, images
 from editor.landmarks import Detector, face_quad, smallest
 
 MAX_SIDE = 4096  # of a crop, in pixels
@@ -271,6 +273,9 @@ def align(path, args, cut, find):
         with files.atomic(record) as temporary:
             temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
         cli.written(args, target)
+    older = Path(args.aligned) / f"{path.stem}_{len(found) + 1:02}.png"
+    if args.face == "all" and older.exists() and older.with_suffix(".json").exists():
+        cli.warn(f"{older}: left by an earlier run that found more faces; encode_image.py will take it too unless you remove it")
 
 
 def flags():

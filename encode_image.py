@@ -18,6 +18,8 @@ Fill in what is hidden (NAME_fill_MASK): white in the mask must match, the rest 
 import contextlib
 import csv
 import dataclasses
+import itertools
+import os
 import re
 import time
 from pathlib import Path
@@ -142,6 +144,9 @@ def read(path, args, session):
     mask = read_mask(args, session.G.resolution, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
     claim(latent, sources(path, args))
+    owner = next((row["latent"] for row in table_rows(args.save_dir) if row["name"] == picture.stem), latent)
+    if os.path.isfile(owner) and os.path.abspath(owner) != os.path.abspath(latent):
+        raise ValueError(f"{picture}: the picture of {owner}; give another --save_dir than that one's")
     return Photo(path, image, mask, latent, picture)
 
 
@@ -211,13 +216,13 @@ def write(photo, found, i, args, session, chosen, seconds):
     picture, target = render.one(session.G, person), images.to_uint8(photo.image)[0]
     known = np.ones(picture.shape[:2]) if photo.mask is None else photo.mask[0, 0].cpu().numpy()
     psnr, ssim = render.measures(picture, target, known > 0.5)
-    images.save(photo.picture, render.composite(picture, target, known) if args.composite else picture)
     info = session.record(
         "encode_image.py", sources(photo.path, args), name=photo.latent.stem, psnr=round(psnr, 2), ssim=round(ssim, 4),
         loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(seconds, 1), settings=chosen, stopped=found.stopped,
-        complete=found.interrupted is None, picture={"path": str(photo.picture), "sha256": files.file_hash(photo.picture)},
+        complete=found.interrupted is None,
     )  # fmt: skip
-    face.write(photo.latent, person.ws, info, face.changed(person.noise, session.G))
+    shown = render.composite(picture, target, known) if args.composite else picture
+    session.write(photo.picture, shown, person, info, photo.latent)
     return info
 
 
@@ -326,11 +331,11 @@ def still_to_do(paths, args, session, chosen):
     return left
 
 
-COLUMNS = ("name", "psnr", "ssim", "loss", "steps", "seconds")
+COLUMNS = ("name", "psnr", "ssim", "loss", "steps", "seconds", "latent")
 
 
 def write_table(args):
-    """SAVE_DIR/metrics.csv: a row for each face in --latent_dir whose picture is in --save_dir, whichever run made it."""
+    """SAVE_DIR/metrics.csv: a row for each face whose picture is in --save_dir, whichever run made it and whichever its --latent_dir."""
     from editor import face
 
     rows = []
@@ -340,13 +345,31 @@ def write_table(args):
         except (ValueError, OSError):
             continue
         if said.get("made_by") == "encode_image.py" and is_here(entry(said, "picture"), Path(args.save_dir)):
-            rows.append({column: said.get(column) for column in COLUMNS} | {"name": record.stem})
+            own = {"name": record.stem, "latent": os.path.abspath(record.with_suffix(".npy"))}
+            rows.append({column: said.get(column) for column in COLUMNS} | own)
     if rows:
+        names = {row["name"] for row in rows}
+        rows = sorted(rows + [row for row in table_rows(args.save_dir) if row["name"] not in names], key=lambda row: row["name"])
         with files.atomic(Path(args.save_dir) / "metrics.csv") as temporary:
             with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
                 table = csv.DictWriter(f, COLUMNS)
                 table.writeheader()
                 table.writerows(rows)
+
+
+def table_rows(folder):
+    """The rows of metrics.csv whose pictures are still in its folder: some may be of another --latent_dir."""
+    path = Path(folder) / "metrics.csv"
+    if not path.is_file() or path.stat().st_size > files.MAX_TEXT:
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as f:
+            table = csv.DictReader(f)
+            ours = tuple(table.fieldnames or ()) == COLUMNS
+            rows = [row for row in table if None not in row and None not in row.values()] if ours else []
+    except csv.Error:
+        return []
+    return [row for row in rows if (Path(folder) / f"{Path(row['name']).name}.png").is_file()]
 
 
 def is_here(picture, folder):
@@ -456,18 +479,26 @@ class Run:
                 said = write(photo, found, i, self.args, self.session, self.chosen, seconds)
                 line = f"{said['name']}: PSNR {said['psnr']:.2f} dB, SSIM {said['ssim']:.3f}, {said['seconds']:.1f} s"
                 cli.written(self.args, photo.latent, photo.picture, what=line)
+                cli.warn_of(self.session)
 
     def all(self, paths):
         """Read and encode photographs, a batch at a time."""
-        batch = []
+        batches = self.batches(paths)
+        first = next(batches, [])  # what is wrong with it is said before a bar stands there
         with cli.progress(len(paths) * max(1, self.config.steps), self.args.quiet) as show:
-            for path in paths:
-                with self.failures.catch(path):
-                    batch.append(read(path, self.args, self.session))
-                self.done += path in self.failures.names
-                if batch and (len(batch) >= self.size or path == paths[-1]):
-                    self.encode(batch, show)
-                    batch = []
+            for batch in itertools.chain([first] if first else [], batches):
+                self.encode(batch, show)
+
+    def batches(self, paths):
+        """The photographs that can be read, as many at a time as fit together."""
+        batch = []
+        for path in paths:
+            with self.failures.catch(path):
+                batch.append(read(path, self.args, self.session))
+            self.done += path in self.failures.names
+            if batch and (len(batch) >= self.size or path == paths[-1]):
+                yield batch
+                batch = []
 
 
 def main(argv):

@@ -242,6 +242,7 @@ def main(argv):
     noted |= {"mode": mode, "strength": args.strength, "seconds": round(time.time() - began, 1)}
     for latent, person in zip(latents, faces, strict=True):
         cli.written(args, *session.save(latent, person, session.record("facial_exchange.py", sources, **noted)))
+    cli.warn_of(session)
     if any(interrupted):
         cli.say(f"the best of {noted['steps']} steps is in {args.out_dir}")
         raise interrupted[0]

@@ -108,6 +108,7 @@ def main(argv):
             info = session.record("generate.py", sources, z_seed=seed, settings=settings)
             paths = session.write(picture, render.one(G, one, session.dtype), one, info)
             cli.written(args, *paths)
+            cli.warn_of(session)
             latents.append(one.ws.cpu())
             show(len(latents))
     face.write(together, torch.cat(latents), session.record("generate.py", sources, z_seeds=args.seeds, settings=settings))

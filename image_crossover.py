@@ -135,6 +135,7 @@ def mix_faces(args, session):
         for latent, sources, one, other in row:
             said = session.record("image_crossover.py", sources, content=one.name, style=other.name, layers=layers)
             cli.written(args, *session.save(latent, face.mix(one, other, layers, G=session.G), said))
+            cli.warn_of(session)
     if several:
         picture = write_sheet(sheet.with_suffix(".png"), rows, contents, styles, side, session)
         files.write_json(sheet.with_suffix(".json"), session.record("image_crossover.py", everything, layers=layers, sheet=picture.name))
@@ -222,6 +223,7 @@ def join_photographs(args, session):
     )  # fmt: skip
     images.save(wanted, target)
     cli.written(args, *session.save(latent, face.Face(found.ws, found.noise), said), wanted)
+    cli.warn_of(session)
     if found.interrupted:
         cli.say(f"the best of {found.steps} steps is in {latent}")
         raise found.interrupted

@@ -25,6 +25,9 @@ STROKE = 24 / 127.5  # a pixel that differs by more grey levels than this from w
 REACH = 0.03  # strokes and copied parts are widened by this share of the side: the face around them may bend to them
 
 
+OPTIMISER = ("iteration", "noise_iteration", "lr", "perceptual", "compile", "low_memory")  # the flags that say how it works
+
+
 def flags():
     weight = cli.number(float, 0)
     p = cli.Parser(__doc__)
@@ -69,6 +72,7 @@ def _common(p, mask_help, iteration, noise_iteration, lr):
     cli.add_embedding_flags(p, iteration)
     cli.add_face_flags(p)
     cli.add_model_flags(p)
+    p.set_defaults(parser=p)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -316,6 +320,7 @@ def write(found, picture, args, session, named, seconds):
     )  # fmt: skip
     paths = session.write(picture, render.one(session.G, person), person, info)
     cli.written(args, *paths, what=f"the edited face, after {found.steps} steps")
+    cli.warn_of(session)
     if found.interrupted:
         raise found.interrupted
 
@@ -341,6 +346,8 @@ def remembered(args, session):
 def main(argv):
     args = flags().parse_args(argv)
     check(args)
+    if args.command == "transfer" and not args.embed:
+        cli.require_default(args.parser, args, OPTIMISER, "nothing is optimised without --embed; give --embed too")
     from editor import session as sessions
 
     named, picture, began = sources(args), destination(args), time.time()

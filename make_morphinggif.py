@@ -6,10 +6,12 @@ Frames are taken in the natural order of their names (img2 before img10) and mus
 as one that was made of them earlier, is no frame: it is left out, and named.
 """
 
+from editor import cli  # isort: skip (first: from here on Ctrl-C ends the command as it should)
+
 import sys
 from pathlib import Path
 
-from editor import animation, cli, images
+from editor import animation, images
 
 
 def flags():

@@ -138,32 +138,6 @@ def gram(features):
     return flat @ flat.transpose(1, 2) / (c * h * w)
 
 
-class ContentAndStyle(Distance):
-    """A distance joined by the Gram loss of its deepest features, which says what is there and not where.
-
-    The Gram term is |A - B|^2 / |B|^2, a share: its weight then means the same on VGG16 and on the bundled network.
-
-    Args:
-        distance: the content.
-        content, style: the weights of the two.
-    """
-
-    def __init__(self, distance, content=1.0, style=1.0):
-        super().__init__()
-        self.distance, self.content, self.style = distance, content, style
-
-    def features(self, images):
-        """images [N, 3, H, W] in [-1, 1] -> the distance's features, and the Gram matrix [N, C, C] of the last"""
-        found = self.distance.features(images)
-        return [*found, gram(found[-1])]
-
-    def compare(self, a, b):
-        *content_a, gram_a = a
-        *content_b, gram_b = b
-        style = (gram_a - gram_b).square().flatten(1).sum(1) / gram_b.square().flatten(1).sum(1)
-        return self.content * self.distance.compare(content_a, content_b) + self.style * style
-
-
 @dataclass(frozen=True)
 class FeatureConfig:
     """The layers of a `Features` network: for each, what it is, its channels, kernel and stride."""

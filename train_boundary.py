@@ -8,6 +8,8 @@ Or give two folders of latents, with and without the attribute: --positive DIR -
 [1, 512], as the official boundaries) and a .json with its accuracy and the generator it belongs to.
 """
 
+from editor import cli  # isort: skip (first: from here on Ctrl-C ends the command as it should)
+
 import csv
 import io
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from editor import cli, files
+from editor import files
 
 MIN_CLASS = 5  # latents on each side; with fewer, none are left to test on
 

@@ -9,6 +9,8 @@ downloaded (stylegan1-ffhq-1024, ...). Nothing that a file names is ever importe
 and refuses the rest. The paths written go to stdout, one a line; what they are, to stderr.
 """
 
+from editor import cli  # isort: skip (first: from here on Ctrl-C ends the command as it should)
+
 import copy
 import operator
 import re
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from editor import checkpoints, cli, downloads, pickles
+from editor import checkpoints, downloads, pickles
 from editor.pickles import shown
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -306,6 +306,9 @@ def stand_ready():
 
 WAITING = None  # a list while `kept_whole` runs: the signals that came meanwhile
 
+if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent.parent:  # a command of the toolkit's, which is still importing
+    stand_ready()
+
 
 @contextmanager
 def kept_whole():

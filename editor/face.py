@@ -301,7 +301,7 @@ def record(path):
 # Write
 
 
-def write(path, ws, info=None, noise=None):
+def write(path, ws, info=None, noise=None, also=None):
     """Write a face; each file whole or not at all, and the record last: it makes the set valid.
 
     Args:
@@ -309,6 +309,7 @@ def write(path, ws, info=None, noise=None):
         ws: [N, L, 512], written as float32.
         info: a dict, for the record; `files` is added.
         noise: list of maps [1, 1, r, r], one a layer, with None where the map is the generator's own (see `changed`); None: none.
+        also: called before the record is written; writes what else belongs to the set, and returns what the record says of it.
 
     Raises:
         ValueError: another ending than .npy.
@@ -329,7 +330,8 @@ def write(path, ws, info=None, noise=None):
         with open(temporary, "wb") as f:
             np.save(f, ws.detach().cpu().numpy().astype(np.float32))
         parts["latent"] = files.file_hash(temporary)
-    files.write_json(path.with_suffix(".json"), (info or {}) | {"files": parts})
+    more = also() if also else {}
+    files.write_json(path.with_suffix(".json"), (info or {}) | more | {"files": parts})
     if arrays is None:
         noise_path(path).unlink(missing_ok=True)  # an older face's; the record does not name it any more
 

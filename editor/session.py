@@ -138,32 +138,40 @@ class Session:
             "numpy": numpy.__version__,
         }
 
-    def write(self, path, picture, found, info):
-        """Write a result whole: its picture, and the face that renders to it; the record, last, says that they belong together.
+    def write(self, path, picture, found, info, latent=None):
+        """Write a result whole: the face, its picture, and the record, last, which says that they belong together.
 
         Args:
-            path: NAME.png, or another ending of a picture; the face is NAME.npy beside it.
+            path: NAME.png, or another ending of a picture.
             picture: as `images.save` takes it.
             found: face.Face; None: there is only the picture, and latents that an earlier run left are removed (said in `remarks`).
             info: what `record` gives.
+            latent: the face's file (default: NAME.npy beside the picture).
 
         Returns:
             list of the paths to tell of.
         """
         path = Path(path)
-        latent = path.with_suffix(".npy")
+        latent = Path(latent or path.with_suffix(".npy"))
         try:
-            before = face.record(latent).get("files") or {}
+            before = face.record(latent)
         except ValueError:
             before = {}
-        images.save(path, picture)
-        picture_hash = files.file_hash(path)
-        info = info | {"picture": {"path": str(path), "sha256": picture_hash}}
+        earlier = files.file_hash(path) if path.is_file() else None
+
+        def finish():
+            images.save(path, picture)
+            if earlier not in (None, files.file_hash(path)):
+                what = "what an earlier run made of the same files with other settings" if before.get("files") else "a picture of that name"
+                self.remarks.append(f"{path}: replaces {what}")
+            return {"picture": {"path": str(path), "sha256": files.file_hash(path)}}
+
         if found is not None:
-            face.write(latent, found.ws, info, face.changed(found.noise, self.G))
+            face.write(latent, found.ws, info, face.changed(found.noise, self.G), finish)
             return [path, latent]
-        ours = latent.is_file() and before.get("latent") == files.file_hash(latent)
-        files.write_json(latent.with_suffix(".json"), info | {"files": {"picture": picture_hash}})
+        ours = latent.is_file() and (before.get("files") or {}).get("latent") == files.file_hash(latent)
+        said = finish()
+        files.write_json(latent.with_suffix(".json"), info | said | {"files": {"picture": said["picture"]["sha256"]}})
         if ours:
             latent.unlink()
             face.noise_path(latent).unlink(missing_ok=True)

@@ -340,6 +340,18 @@ def test_another_photographs_crop_is_not_replaced(tmp_path, monkeypatch):
     assert not align_images.main(["b/me.png", *words])
 
 
+def test_a_crop_that_an_earlier_run_left_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (512, 512), "red").save("me.png")
+    Path("marks.json").write_text(json.dumps((a_face() * 2 + 100).tolist()))
+    words = ["me.png", "faces", "--landmarks", "marks.json", "--quiet"]
+    assert not align_images.main(words) and capsys.readouterr().err == ""
+    for ending in ("png", "json"):
+        shutil.copy(f"faces/me_01.{ending}", f"faces/me_02.{ending}")
+    assert not align_images.main(words)
+    assert capsys.readouterr().err.startswith("warning: faces/me_02.png: left by an earlier run that found more faces")
+
+
 def pairs(f):
     return json.dumps([f(i) for i in range(68)])
 

@@ -136,7 +136,7 @@ def test_ffmpeg_that_fails_is_quoted(tmp_path, monkeypatch):
         for _ in range(100):
             movie.add(np.zeros((256, 256, 3), np.uint8))
     line = cli.one_line(error.value)
-    assert line.startswith(f"{tmp_path / 'a.mp4'}: ffmpeg failed: ") and "disk" not in line and line.count(str(tmp_path / 'a.mp4')) == 1
+    assert line.startswith(f"{tmp_path / 'a.mp4'}: ffmpeg failed: ") and "disk" not in line and line.count(str(tmp_path / "a.mp4")) == 1
     with pytest.raises(OSError, match="disk full") as error, animation.Animation(tmp_path / "a.gif") as movie:
         for _ in range(100):
             movie.add(np.zeros((256, 256, 3), np.uint8))

@@ -260,3 +260,13 @@ def test_a_training_stopped_while_it_imports_ends_with_one_line(program, number,
     done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=30)
     assert done.returncode == 128 + number
     assert done.stderr == f"{program}.py: stopped\n"
+
+
+@pytest.mark.parametrize("program", ["align_images.py", "train_boundary.py", "weight_convert.py", "make_morphinggif.py"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_stopped_while_it_imports_numpy_ends_with_one_line(program, number, tmp_path):
+    (tmp_path / "numpy.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(9)\n")
+    words = [sys.executable, str(ROOT / program), "--help"]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"{program}: stopped\n"

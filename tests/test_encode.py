@@ -128,7 +128,7 @@ def test_flags_change_the_latent(encode, photographs, usual, words):
     before = latent(name) if "--mask" in usual else latent()
     assert encode("--src_im", "a.png", "--quiet", *usual, *words) == 0
     assert np.abs(latent(name) - before).max() > 1e-4
-    assert encode("--src_im", "a.png", "--quiet", *usual, *words, "--latent_dir", "again") == 0
+    assert encode("--src_im", "a.png", "--quiet", *usual, *words, "--latent_dir", "again", "--save_dir", "again") == 0
     assert np.array_equal(latent(name), latent(name.replace("w/", "again/")))
 
 
@@ -521,6 +521,38 @@ def test_another_photographs_result_is_not_replaced(encode, photographs, portrai
     images.save("other/d.png", portraits[3])
     assert encode("--src_dir", "other", "--quiet") == 1
     assert "failed: other/a.png: w/a.npy: holds the result of in/a.png" in capsys.readouterr().err and Path("w/d.npy").exists()
+
+
+def test_a_picture_of_another_folders_latent_is_not_replaced(encode, photographs, portraits, capsys):
+    assert encode("--src_im", "a.png", "--quiet") == 0
+    before = Path("s/a.png").read_bytes()
+    images.save("other/a.png", portraits[3])
+    images.save("other/d.png", portraits[3])
+    elsewhere = ["--src_dir", "other", "--latent_dir", "w2", "--quiet"]
+    assert encode(*elsewhere) == 1
+    assert f"failed: other/a.png: s/a.png: the picture of {Path('w/a.npy').absolute()}; give" in capsys.readouterr().err
+    assert Path("s/a.png").read_bytes() == before and not Path("w2/a.npy").exists() and Path("w2/d.npy").exists()
+    assert rows() == ["name", "a", "d"], "the table holds the pictures of both"
+    assert encode(*elsewhere, "--save_dir", "s2") == 0  # a whole result of its own, with its picture there
+    assert encode(*elsewhere) == 1 and Path("s/a.png").read_bytes() == before
+    Path("w/a.npy").unlink()  # the owner is gone
+    assert encode(*elsewhere) == 0 and Path("s/a.png").read_bytes() == Path("s2/a.png").read_bytes()
+    assert "warning: s/a.png: replaces " in capsys.readouterr().err
+
+
+def test_what_is_done_again_with_other_settings_says_so(encode, photographs, capsys):
+    assert encode("--src_im", "a.png") == 0
+    assert encode("--src_im", "a.png") == 0
+    assert "replaces" not in capsys.readouterr().err
+    assert encode("--src_im", "a.png", "--iteration", 3, "--quiet") == 0
+    assert capsys.readouterr().err == "warning: s/a.png: replaces what an earlier run made of the same files with other settings\n"
+
+
+def test_a_table_that_is_no_table_of_ours_is_replaced(encode, photographs):
+    for text in ("", "name,loss\na,1\n", "name,psnr,ssim,loss,steps,seconds,latent\n../x,1\n\0,1,1,1,1,1,1\n", '"' + "x" * 200_000):
+        Path("s").mkdir(exist_ok=True)
+        Path("s/metrics.csv").write_text(text)
+        assert encode("--src_im", "a.png", "--quiet") == 0 and rows() == ["name", "a"]
 
 
 def test_one_bad_image_of_a_folder_fails_alone(encode, photographs, portraits, capsys):

@@ -449,6 +449,7 @@ def test_resolutions_are_read_and_checked(G):
         ([*TRANSFER, "--mode", "interpolate", "--amount", "2.0"], "--amount"),
         ([*TRANSFER, "--amount", "0.2"], "--mode interpolate"),
         ([*TRANSFER, "--resolutions", "3"], "--resolutions"),
+        ([*TRANSFER, "--iteration", "9", "--low_memory"], "--iteration, --low_memory: nothing is optimised without --embed"),
         ([*TRANSFER, "--out", "/proc/none/x"], "/proc"),
         ([*TRANSFER, "--weight_file", "none.safetensors"], "none.safetensors"),
         (["erase"], "erase"),

@@ -113,6 +113,20 @@ def test_batches_change_nothing_but_the_rounding(G):
         next(render.pictures(G, ws[:0]))
 
 
+def test_a_frame_that_stands_alone_is_never_in_a_batch(G):
+    sizes = []
+
+    class Counts:
+        w_avg, resolution = G.w_avg, G.resolution
+
+        def synthesis(self, ws, **options):
+            sizes.append(len(ws))
+            return torch.zeros(len(ws), 3, 4, 4)
+
+    list(render.pictures(Counts(), torch.zeros(6, G.num_ws, 512), batch_size=3, alone=(0, 3, 5)))
+    assert sizes == [1, 2, 1, 1, 1]
+
+
 numbers = st.floats(-1e3, 1e3, width=32)
 
 

@@ -179,6 +179,25 @@ def test_content_weighs_each_image(small_G, aim):
     assert torch.allclose(halves, whole * torch.tensor([1.0, 0.5]))
 
 
+def test_the_gram_loss_looks_at_the_deepest_features(small_G, aim):
+    class Two(Pixels):
+        def features(self, images):
+            return [images, 2 + images[:, :1] * images[:, 1:2]]
+
+    goal = projection.Goal(aim, content=torch.zeros(2), gram=torch.ones(2))
+    found = projection.project(small_G, Two(), goal, settings.Config(iteration=0))
+    drawn = small_G.synthesis(found.ws)
+    ours, wanted = (perceptual_model.gram(2 + x[:, :1] * x[:, 1:2]) for x in (drawn, aim))
+    assert torch.allclose(found.loss, (ours - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2)))
+
+
+def test_noise_maps_move_by_their_rate_however_small_the_gradient(small_G, aim):
+    maps = projection.NoiseMaps(small_G, settings.Config(noise_iteration=1), 2, "cpu")
+    evaluate = lambda: (sum(v.value.flatten(1).sum(1) for v in maps.variables) * 1e-9, aim)  # noqa: E731
+    projection.descend(maps.variables, evaluate, 1, settings.Config(schedule="constant"), projection.Projection(ws=None, loss=None))
+    assert all(torch.allclose(v.value, torch.full_like(v.value, -0.02), rtol=0.01) for v in maps.variables)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # On the bundled generator
 
