@@ -1,10 +1,15 @@
-"""Find the latent of aligned images: the W+ code whose rendering looks like the photograph (Image2StyleGAN).
+"""Find the latent of aligned images whose rendering looks like the photograph, and tune the generator around it.
 
     python encode_image.py --src_im aligned_images/me_01.png
 
-For each image it writes the reconstruction save_image/encode/NAME.png, latent_W/NAME.npy (float32 [1, L, 512]) and NAME.json
-(settings, losses, PSNR, SSIM). Without --src_im every image of --src_dir is encoded, --batch_size at a time; a run that was
-stopped goes on with --resume.
+For each image it writes the reconstruction save_image/encode/NAME.png, latent_W/NAME.npy (float32 [1, L, 512]), what the weights
+are changed by (NAME.tuned.safetensors) and NAME.json (settings, losses, PSNR, SSIM). Without --src_im every image of --src_dir is
+encoded, --batch_size at a time; a run that was stopped goes on with --resume.
+
+The latent stays near one w, where edits work, and the generator's weights learn what it misses (pivotal tuning, Roich et al. 2021).
+A latent that is free in W+ (Image2StyleGAN) comes near without tuning, but melts when it is edited:
+
+    python encode_image.py --src_im aligned_images/me_01.png --preset exact
 
 Finer, with the noise maps (latent_W/NAME.noise.npz), as in Image2StyleGAN++:
 
@@ -15,6 +20,7 @@ Fill in what is hidden (NAME_fill_MASK): white in the mask must match, the rest 
     python encode_image.py --src_im aligned_images/me_01.png --mask part:mouth --invert_mask --composite --noise_iteration 300
 """
 
+import argparse
 import contextlib
 import csv
 import dataclasses
@@ -26,6 +32,7 @@ from pathlib import Path
 
 from editor import cli, files, settings
 
+FILES = (".npy", ".npz", ".pt", ".safetensors")  # of --init
 FRAME = re.compile(r"\d{5,}\.png")  # in NAME_steps/
 
 
@@ -37,7 +44,17 @@ def flags():
     p.add_argument("--src_dir", metavar="DIR", help="folder of aligned images (default: aligned_images/, else source_image/)")
     p.add_argument("--latent_dir", default="latent_W/", metavar="DIR", help="where latents go (default: %(default)s)")
     p.add_argument("--save_dir", default="save_image/encode/", metavar="DIR", help="where reconstructions go (default: %(default)s)")
-    cli.add_embedding_flags(p, config.iteration)
+    presets = "; ".join(f"{name}: {what}" for name, what in settings.PRESET_HELP.items())
+    p.add_argument(
+        "--preset", choices=settings.PRESETS,
+        help=f"defaults of the flags below. {presets} (default: editable; exact with --mask, --layers, --joint or --init FILE, which say "
+        "what is to be found)",
+    )  # fmt: skip
+    cli.add_embedding_flags(p, None)
+    p.add_argument(
+        "--w_iteration", type=cli.number(int, 0), help="before them, steps with one w for all layers (--space w+; default: the preset's)"
+    )
+    cli.add_tuning_flags(p)
     p.add_argument(
         "--batch_size", type=batch_size, default=1, metavar="N|auto", help="images optimised together; auto: as many as pay (default: 1)"
     )
@@ -51,8 +68,8 @@ def flags():
         help=f"{', '.join([*settings.INITS, 'encoder'])}, or a latent (its noise maps with it) or encoder "
         "file (default: encoder where there is one, else mean)",
     )
-    p.add_argument("--lr", type=cli.number(float, above=0), default=config.lr, help="Adam's learning rate (default: %(default)s)")
-    p.add_argument("--schedule", default=config.schedule, choices=settings.SCHEDULES, help="of the learning rate (default: %(default)s)")
+    p.add_argument("--lr", type=cli.number(float, above=0), help=f"Adam's learning rate (default: {config.lr})")
+    p.add_argument("--schedule", choices=settings.SCHEDULES, help=f"of the learning rate (default: {config.schedule})")
     p.add_argument("--lambda_mse", type=weight, default=config.lambda_mse, help="weight of the squared error (default: %(default)s)")
     p.add_argument("--lambda_percep", type=weight, default=config.lambda_percep, help="weight of the distance (default: %(default)s)")
     p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the first and last two)")
@@ -68,9 +85,7 @@ def flags():
     )
     p.add_argument("--joint", action="store_true", help="move the noise maps with the latent from the first step on")
     p.add_argument("--lambda_start", type=weight, help="holds the latent near --init (default: 0; with --mask 1, near one w for all)")
-    p.add_argument(
-        "--lambda_prior", type=weight, default=config.lambda_prior, help="holds it where the mapping network puts w (default: 0)"
-    )
+    p.add_argument("--lambda_prior", type=weight, help="holds it where the mapping network puts w (default: the preset's)")
     p.add_argument("--mask", help="where the rendering must match, white: a picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1 or part:NAME")
     p.add_argument("--invert_mask", action="store_true", help="black must match instead")
     p.add_argument("--composite", action="store_true", help="save the photograph with only the masked-out part taken from the rendering")
@@ -83,6 +98,25 @@ def flags():
     cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
+
+
+def settled(args):
+    """The flags with what the preset says of those that were not given.
+
+    Raises:
+        ValueError: flags of the tuning where nothing is tuned.
+    """
+    free = args.mask or args.layers or args.joint or (args.init or "").endswith(FILES)
+    preset = args.preset or ("exact" if free else "editable")
+    chosen = {"lr": settings.Config.lr, "schedule": settings.Config.schedule} | settings.PRESETS[preset]
+    if args.space != "w+":  # one stage: its steps take the first one's place too
+        chosen |= {"iteration": chosen["iteration"] + chosen["w_iteration"], "w_iteration": 0}
+    found = argparse.Namespace(**vars(args) | {k: v for k, v in chosen.items() if getattr(args, k) is None})
+    if found.w_iteration and args.space != "w+":
+        raise ValueError(f"--w_iteration is of --space w+; --space {args.space} has --iteration")
+    if not found.tune:
+        cli.require_default(flags(), args, ("tune_form", "tune_lr", "tune_locality", "tune_until", "tune_together"), "needs --tune N")
+    return found
 
 
 def batch_size(text):
@@ -212,7 +246,8 @@ def write(photo, found, i, args, session, chosen, seconds):
 
     if found.diverged[i]:
         raise ValueError(DIVERGED.format(steps=found.steps))
-    person = face.Face(found.ws[i : i + 1], None if found.noise is None else [m[i : i + 1] for m in found.noise])
+    noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
+    person = face.Face(found.ws[i : i + 1], noise, found.tuned and found.tuned[i])
     picture, target = render.one(session.G, person), images.to_uint8(photo.image)[0]
     known = np.ones(picture.shape[:2]) if photo.mask is None else photo.mask[0, 0].cpu().numpy()
     psnr, ssim = render.measures(picture, target, known > 0.5)
@@ -231,14 +266,15 @@ def write(photo, found, i, args, session, chosen, seconds):
 
 
 def configure(args, session):
-    """The flags as a `settings.Config`, the encoder to start from or None, and the settings as the record keeps them."""
+    """The flags as a `settings.Config`, the encoder to start from or None, a `settings.Tuning`, and what the record keeps of them all."""
     from editor import face, projection
 
     num_ws = session.G.num_ws
-    total = args.iteration + args.noise_iteration
+    total = args.w_iteration + args.iteration + args.tune + args.noise_iteration
     start, encoder = session.start(args.init, args.space, whole=not args.mask)
     config = settings.Config(
-        iteration=args.iteration, space=args.space, lr=args.lr, schedule=args.schedule, lambda_mse=args.lambda_mse,
+        iteration=args.iteration, w_iteration=args.w_iteration, space=args.space, lr=args.lr, schedule=args.schedule,
+        lambda_mse=args.lambda_mse,
         lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, noise_iteration=args.noise_iteration, noise_lr=args.noise_lr,
         noise_layers=face.layer_range(args.noise_layers, num_ws) if args.noise_layers else None, lambda_noise=args.lambda_noise,
         joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed, low_memory=args.low_memory,
@@ -250,10 +286,13 @@ def configure(args, session):
         config = dataclasses.replace(config, layers=face.layer_range(args.layers, num_ws))
     if args.lambda_start is not None:
         config.lambda_start = args.lambda_start
-    return config, encoder, remembered(config, encoder, args, session)
+    tuning = settings.Tuning(
+        steps=args.tune, form=args.tune_form, lr=args.tune_lr, locality=args.tune_locality, until=args.tune_until
+    )  # fmt: skip
+    return config, encoder, tuning, remembered(config, encoder, tuning, args, session)
 
 
-def remembered(config, encoder, args, session):
+def remembered(config, encoder, tuning, args, session):
     """The settings that make a result what it is, as JSON holds them; files by their content, not by their name."""
     from editor import face
 
@@ -264,6 +303,7 @@ def remembered(config, encoder, args, session):
         init = [files.file_hash(init), files.file_hash(noise) if config.noise != "const" and noise.is_file() else None]
     mask = files.file_hash(args.mask) if args.mask and Path(args.mask).is_file() else args.mask
     return plain | {
+        "tuning": dataclasses.asdict(tuning) | {"together": args.tune_together} if tuning.steps else None,
         "init": init,
         "mask": mask,
         "invert_mask": args.invert_mask,
@@ -425,11 +465,21 @@ def check_videos(args, paths):
         files.check_writable(file)
 
 
+def stages(config, tuning):
+    """What is done for an image, in words."""
+    first = f"{config.iteration} of {'W+' if config.space == 'w+' else config.space}"
+    every = [(config.w_iteration, f"{config.w_iteration} of one w"), (config.iteration, first)]
+    every += [(tuning.steps, f"{tuning.steps} of the weights (each two to three times as long)")]
+    every += [(config.noise_iteration, f"{config.noise_iteration} of the noise")]
+    return "steps for an image: " + (", ".join(words for steps, words in every if steps) or "none")
+
+
 class Run:
     """The state of a run over photographs: what failed, how far it is."""
 
-    def __init__(self, args, session, config, encoder, chosen, count):
-        self.args, self.session, self.config, self.encoder, self.chosen = args, session, config, encoder, chosen
+    def __init__(self, args, session, config, encoder, tuning, chosen, count):
+        self.args, self.session, self.config, self.encoder, self.tuning, self.chosen = args, session, config, encoder, tuning, chosen
+        self.steps = max(1, config.steps + tuning.steps)  # an image
         self.failures = cli.Failures(single=bool(args.src_im))
         self.size = auto_batch(count, session.G.resolution, session.device) if args.batch_size == "auto" else args.batch_size
         self.done = 0  # photographs, the failed ones too
@@ -445,14 +495,16 @@ class Run:
         goal = projection.Goal(
             torch.cat([photo.image for photo in photos]).to(device), None if masks[0] is None else torch.cat(masks).to(device)
         )
-        steps_in_all = max(1, self.config.steps)
         with contextlib.ExitStack() as stack:
             steps = Steps(self.args, photos, stack)
 
-            def bar(before, count, step, losses):
-                show((self.done + before) * steps_in_all + (step + 1) * count, losses.mean().item())
+            def bar(steps, losses):
+                show(self.done * self.steps + steps, losses.mean().item())
 
-            for first, last, found in self.session.embed(goal, self.config, self.encoder, self.size, bar, steps.show, cli.warn):
+            parts = self.session.embed(
+                goal, self.config, self.encoder, self.size, bar, steps.show, cli.warn, self.tuning, self.args.tune_together
+            )
+            for first, last, found in parts:
                 self.size = min(self.size, last - first) if last < len(photos) else self.size
                 seconds, began = (time.time() - began) / (last - first), time.time()
                 with cli.kept_whole():
@@ -485,7 +537,7 @@ class Run:
         """Read and encode photographs, a batch at a time."""
         batches = self.batches(paths)
         first = next(batches, [])  # what is wrong with it is said before a bar stands there
-        with cli.progress(len(paths) * max(1, self.config.steps), self.args.quiet) as show:
+        with cli.progress(len(paths) * self.steps, self.args.quiet) as show:
             for batch in itertools.chain([first] if first else [], batches):
                 self.encode(batch, show)
 
@@ -496,13 +548,13 @@ class Run:
             with self.failures.catch(path):
                 batch.append(read(path, self.args, self.session))
             self.done += path in self.failures.names
-            if batch and (len(batch) >= self.size or path == paths[-1]):
+            if batch and (len(batch) >= self.size and not self.args.tune_together or path == paths[-1]):
                 yield batch
                 batch = []
 
 
 def main(argv):
-    args = flags().parse_args(argv)
+    args = settled(flags().parse_args(argv))
     from editor import images
     from editor import session as sessions
 
@@ -519,15 +571,14 @@ def main(argv):
 
         if not masks.needs_picture(args.mask):
             read_mask(args, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
-    config, encoder, chosen = configure(args, session)
+    config, encoder, tuning, chosen = configure(args, session)
     if args.resume:
         paths = still_to_do(paths, args, session, chosen)
-    run = Run(args, session, config, encoder, chosen, len(paths))
+    run = Run(args, session, config, encoder, tuning, chosen, len(paths))
     if not args.quiet:
         cli.warn_of(session)
-        cli.say(
-            f"{session.device.type}: {session.dtype_name}, compile {'on' if session.compiles(config) else 'off'}, batches of {run.size}"
-        )
+        compiled = "on" if session.compiles(config) else "off"
+        cli.say(f"{session.device.type}: {session.dtype_name}, compile {compiled}, batches of {run.size}; {stages(config, tuning)}")
     session.distance()  # read, or downloaded, before the bar starts
     try:
         run.all(paths)

@@ -142,7 +142,7 @@ def layers_of(args, G):
 
 
 def swapped(expression, appearance, layers, strength, G):
-    """Two faces -> each with the other's layers, latent and noise: exchange1 and exchange2."""
+    """Two faces -> each with the other's layers, latent, noise and tuned weights: exchange1 and exchange2."""
     from editor import face
 
     return [face.mix(expression, appearance, layers, strength, G), face.mix(appearance, expression, layers, strength, G)]
@@ -181,11 +181,10 @@ def exchange_photographs(args, session):
     content, gram = (torch.tensor(pair, device=session.device) for pair in ([args.lambda_content, 1.0], [args.lambda_style, 0.0]))
     session.distance()  # read, or downloaded, before the bar starts
     with cli.progress(2 * config.steps, args.quiet) as show:
-
-        def bar(before, count, step, losses):
-            show(before * config.steps + (step + 1) * count, losses.mean().item())
-
-        found = session.embed_one(projection.Goal(pictures, content=content, gram=gram), config, encoder, bar, cli.warn)
+        found = session.embed_one(
+            projection.Goal(pictures, content=content, gram=gram), config, encoder,
+            lambda steps, losses: show(steps, losses.mean().item()), cli.warn,
+        )  # fmt: skip
     noted = {
         "layers": layers, "losses": [round(float(loss), 5) for loss in found.loss], "iteration": args.iteration, "steps": found.steps,
         "perceptual": session.perceptual, "lambda_style": args.lambda_style, "lambda_content": args.lambda_content,
@@ -224,7 +223,7 @@ def add_expression(args, session):
     if not channels:
         cli.warn(f"--threshold {args.threshold}: no channel changes that much; the result is the target itself")
     noted = {"layers": layers, "threshold": args.threshold, "change": args.change, "channels": channels}
-    return latents, [face.Face(ws, target.noise)], sources, noted
+    return latents, [face.Face(ws, target.noise, target.tuned)], sources, noted
 
 
 def main(argv):

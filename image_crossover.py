@@ -214,7 +214,7 @@ def join_photographs(args, session):
     with cli.progress(config.steps, args.quiet) as show:
         found = session.embed_one(
             projection.Goal(target.to(session.device)), config, encoder,
-            lambda before, count, step, losses: show(step + 1, losses.mean().item()), cli.warn,
+            lambda steps, losses: show(steps, losses.mean().item()), cli.warn,
         )  # fmt: skip
     said = session.record(
         "image_crossover.py", sources, mask=args.mask, invert_mask=args.invert_mask, blur=args.blur, perceptual=session.perceptual,

@@ -91,11 +91,13 @@ class Morph:
     """The way through some faces, whose frames are worked out when they are asked for: all at once may be too many to hold.
 
     ends: latents [K, L, 512]. maps: noise maps, a list of [K, 1, r, r]; None: the generator's own. steps: a `schedule`.
+    tuned: the weights that were tuned around each, K of them, None: the generator's own; or None for all.
     """
 
     ends: object
     maps: list | None
     steps: list
+    tuned: list | None = None
 
     def __len__(self):
         return len(self.steps)
@@ -113,8 +115,20 @@ class Morph:
         from editor import render
 
         noise = "const" if self.maps is None else self.noise
+        if self.tuned:
+            yield from self.pictures_one_by_one(G, noise, dtype, warn)
+            return
         ends = [k for k, (_, _, t) in enumerate(self.steps) if t == 0]
-        return render.pictures(G, self, noise, batch_size, dtype, ends, warn)
+        yield from render.pictures(G, self, noise, batch_size, dtype, ends, warn)
+
+    def pictures_one_by_one(self, G, noise, dtype, warn):
+        """As `pictures`, where each frame has a generator of its own."""
+        from editor import render, tuning
+
+        for k, (i, j, t) in enumerate(self.steps):
+            tuned = tuning.between(self.tuned[i], self.tuned[j], lambda name, t=t: t, G)
+            maps = noise if isinstance(noise, str) else noise(k, k + 1)
+            yield from render.pictures(tuning.worn(G, tuned), self[k : k + 1], maps, None, dtype, (), warn)
 
 
 def morph(G, faces, steps):
@@ -127,7 +141,8 @@ def morph(G, faces, steps):
     if any(one.noise for one in faces):
         own = face.own_noise(G)
         maps = [torch.cat([m.cpu() for m in some]) for some in zip(*(one.noise or own for one in faces), strict=True)]
-    return Morph(torch.cat([one.ws.cpu() for one in faces]), maps, steps)
+    tuned = [one.tuned for one in faces] if any(one.tuned for one in faces) else None
+    return Morph(torch.cat([one.ws.cpu() for one in faces]), maps, steps, tuned)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -313,11 +328,13 @@ def main(argv):
             cli.warn(f"{folder}: the {len(before['frames'])} frames of an earlier morph of other faces are replaced")
         render_into(folder, names, path.pictures(session.G, args.batch_size, session.dtype, cli.warn), args, movie)
         if args.save_latents:
-            face.write(args.save_latents, path[:], said | {"noise": "not kept" if path.maps else "none"})
+            left_out = {"noise": "not kept" if path.maps else "none", "tuned": "not kept" if path.tuned else "none"}
+            face.write(args.save_latents, path[:], said | left_out)
         files.write_json(folder / RECORD, said | {"complete": True, "frames": names})
-    if args.save_latents and path.maps:
+    if args.save_latents and (path.maps or path.tuned):
         cli.warn(
-            f"{args.save_latents}: the latents alone; the noise maps of so many frames are not kept, without which they render otherwise"
+            f"{args.save_latents}: the latents alone; noise maps and tuned weights of so many frames are not kept, without which they "
+            "render otherwise"
         )
     results = [folder, *([args.animation] if movie else []), *([args.save_latents] if args.save_latents else [])]
     cli.written(args, *results, what=f"{len(names)} frames")

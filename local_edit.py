@@ -110,7 +110,7 @@ def rendered(session, person):
     import torch
 
     with torch.no_grad():
-        return session.G.synthesis(person.ws, noise=person.maps).clamp(-1, 1)
+        return session.wearing(person).G.synthesis(person.ws, noise=person.maps).clamp(-1, 1)
 
 
 def read_mask(args, G, pictures):
@@ -238,7 +238,8 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
     import torch
     import torch.nn.functional as F
 
-    layers = {r: getattr(G.synthesis, f"b{r}").conv1 for r in resolutions}
+    from editor import tuning
+
     seen = {}
 
     def watch(r):
@@ -251,11 +252,12 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
         part = F.adaptive_avg_pool2d(mask, r) * amount
         return lambda layer, inputs, output: torch.lerp(output, seen[r], part.to(output.dtype))
 
-    for make, ws, noise in ((watch, source.ws, source.maps), (mix, target.ws, blended_noise(G, target, source, mask, amount))):
-        hooks = [layer.register_forward_hook(make(r)) for r, layer in layers.items()]
+    for make, one, noise in ((watch, source, source.maps), (mix, target, blended_noise(G, target, source, mask, amount))):
+        synthesis = tuning.worn(G, one.tuned).synthesis
+        hooks = [getattr(synthesis, f"b{r}").conv1.register_forward_hook(make(r)) for r in resolutions]
         try:
             with torch.no_grad():
-                image = G.synthesis(ws, noise=noise)
+                image = synthesis(one.ws, noise=noise)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -309,11 +311,11 @@ def free(picture, named):
     files.check_writable(picture, *face.outputs(latent))
 
 
-def write(found, picture, args, session, named, seconds):
+def write(found, tuned, picture, args, session, named, seconds):
     """What the optimiser found: the face and what it renders to."""
     from editor import face, render
 
-    person = face.Face(found.ws, found.noise)
+    person = face.Face(found.ws, found.noise, tuned)
     info = session.record(
         f"local_edit.py {args.command}", named, **remembered(args, session), steps=found.steps, loss=round(float(found.loss[0]), 5),
         stopped=found.stopped, complete=found.interrupted is None, seconds=round(seconds, 1),
@@ -372,10 +374,10 @@ def main(argv):
     else:
         goal, config = {"scribble": scribble, "style": style}[args.command](*people, args, session, config)
     with cli.progress(config.steps, args.quiet) as show:
-        found = session.embed_one(
-            goal, config, callback=lambda before, count, step, losses: show(step + 1, losses.mean().item()), warn=cli.warn
+        found = session.wearing(people[0]).embed_one(
+            goal, config, callback=lambda steps, losses: show(steps, losses.mean().item()), warn=cli.warn
         )
-    write(found, picture, args, session, named, time.time() - began)
+    write(found, people[0].tuned, picture, args, session, named, time.time() - began)
     return 0
 
 

@@ -165,10 +165,10 @@ def faces(paths, session):
 
 
 def drawn(session, ws, one):
-    """Pictures of latents [N, L, 512] under a face's noise: a list of uint8 [R, R, 3]."""
+    """Pictures of latents [N, L, 512] under a face's noise and tuned weights: a list of uint8 [R, R, 3]."""
     from editor import render
 
-    return list(render.pictures(session.G, ws, one.maps, dtype=session.dtype))
+    return list(render.pictures(session.wearing(one).G, ws, one.maps, dtype=session.dtype))
 
 
 def write(path, one, what, args, session, layers):

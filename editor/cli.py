@@ -95,18 +95,47 @@ def add_quiet_flag(parser):
 
 
 def add_face_flags(parser):
-    """Add --no_saved_noise and --force, of all commands that read faces."""
+    """Add --no_saved_noise, --tuned_strength and --force, of all commands that read faces."""
     parser.add_argument("--no_saved_noise", action="store_true", help="leave out the noise maps saved beside a latent (NAME.noise.npz)")
+    parser.add_argument(
+        "--tuned_strength", type=number(float, 0, most=1), default=1.0, metavar="0..1",
+        help="how much of the weights that were tuned around a face (NAME.tuned.safetensors); 0: the generator as it is (default: 1)",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="take latents and directions that another generator of the same shape made")
 
 
 def add_embedding_flags(parser, iteration):
     """Add --iteration, --perceptual, --compile and --low_memory, of all commands that optimise; session.open reads them."""
-    parser.add_argument("--iteration", type=number(int, 0), default=iteration, help="steps of the optimiser (default: %(default)s)")
+    default = "the preset's" if iteration is None else iteration
+    parser.add_argument("--iteration", type=number(int, 0), default=iteration, help=f"steps of the optimiser (default: {default})")
     parser.add_argument("--perceptual", choices=settings.DISTANCES, help="distance (default: what the generator's checkpoint names)")
     parser.add_argument("--compile", default="auto", choices=settings.COMPILES, help="torch.compile (default: auto, where it pays)")
     parser.add_argument(
         "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time"
+    )
+
+
+def add_tuning_flags(parser):
+    """Add --tune and how, of all commands that embed photographs."""
+    tuning = settings.Tuning()
+    parser.add_argument(
+        "--tune", type=number(int, 0), metavar="N",
+        help="then steps of the generator's weights, around the latent; each takes two to three times as long (default: the preset's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tune_form", default=tuning.form, choices=settings.TUNED_FORMS,
+        help="; ".join(f"{k}: {v}" for k, v in settings.TUNED_FORMS.items()) + f" (default: {tuning.form})",
+    )  # fmt: skip
+    parser.add_argument("--tune_lr", type=number(float, above=0), default=tuning.lr, help="their learning rate (default: %(default)s)")
+    parser.add_argument(
+        "--tune_locality", type=number(float, 0), default=tuning.locality,
+        help="holds the generator's other faces as they are (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tune_until", type=number(float, 0), default=tuning.until, metavar="DB", help="stop when the PSNR is so high (default: never)"
+    )
+    parser.add_argument(
+        "--tune_together", action="store_true", help="all images are of one person, and share their weights: truer where they differ"
     )
 
 
@@ -146,7 +175,8 @@ def one_line(error):
     """What an exception says, on one line; an OSError from the system with its file."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return plain(f"{where}{error.strerror}")
+        advice = "; set TMPDIR to a folder that can be written to" if "temporary directory" in error.strerror else ""
+        return plain(f"{where}{error.strerror}{advice}")
     return plain(" ".join(str(error).split())) or type(error).__name__
 
 
@@ -286,10 +316,10 @@ def open_streams():
 
 
 def _on_signal(number, frame):
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt; inside an import, which would be left half done, nothing is to be saved: end at once."""
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt; before `run`, and inside an import, which would be left half done, they end at once."""
     error, inner = (Terminated if number == signal.SIGTERM else KeyboardInterrupt), frame
     while inner is not None and WAITING is None:
-        if inner.f_code.co_filename.startswith("<frozen importlib"):
+        if not RUNNING or inner.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, f"{os.path.basename(sys.argv[0])}: stopped\n".encode())
             os._exit(128 + number)
         inner = inner.f_back
@@ -304,6 +334,7 @@ def stand_ready():
         signal.signal(number, _on_signal)
 
 
+RUNNING = False  # whether `run` has begun
 WAITING = None  # a list while `kept_whole` runs: the signals that came meanwhile
 
 if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent.parent:  # a command of the toolkit's, which is still importing
@@ -337,7 +368,8 @@ def run(main):
 
     ValueError and OSError (bad input, a missing file, a full disk) become one line on stderr and exit code 2.
     """
-    program = os.path.basename(sys.argv[0])
+    global RUNNING
+    program, RUNNING = os.path.basename(sys.argv[0]), True
     stand_ready()
     atexit.register(_nothing_left_to_stop)
     open_streams()

@@ -1,13 +1,13 @@
-"""A face on disk, whole: its latent, its noise maps and its record are read, written, mixed and moved together.
+"""A face on disk, whole: its latent, its noise maps, its tuned weights and its record are read, written, mixed and moved together.
 
-NAME.npy        the latent, float32 [1, L, 512]: one w a layer
-NAME.noise.npz  where noise maps were optimised: "0", "1", ... for each layer of `G.synthesis.layers()`, float32 [1, 1, r, r];
-                a key is absent where the map is the generator's own
-NAME.json       the record, written last: what made the face, and the sha256 of the other two. It makes the set valid: parts
-                that do not match it are an unfinished write and are never used together.
+NAME.npy                the latent, float32 [1, L, 512]: one w a layer
+NAME.noise.npz          where noise maps were optimised: "0", "1", ... for each layer of `G.synthesis.layers()`, float32
+                        [1, 1, r, r]; a key is absent where the map is the generator's own
+NAME.tuned.safetensors  where the generator was tuned around the face: what its weights are changed by (editor/tuning.py)
+NAME.json               the record, written last: what made the face, and the sha256 of the others. It makes the set valid:
+                        parts that do not match it are an unfinished write and are never used together.
 """
 
-import functools
 import math
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from editor import files, pickles
+from editor import files, pickles, tuning
 
 SUFFIXES = (".npy", ".npz", ".pt")
 WHAT = "a latent is a .npy that encode_image.py writes"
@@ -30,6 +30,7 @@ class Face:
 
     ws: float32 [N, L, 512] (without a generator to ask, W comes as [N, 1, 512]).
     noise: maps [1, 1, r, r], one a layer of `G.synthesis.layers()`; None: the generator's own.
+    tuned: what the synthesis weights are changed by, as `tuning.tune` finds it; None: nothing.
     info: what the record says; {} without one.
     path: the latent's file, or None.
     remarks: what a user should know of it, in sentences.
@@ -37,6 +38,7 @@ class Face:
 
     ws: torch.Tensor
     noise: list | None = None
+    tuned: dict | None = None
     info: dict = field(default_factory=dict)
     path: Path | None = None
     remarks: list = field(default_factory=list)
@@ -51,7 +53,9 @@ class Face:
         return "const" if self.noise is None else self.noise
 
     def to(self, device):
-        return replace(self, ws=self.ws.to(device), noise=None if self.noise is None else [m.to(device) for m in self.noise])
+        noise = None if self.noise is None else [m.to(device) for m in self.noise]
+        tuned = None if self.tuned is None else {name: delta.to(device) for name, delta in self.tuned.items()}
+        return replace(self, ws=self.ws.to(device), noise=noise, tuned=tuned)
 
     def split(self):
         """Its faces one by one, each [1, L, 512]; where there are several they are called NAME_0, NAME_1, ..."""
@@ -83,7 +87,7 @@ def expand(paths):
     return found
 
 
-def read(path, G=None, force=False, saved_noise=True):
+def read(path, G=None, force=False, saved_noise=True, strength=1.0):
     """Read a face with all its parts.
 
     Args:
@@ -93,6 +97,7 @@ def read(path, G=None, force=False, saved_noise=True):
         G: the generator it is meant for: L and the hash in the record must agree; W is then broadcast.
         force: accept a latent that another generator of the same shape made.
         saved_noise: read the noise maps beside it, too.
+        strength: of the tuned weights beside it, 0 (they are not read) to 1.
 
     Returns:
         Face.
@@ -112,18 +117,10 @@ def read(path, G=None, force=False, saved_noise=True):
     if parts and parts.get("latent") != files.file_hash(path):
         raise _unfinished(path)
     found = Face(ws, info=said, path=path)
-    noise = noise_path(path)
-    if saved_noise and G is not None and noise.is_file():
-        if parts is not None and "noise" not in parts:
-            found.remarks.append(f"{noise}: left out; by its record {path.name} has no noise maps, so these are another face's")
-        elif parts and parts["noise"] != files.file_hash(noise):
-            raise _unfinished(path)
-        elif not said:
-            raise ValueError(f"{noise}: no {path.stem}.json says that it belongs to {path.name}; encode again, or use --no_saved_noise")
-        else:
-            found.noise = _read_noise(noise, G)
-    elif parts and "noise" in parts and saved_noise and G is not None:
-        raise ValueError(f"{path}: its noise maps ({noise.name}) are gone; encode again, or use --no_saved_noise")
+    if G is not None and saved_noise and _belongs(found, "noise", noise_path(path), "--no_saved_noise"):
+        found.noise = _read_noise(noise_path(path), G)
+    if G is not None and strength and _belongs(found, "tuned", tuning.path_of(path), "--tuned_strength 0"):
+        found.tuned = tuning.scaled(tuning.read(tuning.path_of(path), G, force), strength, G)
     if G is not None and torch.equal(ws, ws[:, :1].expand_as(ws)) and (distance := _distance(ws, G)) > FAR:
         found.remarks.append(
             f"{path}: {distance:.1f} times as far from the mean latent as faces are; is it a z? "
@@ -132,9 +129,31 @@ def read(path, G=None, force=False, saved_noise=True):
     return found
 
 
-def read_one(path, G=None, force=False, saved_noise=True):
+def _belongs(found, part, file, without):
+    """Whether a file beside a latent is, by the record, a part of the face; `without` is the flag that leaves it out.
+
+    Raises:
+        ValueError: it is another face's or an unfinished one, or it is gone.
+    """
+    path, parts = found.path, found.info.get("files")
+    what = {"noise": "noise maps", "tuned": "tuned weights"}[part]
+    if not file.is_file():
+        if parts and part in parts:
+            raise ValueError(f"{path}: its {what} ({file.name}) are gone; encode again, or use {without}")
+        return False
+    if parts is not None and part not in parts:
+        found.remarks.append(f"{file}: left out; by its record {path.name} has no {what}, so these are another face's")
+        return False
+    if parts and parts[part] != files.file_hash(file):
+        raise _unfinished(path)
+    if not found.info:
+        raise ValueError(f"{file}: no {path.stem}.json says that it belongs to {path.name}; encode again, or use {without}")
+    return True
+
+
+def read_one(path, G=None, force=False, saved_noise=True, strength=1.0):
     """As `read`, of a file that must hold one face."""
-    found = read(path, G, force, saved_noise)
+    found = read(path, G, force, saved_noise, strength)
     if len(found.ws) != 1:
         raise ValueError(f"{path}: holds {len(found.ws)} latents, and one is wanted here; write the one you mean into a file of its own")
     return found
@@ -182,14 +201,7 @@ def _plausible(w, G):
 
 def _distance(ws, G):
     """The largest distance of a face from the mean latent, a mean over its layers, in units of what is usual for this generator."""
-    return (ws.to(G.w_avg.device) - G.w_avg).norm(dim=2).mean(1).max().item() / _usual_distance(G)
-
-
-@functools.lru_cache(maxsize=2)
-@torch.no_grad()
-def _usual_distance(G):
-    z = torch.randn(256, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(G.w_avg.device)
-    return max((G.mapping(z) - G.w_avg).norm(dim=1).mean().item(), 1e-8)
+    return (ws.to(G.w_avg.device) - G.w_avg).norm(dim=2).mean(1).max().item() / tuning.usual_distance(G)
 
 
 def read_array(path, what):
@@ -301,7 +313,7 @@ def record(path):
 # Write
 
 
-def write(path, ws, info=None, noise=None, also=None):
+def write(path, ws, info=None, noise=None, tuned=None, also=None):
     """Write a face; each file whole or not at all, and the record last: it makes the set valid.
 
     Args:
@@ -309,6 +321,7 @@ def write(path, ws, info=None, noise=None, also=None):
         ws: [N, L, 512], written as float32.
         info: a dict, for the record; `files` is added.
         noise: list of maps [1, 1, r, r], one a layer, with None where the map is the generator's own (see `changed`); None: none.
+        tuned: what the synthesis weights are changed by; None: nothing.
         also: called before the record is written; writes what else belongs to the set, and returns what the record says of it.
 
     Raises:
@@ -326,14 +339,17 @@ def write(path, ws, info=None, noise=None, also=None):
             with open(temporary, "wb") as f:
                 np.savez_compressed(f, **arrays)
             parts["noise"] = files.file_hash(temporary)  # of what this run writes, whoever else writes there
+    if tuned is not None:
+        parts["tuned"] = tuning.write(tuning.path_of(path), tuned, (info or {}).get("generator_hash"))
     with files.atomic(path) as temporary:
         with open(temporary, "wb") as f:
             np.save(f, ws.detach().cpu().numpy().astype(np.float32))
         parts["latent"] = files.file_hash(temporary)
     more = also() if also else {}
     files.write_json(path.with_suffix(".json"), (info or {}) | more | {"files": parts})
-    if arrays is None:
-        noise_path(path).unlink(missing_ok=True)  # an older face's; the record does not name it any more
+    for part, file in (("noise", noise_path(path)), ("tuned", tuning.path_of(path))):
+        if part not in parts:
+            file.unlink(missing_ok=True)  # an older face's; the record does not name it any more
 
 
 def _seal(path):
@@ -350,7 +366,7 @@ def _seal(path):
 def outputs(path):
     """The files that `write` may write, for checks before the work."""
     path = Path(path)
-    return [path, noise_path(path), path.with_suffix(".json")]
+    return [path, noise_path(path), tuning.path_of(path), path.with_suffix(".json")]
 
 
 def noise_path(path):
@@ -406,13 +422,13 @@ def changed(maps, G):
 
 
 def mix(base, other, layers, amount=1.0, G=None):
-    """`base` with the chosen layers moved towards `other`'s, latent and noise alike: all the way (1) they are other's, bit for bit.
+    """`base` with the chosen layers moved towards `other`'s, latent, noise and tuned weights alike: at 1 they are other's, bit for bit.
 
     Args:
         base, other: Face of N and N or 1 faces.
-        layers: list of layers, such as `layer_range` gives; a layer's noise map goes with its w.
-        amount: 0 (base's) .. 1 (other's); beyond, the latent goes on and the noise stays at that end: more of it is grain, not expression.
-        G: the generator; needed where one of the two has noise of its own.
+        layers: list of layers, such as `layer_range` gives; a layer's noise map and its tuned weights go with its w.
+        amount: 0 (base's) .. 1 (other's); beyond, the latent goes on and the rest stays at that end: more of it is grain, not expression.
+        G: the generator; needed where one of the two has noise or weights of its own.
 
     Returns:
         Face, without path and record.
@@ -420,12 +436,13 @@ def mix(base, other, layers, amount=1.0, G=None):
     first, second = torch.broadcast_tensors(base.ws, other.ws)
     ws = first.clone()
     ws[:, layers] = torch.lerp(first[:, layers], second[:, layers], amount)
-    noise = None
+    share, noise, tuned = min(max(float(amount), 0.0), 1.0), None, None
     if base.noise is not None or other.noise is not None:
         pairs = zip(base.noise or own_noise(G), other.noise or own_noise(G), strict=True)
-        share = min(max(float(amount), 0.0), 1.0)
         noise = [torch.lerp(a, b, share) if i in layers else a for i, (a, b) in enumerate(pairs)]
-    return Face(ws, noise)
+    if base.tuned or other.tuned:
+        tuned = tuning.between(base.tuned, other.tuned, lambda name: share if tuning.layer_of(G, name) in layers else 0.0, G)
+    return Face(ws, noise, tuned)
 
 
 def layer_range(text, num_ws):

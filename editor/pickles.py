@@ -247,7 +247,7 @@ class Reader:
 
     def __init__(self, path, start=0, program=None, parent=None):
         self.path, self.start, self.program, self.parent = Path(path), start, program, parent
-        self.left = ALLOWANCE * self.path.stat().st_size + FREE
+        self.left, self.steps = ALLOWANCE * self.path.stat().st_size + FREE, 0
         self.names, self.refer = _names(self), None  # refer: what "objects outside the pickle" are, or None
 
     def open(self):
@@ -276,8 +276,12 @@ class Reader:
     def run(self, f):
         """Run the pickle that begins where the file f stands, and leave f at its end."""
         self.stack, self.marks, self.memo = [], [], {}
-        for step, (op, argument, _) in enumerate(pickletools.genops(f)):
-            if step > MOST_STEPS:
+        whole = self
+        while whole.parent:
+            whole = whole.parent
+        for op, argument, _ in pickletools.genops(f):
+            whole.steps += 1
+            if whole.steps > MOST_STEPS:  # of all pickles in the file together
                 raise ValueError(f"a pickle of more than {MOST_STEPS:,} steps")
             if type(argument) is bytes and len(argument) >= LONG:
                 argument = Place(self, f.tell() - len(argument), len(argument))
@@ -429,6 +433,8 @@ def _names(reader):
         return make
 
     def scalar(dtype, raw):
+        if type(raw) is Place or len(raw) > 64:
+            raise ValueError("a number of more than 64 bytes")
         return np.frombuffer(_bytes(raw), dtype.numpy())[0].item()
 
     def from_buffer(raw, dtype, shape, order):

@@ -49,8 +49,9 @@ class Goal:
 class Projection:
     """What `project` found.
 
-    ws: [N, L, 512]. noise: list of maps [N, 1, r, r], or None: the generator's own. loss: [N], the best of each;
-    noise_loss: [N], after the noise stage, or None. history: (step, [N] losses). stopped: why its last stage ended early, or None.
+    ws: [N, L, 512]. noise: list of maps [N, 1, r, r], or None: the generator's own. tuned: of each image what the synthesis weights
+    are changed by (`editor.tuning`), or None. loss: [N], the best of each; noise_loss: [N], after the noise stage, or None.
+    history: (step, [N] losses). stopped: why its last stage ended early, or None.
     diverged: for each image, whether its loss stopped being finite (ws is then the best before). interrupted: the KeyboardInterrupt
     that ended it, or None; whoever has saved the best so far raises it again.
     """
@@ -59,11 +60,25 @@ class Projection:
     loss: torch.Tensor
     noise: list | None = None
     noise_loss: torch.Tensor | None = None
+    tuned: list | None = None
     history: list = field(default_factory=list)
     stopped: str | None = None
     diverged: list = field(default_factory=list)
     steps: int = 0
     interrupted: KeyboardInterrupt | None = None
+
+
+def joined(parts):
+    """The Projections of some images, one after the other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = replace(parts[-1], diverged=[bad for found in parts for bad in found.diverged])
+    whole.ws, whole.loss = (torch.cat([getattr(found, name) for found in parts]) for name in ("ws", "loss"))
+    if whole.noise is not None:
+        whole.noise = [torch.cat(maps) for maps in zip(*(found.noise for found in parts), strict=True)]
+    if whole.tuned is not None:
+        whole.tuned = [one for found in parts for one in found.tuned]
+    return whole
 
 
 @dataclass
@@ -284,12 +299,13 @@ def noise_goal(G, goal, ws, maps, config):
     return Goal(torch.lerp(drawn, goal.image, mask))
 
 
-def descend(variables, evaluate, iteration, config, result, callback=None, show=None):
+def descend(variables, evaluate, iteration, config, result, callback=None, show=None, enough=None):
     """Adam on `variables`, in place; in the end each image has the values at which its own loss was lowest.
 
     Args:
         variables: list of `Variable`.
         evaluate: () -> (losses [N], images), at the variables' values.
+        enough: images -> whether they are near enough to end here; asked every `check_every` steps.
         result: a `Projection`; history, steps, stopped, interrupted and diverged are written to it.
 
     Returns:
@@ -319,6 +335,9 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
                     callback(first + step, losses.detach())
                 if not torch.isfinite(losses).any():
                     result.stopped = "the loss is no longer finite"
+                    break
+                if enough and enough(images.detach()):
+                    result.stopped = "near enough"
                     break
             if config.early_stop and step and step % 100 == 0:
                 now = best.loss.sum().item()
@@ -396,16 +415,17 @@ def project(G, distance, targets, config, callback=None, show=None):
     return result
 
 
-def project_in_parts(G, distance, goal, config, size=None, start=None, callback=None, show=None, warn=None):
+def project_in_parts(G, distance, goal, config, size=None, start=None, callback=None, show=None, warn=None, later=0):
     """As `project`, of as many images at a time as fit into memory: where a batch does not, its halves are tried.
 
     Args:
         goal: a `Goal`.
         size: images in a batch (default: all).
         start: images [N, 3, R, R] -> latents [N, L, 512] to start from, such as an encoder; None: config.init.
-        callback: called with (images done before, images in this batch, step, losses).
+        callback: called with (steps done of all images, losses); each image takes config.steps and `later`.
         show: called with (first image's number, step, images).
         warn: called with a sentence when a batch is halved.
+        later: steps an image that follow elsewhere before the next images begin.
 
     Yields:
         (first, last, Projection of images first .. last - 1), until all are done or one was interrupted.
@@ -428,7 +448,9 @@ def project_in_parts(G, distance, goal, config, size=None, start=None, callback=
                 chosen = replace(chosen, init=config.init[first:last])
             found = project(
                 G, distance, part, chosen,
-                (lambda step, losses, first=first, n=last - first: callback(first, n, step, losses)) if callback else None,
+                (lambda step, losses, first=first, n=last - first: callback(first * (config.steps + later) + n * (step + 1), losses))
+                if callback
+                else None,
                 (lambda step, images, first=first: show(first, step, images)) if show else None,
             )  # fmt: skip
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one

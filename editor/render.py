@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from editor import tuning
 from editor.images import to_uint8
 
 
@@ -58,8 +59,8 @@ def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=(), warn=N
 
 
 def one(G, face, dtype=None):
-    """A `face.Face` of one latent -> its picture, uint8 [R, R, 3]."""
-    return next(pictures(G, face.ws, face.maps, dtype=dtype))
+    """A `face.Face` of one latent -> its picture, uint8 [R, R, 3], by the generator as it is for this face."""
+    return next(pictures(tuning.worn(G, face.tuned), face.ws, face.maps, dtype=dtype))
 
 
 def measures(picture, target, known):

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from editor import __version__, checkpoints, face, files, images, projection, render
+from editor import __version__, checkpoints, face, files, images, projection, render, tuning
 from editor.settings import DISTANCES
 
 
@@ -30,6 +30,7 @@ class Session:
     seed: int = 0
     force: bool = False
     saved_noise: bool = True
+    tuned_strength: float = 1.0
     compile: str = "auto"
     perceptual: str = "bundled"
     remarks: list = field(default_factory=list)
@@ -37,12 +38,16 @@ class Session:
 
     def read(self, path):
         """A file's faces, on the session's device: `face.read`; what a user should know is added to `remarks`."""
-        found = face.read(path, self.G, self.force, self.saved_noise)
+        found = face.read(path, self.G, self.force, self.saved_noise, self.tuned_strength)
         return self._taken(found)
 
     def read_one(self, path):
         """As `read`, of a file that must hold one face."""
-        return self._taken(face.read_one(path, self.G, self.force, self.saved_noise))
+        return self._taken(face.read_one(path, self.G, self.force, self.saved_noise, self.tuned_strength))
+
+    def wearing(self, person):
+        """This session with the generator as it is for a face: to render and optimise with, not to write by."""
+        return replace(self, G=tuning.worn(self.G, person.tuned)) if person.tuned else self
 
     @property
     def dtype_name(self):
@@ -84,35 +89,52 @@ class Session:
         if not str(init).endswith(face.SUFFIXES):
             return {"init": init}, None
         found = self.read_one(init)
+        if found.tuned:
+            self.remarks.append(f"{init}: the start is its latent and noise maps; its tuned weights are left out")
         return {"init": found.ws, "noise": found.maps}, None
 
-    def embed(self, goal, config, encoder=None, size=None, callback=None, show=None, warn=None):
-        """The one way to the optimiser: `projection.project_in_parts` with this session's generator, distance and number format."""
+    def embed(self, goal, config, encoder=None, size=None, callback=None, show=None, warn=None, tuned=None, together=False):
+        """The one way to the optimiser: `projection.project_in_parts` with this session's generator, distance and number format.
+
+        Args:
+            tuned: a `settings.Tuning`: then the generator is tuned around each latent, and the noise maps come last (`tuning.follow`).
+            together: one set of weights for all images, once all their latents are found.
+        """
         config.dtype = self.dtype
         config.compile = self.compiles(config)
-        return projection.project_in_parts(self.G, self.distance(), goal, config, size, encoder, callback, show, warn)
+        later = tuned.steps + config.noise_iteration if tuned and tuned.steps else 0
+        latents = replace(config, noise_iteration=0) if later else config
+        ways = self.G, self.distance()
+        parts = projection.project_in_parts(*ways, goal, latents, size, encoder, callback, show, warn, 0 if together else later)
+        if not later:
+            yield from parts
+            return
+        parts = list(parts) if together else parts
+        for first, last, found in [(0, parts[-1][1], projection.joined([part for *_, part in parts]))] if together else parts:
+            before = len(goal.image) * latents.steps if together else first * later + last * latents.steps
+            if not found.interrupted:
+                tuning.follow(
+                    *ways, goal.part(first, last), found, config, tuned, together,
+                    (lambda steps, losses, before=before: callback(before + steps, losses)) if callback else None,
+                    (lambda k, step, seen, first=first: show(first + k, step, seen)) if show else None,
+                )  # fmt: skip
+            yield first, last, found
+            if found.interrupted:
+                return
 
-    def embed_one(self, goal, config, encoder=None, callback=None, warn=None):
+    def embed_one(self, goal, config, encoder=None, callback=None, warn=None, tuned=None):
         """As `embed`, for one result: a projection.Projection of all images of the goal.
 
         Raises:
             ValueError: the loss stopped being finite.
             KeyboardInterrupt: Ctrl-C before all images were begun: half of a pair is nothing.
         """
-        import torch
-
-        parts = [found for _, _, found in self.embed(goal, config, encoder, None, callback, None, warn)]
+        parts = [found for *_, found in self.embed(goal, config, encoder, None, callback, None, warn, tuned)]
         if any(any(found.diverged) for found in parts):
             raise ValueError(DIVERGED.format(steps=parts[-1].steps))
         if sum(len(found.ws) for found in parts) < len(goal.image):
             raise parts[-1].interrupted
-        if len(parts) == 1:
-            return parts[0]
-        whole = parts[-1]
-        whole.ws, whole.loss = (torch.cat([getattr(found, name) for found in parts]) for name in ("ws", "loss"))
-        if whole.noise is not None:
-            whole.noise = [torch.cat(maps) for maps in zip(*(found.noise for found in parts), strict=True)]
-        return whole
+        return projection.joined(parts)
 
     def record(self, made_by, sources, **more):
         """What the `.json` beside a result says: where it comes from, by which generator and which versions.
@@ -167,14 +189,15 @@ class Session:
             return {"picture": {"path": str(path), "sha256": files.file_hash(path)}}
 
         if found is not None:
-            face.write(latent, found.ws, info, face.changed(found.noise, self.G), finish)
+            face.write(latent, found.ws, info, face.changed(found.noise, self.G), found.tuned, finish)
             return [path, latent]
         ours = latent.is_file() and (before.get("files") or {}).get("latent") == files.file_hash(latent)
         said = finish()
         files.write_json(latent.with_suffix(".json"), info | said | {"files": {"picture": said["picture"]["sha256"]}})
         if ours:
             latent.unlink()
-            face.noise_path(latent).unlink(missing_ok=True)
+            for part in face.outputs(latent)[1:-1]:
+                part.unlink(missing_ok=True)
             self.remarks.append(f"{latent}: removed, since {path.name} was made anew without latents")
         return [path]
 
@@ -200,7 +223,7 @@ def open(args):
     G = checkpoints.load_generator(args.weight_file, chosen)
     return Session(
         G, chosen, dtype(args.precision, chosen, G.resolution), args.seed, getattr(args, "force", False),
-        not getattr(args, "no_saved_noise", False), getattr(args, "compile", "auto"),
+        not getattr(args, "no_saved_noise", False), getattr(args, "tuned_strength", 1.0), getattr(args, "compile", "auto"),
         getattr(args, "perceptual", None) or G.meta["perceptual"] or "vgg16",
     )  # fmt: skip
 

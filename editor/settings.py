@@ -13,6 +13,18 @@ DISTANCES = {  # what --perceptual may say
     "none": "mean squared error alone",
 }
 COMPILES = {"auto": "where it pays", "on": "always", "off": "never"}
+PRESETS = {  # of encode_image.py: what a flag that is not given is set to
+    "editable": {"w_iteration": 150, "iteration": 100, "lambda_prior": 0.001, "tune": 80},
+    "exact": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "tune": 0},
+    "latenteditor": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "tune": 0,
+                     "init": "zeros", "lr": 0.01, "schedule": "constant"},
+}  # fmt: skip
+PRESET_HELP = {
+    "editable": "near one w, the rest in weights tuned around it",
+    "exact": "free in W+",
+    "latenteditor": "free in W+, from zeros, as LatentEditor",
+}
+TUNED_FORMS = {"kernel": "one factor for each convolution kernel: small files", "full": "all weights of the convolutions"}
 WEIGHTS = ("lambda_mse", "lambda_percep", "lambda_style", "lambda_start", "lambda_prior", "lambda_noise", "early_stop")
 
 
@@ -72,3 +84,30 @@ class Config:
     def steps(self):
         """Steps in all stages."""
         return self.w_iteration + self.iteration + self.noise_iteration
+
+
+@dataclass
+class Tuning:
+    """Settings of `tuning.tune`. Pivotal tuning (Roich et al. 2021): lr 0.0003, form full, locality off.
+
+    Raises:
+        ValueError: a name that is not known, a rate that is not above 0, a weight or a number of steps below 0.
+    """
+
+    steps: int = 0
+    form: str = "kernel"
+    lr: float = 0.01
+    locality: float = 0.5  # weight of what holds the generator's other faces as they are
+    locality_every: int = 2  # steps between looks at another face
+    reach: float = 0.8  # how far from the pivot that face lies, in units of the usual distance of faces from the mean latent
+    until: float = 0.0  # stop when the rendering is this near to the image, PSNR in dB; 0: never
+    together: int = 4  # images of one person looked at in a step, where several share their weights
+
+    def __post_init__(self):
+        if self.form not in TUNED_FORMS:
+            raise ValueError(f"--tune_form {self.form}: use {', '.join(TUNED_FORMS)}")
+        for name in ("steps", "locality", "until", "reach"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--tune_{name} {getattr(self, name)}: a finite number, 0 or more")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"--tune_lr {self.lr}: a finite number above 0")

@@ -67,11 +67,12 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "animation": ["files", "images"],
     "landmarks": ["downloads", "files"],
     "masks": ["images", "landmarks"],
-    "face": ["files", "pickles"],
+    "tuning": ["files", "projection", "stylegan_layers"],
+    "face": ["files", "pickles", "tuning"],
     "boundaries": ["face", "files", "downloads"],
-    "render": ["images", "face", "projection"],
+    "render": ["images", "face", "projection", "tuning"],
     "projection": ["settings", "fast_conv", "perceptual_model"],
-    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "projection", "images", "render", "landmarks"],
+    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "projection", "tuning", "images", "render", "landmarks"],
 }
 
 

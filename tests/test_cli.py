@@ -270,3 +270,16 @@ def test_a_command_stopped_while_it_imports_numpy_ends_with_one_line(program, nu
     done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=30)
     assert done.returncode == 128 + number
     assert done.stderr == f"{program}: stopped\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_stopped_before_it_runs_ends_with_one_line(number, tmp_path):
+    """After its imports, while its own functions are being defined."""
+    program = (
+        "import dataclasses, os, runpy, sys\nmake = dataclasses.dataclass\n"
+        f"def stop(*words, **options):\n    if words and words[0].__module__ == '__main__':\n        os.kill(os.getpid(), {int(number)})\n"
+        f"    return make(*words, **options)\ndataclasses.dataclass = stop\nsys.argv[0] = {str(ROOT / 'train_boundary.py')!r}\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (128 + number, "train_boundary.py: stopped\n")

@@ -203,6 +203,29 @@ EXPENSIVE = {
 }
 
 
+def within(count, calls):
+    """A pickle that reads a PyTorch storage of before 2020, whose own pickles take `count` steps each, `calls` times."""
+    steps = b"N0" * count
+    inner = pickles.LEGACY_PT + steps + b"K\x01." + steps + b"}X\r\0\0\0little_endian\x88s." + steps + b"N." + steps + b"]."
+    call = b"\x80\x04ctorch.storage\n_load_from_bytes\nq\x00B" + struct.pack("<I", len(inner)) + inner + b"\x85q\x010"
+    return call + b"h\x00h\x01R0" * calls + b"N."
+
+
+def scalars(size, calls):
+    """A pickle that makes a number of a text of `size`, `calls` times."""
+    raw = b"X" + struct.pack("<I", size) + b"a" * size
+    kind = b"cnumpy.core.multiarray\nscalar\nq\x00cnumpy\ndtype\nX\x02\0\0\0f4\x85Rq\x01"
+    return b"\x80\x04" + kind + raw + b"\x86q\x020" + b"h\x00h\x02R0" * calls + b"N."
+
+
+def test_pickles_within_pickles_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "MOST_STEPS", 20_000)
+    for program, said in ((within(900, 9), "more than 20,000 steps"), (scalars(100, 9), "a number of more than 64 bytes")):
+        (tmp_path / "x.pkl").write_bytes(program)
+        with pytest.raises(ValueError, match=said):
+            weight_convert.convert(tmp_path / "x.pkl")
+
+
 @pytest.mark.parametrize("name", EXPENSIVE)
 def test_a_small_file_costs_little(tmp_path, monkeypatch, name):
     monkeypatch.setattr(pickles, "MOST_STEPS", 20_000)

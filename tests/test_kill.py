@@ -135,7 +135,5 @@ def test_a_killed_and_resumed_folder_gives_the_bytes_of_an_undisturbed_one(encod
         elif name.endswith((".npy", ".png")):
             assert whole.read_bytes() == other.read_bytes(), name
     rows = Path("broken/s/metrics.csv").read_text().splitlines()
-    assert [row.split(",")[:5] for row in rows] == [
-        row.split(",")[:5] for row in Path("whole/s/metrics.csv").read_text().splitlines()
-    ]
+    assert [row.split(",")[:5] for row in rows] == [row.split(",")[:5] for row in Path("whole/s/metrics.csv").read_text().splitlines()]
     assert len(rows) == 4
