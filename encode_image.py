@@ -27,7 +27,6 @@ import dataclasses
 import itertools
 import os
 import re
-import time
 from pathlib import Path
 
 from editor import cli, files, settings
@@ -56,7 +55,7 @@ def flags():
     )
     cli.add_tuning_flags(p)
     p.add_argument(
-        "--batch_size", type=batch_size, default=1, metavar="N|auto", help="images optimised together; auto: as many as pay (default: 1)"
+        "--batch_size", type=batch_size, default="auto", metavar="N|auto", help="images optimised together (default: auto, as many as pay)"
     )
     p.add_argument("--resolution", type=int, help="side of the generator's pictures in pixels; checked against the generator")
     p.add_argument(
@@ -233,7 +232,7 @@ def video(path, args):
     return file if args.src_im else file.with_name(f"{file.stem}_{result_name(path, args)}{file.suffix}")
 
 
-def write(photo, found, i, args, session, chosen, seconds):
+def write(photo, found, i, args, session, chosen):
     """The picture, the latent and the record of the i-th image of a `projection.Projection`; returns what the record says.
 
     Raises:
@@ -253,7 +252,7 @@ def write(photo, found, i, args, session, chosen, seconds):
     psnr, ssim = render.measures(picture, target, known > 0.5)
     info = session.record(
         "encode_image.py", sources(photo.path, args), name=photo.latent.stem, psnr=round(psnr, 2), ssim=round(ssim, 4),
-        loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(seconds, 1), settings=chosen, stopped=found.stopped,
+        loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(found.seconds, 1), settings=chosen, stopped=found.stopped,
         complete=found.interrupted is None,
     )  # fmt: skip
     shown = render.composite(picture, target, known) if args.composite else picture
@@ -490,7 +489,7 @@ class Run:
 
         from editor import projection
 
-        device, began = self.session.device, time.time()
+        device, stopped = self.session.device, None
         masks = [photo.mask for photo in photos]
         goal = projection.Goal(
             torch.cat([photo.image for photo in photos]).to(device), None if masks[0] is None else torch.cat(masks).to(device)
@@ -506,10 +505,9 @@ class Run:
             )
             for first, last, found in parts:
                 self.size = min(self.size, last - first) if last < len(photos) else self.size
-                seconds, began = (time.time() - began) / (last - first), time.time()
                 with cli.kept_whole():
-                    self.write(photos[first:last], found, seconds)
-                stopped = found.interrupted
+                    self.write(photos[first:last], found)
+                stopped = stopped or found.interrupted
             with self.failures.catch(self.args.save_video or self.args.save_dir):
                 try:
                     stack.close()  # the animations end
@@ -521,14 +519,14 @@ class Run:
             stopped.args = (f"the best so far is in {self.args.latent_dir}, and --resume goes on",)
             raise stopped
 
-    def write(self, photos, found, seconds):
+    def write(self, photos, found):
         """The files of a batch's results, and what they are on the terminal."""
         for i, photo in enumerate(photos):
             with self.failures.catch(photo.path):
                 if found.interrupted and finished(photo.latent, self.session):
                     cli.say(f"{photo.latent}: stopped before its end; the finished one of an earlier run stays")
                     continue
-                said = write(photo, found, i, self.args, self.session, self.chosen, seconds)
+                said = write(photo, found, i, self.args, self.session, self.chosen)
                 line = f"{said['name']}: PSNR {said['psnr']:.2f} dB, SSIM {said['ssim']:.3f}, {said['seconds']:.1f} s"
                 cli.written(self.args, photo.latent, photo.picture, what=line)
                 cli.warn_of(self.session)

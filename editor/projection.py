@@ -51,7 +51,7 @@ class Projection:
 
     ws: [N, L, 512]. noise: list of maps [N, 1, r, r], or None: the generator's own. tuned: of each image what the synthesis weights
     are changed by (`editor.tuning`), or None. loss: [N], the best of each; noise_loss: [N], after the noise stage, or None.
-    history: (step, [N] losses). stopped: why its last stage ended early, or None.
+    history: (step, [N] losses). seconds: an image. stopped: why its last stage ended early, or None.
     diverged: for each image, whether its loss stopped being finite (ws is then the best before). interrupted: the KeyboardInterrupt
     that ended it, or None; whoever has saved the best so far raises it again.
     """
@@ -65,6 +65,7 @@ class Projection:
     stopped: str | None = None
     diverged: list = field(default_factory=list)
     steps: int = 0
+    seconds: float = 0.0
     interrupted: KeyboardInterrupt | None = None
 
 
@@ -73,6 +74,8 @@ def joined(parts):
     if len(parts) == 1:
         return parts[0]
     whole = replace(parts[-1], diverged=[bad for found in parts for bad in found.diverged])
+    for found in parts:
+        whole.interrupted = whole.interrupted or found.interrupted
     whole.ws, whole.loss = (torch.cat([getattr(found, name) for found in parts]) for name in ("ws", "loss"))
     if whole.noise is not None:
         whole.noise = [torch.cat(maps) for maps in zip(*(found.noise for found in parts), strict=True)]

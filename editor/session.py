@@ -10,11 +10,14 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from editor import __version__, checkpoints, face, files, images, projection, render, tuning
-from editor.settings import DISTANCES
+from editor import __version__, checkpoints, face, files, images, parallel, projection, render, tuning
+from editor.settings import DISTANCES, Tuning
+
+ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU
 
 
 @dataclass
@@ -102,22 +105,30 @@ class Session:
         """
         config.dtype = self.dtype
         config.compile = self.compiles(config)
-        later = tuned.steps + config.noise_iteration if tuned and tuned.steps else 0
+        tuned = tuned or Tuning()
+        if self.device.type == "cpu" and self.G.resolution <= ONE_THREAD_UP_TO and not config.compile and not together:
+            yield from parallel.images(
+                lambda part, *heard: self._embed(part, config, encoder, 1, *heard, warn, tuned), goal, callback, show
+            )
+        else:
+            yield from self._embed(goal, config, encoder, size, callback, show, warn, tuned, together)
+
+    def _embed(self, goal, config, encoder, size, callback, show, warn, tuned, together=False):
+        """`embed`, in one thread of ours."""
+        later, began = tuned.steps + config.noise_iteration if tuned.steps else 0, time.time()
         latents = replace(config, noise_iteration=0) if later else config
         ways = self.G, self.distance()
         parts = projection.project_in_parts(*ways, goal, latents, size, encoder, callback, show, warn, 0 if together else later)
-        if not later:
-            yield from parts
-            return
         parts = list(parts) if together else parts
         for first, last, found in [(0, parts[-1][1], projection.joined([part for *_, part in parts]))] if together else parts:
             before = len(goal.image) * latents.steps if together else first * later + last * latents.steps
-            if not found.interrupted:
+            if later and not found.interrupted:
                 tuning.follow(
                     *ways, goal.part(first, last), found, config, tuned, together,
                     (lambda steps, losses, before=before: callback(before + steps, losses)) if callback else None,
                     (lambda k, step, seen, first=first: show(first + k, step, seen)) if show else None,
                 )  # fmt: skip
+            found.seconds, began = (time.time() - began) / (last - first), time.time()
             yield first, last, found
             if found.interrupted:
                 return
@@ -133,7 +144,7 @@ class Session:
         if any(any(found.diverged) for found in parts):
             raise ValueError(DIVERGED.format(steps=parts[-1].steps))
         if sum(len(found.ws) for found in parts) < len(goal.image):
-            raise parts[-1].interrupted
+            raise next(found.interrupted for found in parts if found.interrupted)
         return projection.joined(parts)
 
     def record(self, made_by, sources, **more):

@@ -14,13 +14,13 @@ DISTANCES = {  # what --perceptual may say
 }
 COMPILES = {"auto": "where it pays", "on": "always", "off": "never"}
 PRESETS = {  # of encode_image.py: what a flag that is not given is set to
-    "editable": {"w_iteration": 150, "iteration": 100, "lambda_prior": 0.001, "tune": 80},
+    "editable": {"w_iteration": 100, "iteration": 0, "lambda_prior": 0.0, "tune": 100},
     "exact": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "tune": 0},
     "latenteditor": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "tune": 0,
                      "init": "zeros", "lr": 0.01, "schedule": "constant"},
 }  # fmt: skip
 PRESET_HELP = {
-    "editable": "near one w, the rest in weights tuned around it",
+    "editable": "one w, and what it misses in weights tuned around it",
     "exact": "free in W+",
     "latenteditor": "free in W+, from zeros, as LatentEditor",
 }
@@ -97,8 +97,9 @@ class Tuning:
     steps: int = 0
     form: str = "kernel"
     lr: float = 0.01
+    pixels: float = 4.0  # times lambda_mse: the latent's stage has found what the face is, this one what it looks like
     locality: float = 0.5  # weight of what holds the generator's other faces as they are
-    locality_every: int = 2  # steps between looks at another face
+    locality_every: int = 4  # steps between looks at another face
     reach: float = 0.8  # how far from the pivot that face lies, in units of the usual distance of faces from the mean latent
     until: float = 0.0  # stop when the rendering is this near to the image, PSNR in dB; 0: never
     together: int = 4  # images of one person looked at in a step, where several share their weights

@@ -132,7 +132,7 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
     """
     variables = {name: value[None] for name, value in zeros(G, tuning.form).items()}
     net = with_weights(G, {name: parameter(G, name).detach() for name in variables})
-    config = replace(config, early_stop=0.0, compile=False)
+    config = replace(config, early_stop=0.0, compile=False, lambda_mse=tuning.pixels * config.lambda_mse)
     others = Others(G, distance, config, tuning) if tuning.locality else None
     parts = [goal.part(i, min(i + tuning.together, len(ws))) for i in range(0, len(ws), tuning.together)]
     looks = [projection.objective(net, distance, part, config) for part in parts]

@@ -68,11 +68,24 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "landmarks": ["downloads", "files"],
     "masks": ["images", "landmarks"],
     "tuning": ["files", "projection", "stylegan_layers"],
+    "parallel": [],
     "face": ["files", "pickles", "tuning"],
     "boundaries": ["face", "files", "downloads"],
     "render": ["images", "face", "projection", "tuning"],
     "projection": ["settings", "fast_conv", "perceptual_model"],
-    "session": ["checkpoints", "perceptual_model", "face", "files", "settings", "projection", "tuning", "images", "render", "landmarks"],
+    "session": [
+        "checkpoints",
+        "perceptual_model",
+        "face",
+        "files",
+        "settings",
+        "projection",
+        "tuning",
+        "parallel",
+        "images",
+        "render",
+        "landmarks",
+    ],
 }
 
 
