@@ -143,6 +143,33 @@ def _unpack(packed, target):
             raise ValueError(f"{packed}: no landmark model packed with bzip2 ({error}); remove it and try again") from None
 
 
+class Descriptors:
+    """dlib's face recognition network (99.4 % on LFW): aligned crops -> 128 numbers; below 0.6 apart: the same person.
+
+    Raises:
+        ValueError: its package is not installed.
+    """
+
+    def __init__(self):
+        import dlib
+
+        package = importlib.util.find_spec("face_recognition_models")
+        if package is None:
+            raise ValueError("the package face_recognition_models is not installed, which tells people apart; pip install it")
+        folder = Path(package.submodule_search_locations[0]) / "models"
+        self.dlib = dlib
+        self.network = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
+        self.points = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
+
+    def __call__(self, pixels, landmarks_of=None):
+        """uint8 [H, W, 3] -> [128]; the chip is cut by the landmarks of `landmarks_of` (default: the image itself)."""
+        large = [Image.fromarray(np.asarray(p)).resize((256, 256)) for p in (pixels, pixels if landmarks_of is None else landmarks_of)]
+        face = self.dlib.rectangle(26, 26, 230, 230)  # aligned crops: the face fills most of it
+        shape = self.points(np.asarray(large[1]), face)
+        chip = self.dlib.get_face_chip(np.asarray(large[0]), shape, size=150, padding=0.25)
+        return np.array(self.network.compute_face_descriptor(chip))
+
+
 @functools.cache
 def crop_detector():
     """A `Detector` for aligned crops, where a face is known to be; read once, for 65 MB are."""

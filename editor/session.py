@@ -70,6 +70,19 @@ class Session:
         self.remarks += filter(None, [unaligned(path, self.G)])
         return pixels
 
+    def guess(self, person):
+        """The encoder's guess at a face's rendering, [1, L, 512]; its own latent where the generator has no encoder.
+
+        Guesses at two pictures of a person differ in what the pictures differ in; latents that were found apart, in more.
+        """
+        import torch
+
+        if not checkpoints.has_encoder(self.G):
+            return person.ws
+        _, encoder = self.start("encoder")
+        with torch.no_grad():
+            return encoder(self.wearing(person).G.synthesis(person.ws, noise=person.maps).clamp(-1, 1))
+
     def distance(self):
         """The perceptual distance that --perceptual or the checkpoint names, loaded once."""
         if self._distance is None and self.perceptual != "none":

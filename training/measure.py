@@ -10,7 +10,6 @@ samples come to training images (memorised?), and PSNR, SSIM, distance and ident
 
 import dataclasses
 import http.client
-import importlib.util
 import json
 import pickle
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from editor import checkpoints, cli, files, images, projection, render, session, settings
+from editor import checkpoints, cli, files, images, landmarks, projection, render, session, settings
 from training import data
 from training.config import add_flags, check, from_flags, setting
 
@@ -62,26 +61,6 @@ def precision_recall(real, fake, k=3):
 
     real, fake = torch.from_numpy(real), torch.from_numpy(fake)
     return covered(fake, real), covered(real, fake)
-
-
-class Descriptors:
-    """dlib's face recognition network (99.4 % on LFW): image crops -> 128 numbers; below 0.6 apart: the same person."""
-
-    def __init__(self):
-        import dlib
-
-        folder = Path(importlib.util.find_spec("face_recognition_models").submodule_search_locations[0]) / "models"
-        self.dlib = dlib
-        self.network = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
-        self.points = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
-
-    def __call__(self, pixels, landmarks_of=None):
-        """uint8 [H, W, 3] -> [128]; the chip is cut by the landmarks of `landmarks_of` (default: the image itself)."""
-        large = [images.to_pil(p).resize((256, 256)) for p in (pixels, pixels if landmarks_of is None else landmarks_of)]
-        face = self.dlib.rectangle(26, 26, 230, 230)  # aligned crops: the face fills most of it
-        shape = self.points(np.asarray(large[1]), face)
-        chip = self.dlib.get_face_chip(np.asarray(large[0]), shape, size=150, padding=0.25)
-        return np.array(self.network.compute_face_descriptor(chip))
 
 
 class Inception:
@@ -133,7 +112,7 @@ def distances(a, b):
 @torch.no_grad()
 def distribution(G, train, held, count, fid=False):
     """Distances of samples to held-out faces, in two or three feature spaces, and nearest training neighbours."""
-    network, descriptors = checkpoints.load_attributes(), Descriptors()
+    network, descriptors = checkpoints.load_attributes(), landmarks.Descriptors()
     real, known = brought_to(held.float() / 127.5 - 1, 64), brought_to(train[: max(count, 2000)].float() / 127.5 - 1, 64)
     fake = samples(G, count)
     f_real, f_fake, f_known = embed(network, real), embed(network, fake), embed(network, known)
@@ -163,7 +142,7 @@ def inversion(G, distance, targets, steps, callback=None, encoder=None, **option
     Returns:
         ({measure: median}, [(face, rendering)], both uint8 [R, R, 3])
     """
-    descriptors, rows, pairs = Descriptors(), [], []
+    descriptors, rows, pairs = landmarks.Descriptors(), [], []
     for chunk in targets.split(10):
         if encoder:
             with torch.no_grad():
