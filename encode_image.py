@@ -113,6 +113,9 @@ def settled(args):
     found = argparse.Namespace(**vars(args) | {k: v for k, v in chosen.items() if getattr(args, k) is None})
     if found.w_iteration and args.space != "w+":
         raise ValueError(f"--w_iteration is of --space w+; --space {args.space} has --iteration")
+    if found.w_iteration and not found.iteration:
+        names = ("layers", "joint", "lambda_start")
+        cli.require_default(flags(), args, names, "of the steps after --w_iteration; give --iteration N, or --preset exact")
     if not found.tune:
         cli.require_default(flags(), args, ("tune_form", "tune_lr", "tune_locality", "tune_until", "tune_together"), "needs --tune N")
     return found
@@ -280,7 +283,9 @@ def configure(args, session):
         show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), **start,
     )  # fmt: skip
     if args.mask and args.space == "w+":
-        config = dataclasses.replace(config, **projection.inpainting(session.G, args.iteration))
+        hole = projection.inpainting(session.G, args.iteration)
+        given = {"w_iteration": args.w_iteration, "iteration": args.iteration} if args.w_iteration else {}
+        config = dataclasses.replace(config, **hole | given)
     if args.layers:
         config = dataclasses.replace(config, layers=face.layer_range(args.layers, num_ws))
     if args.lambda_start is not None:

@@ -58,11 +58,11 @@ def save(path, network, half=False, **meta):
             save_file(tensors, temporary, header)
         except SafetensorError as error:  # a full disk
             raise OSError(str(error)) from None
-        _sort_metadata(temporary)
+        sort_metadata(temporary)
     return files.file_hash(path)
 
 
-def _sort_metadata(path):
+def sort_metadata(path):
     """safetensors writes metadata in random order; in one order, the same network is the same file and the same hash."""
     with open(path, "r+b") as f:
         length = int.from_bytes(f.read(8), "little")

@@ -8,17 +8,19 @@ are float16 from the moment they are found, so that what is rendered then and wh
 
 import copy
 import functools
+import json
 import re
 from dataclasses import replace
 
 import torch
 
-from editor import files, projection
+from editor import checkpoints, files, projection
 from stylegan_layers import Freezable
 
 SUFFIX = ".tuned.safetensors"
 FORMAT = "stylegan-latent-editor tuned weights 1"
 CONVOLUTION = re.compile(r"b\d+\.conv[01]\.weight")
+LONGEST_HEADER = 1 << 20  # bytes of a file's names, shapes and metadata: kilobytes, in truth
 PSI = 0.7  # truncation of the other faces
 OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)")
 
@@ -29,7 +31,13 @@ OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(
 
 def worn(G, tuned):
     """The generator with a face's tuned weights (None: G itself, so its pictures to the bit); what they leave alone is shared with G."""
-    return G if not tuned else with_weights(G, {name: changed(parameter(G, name), delta) for name, delta in tuned.items()}).freeze()
+    if not tuned:
+        return G
+    found = with_weights(G, {name: changed(parameter(G, name), delta) for name, delta in tuned.items()})
+    for module in found.modules():
+        if isinstance(module, Freezable) and module.frozen is None:  # what is shared with G stays as it is: threads render with it
+            module.freeze()
+    return found
 
 
 def with_weights(G, weights):
@@ -136,7 +144,7 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
     others = Others(G, distance, config, tuning) if tuning.locality else None
     parts = [goal.part(i, min(i + tuning.together, len(ws))) for i in range(0, len(ws), tuning.together)]
     looks = [projection.objective(net, distance, part, config) for part in parts]
-    pivots, step = ws.split(tuning.together), 0
+    pivots, step, near = ws.split(tuning.together), 0, [None] * len(parts)
     noise = [maps if isinstance(maps, str) else [m[i : i + tuning.together] for m in maps] for i in range(0, len(ws), tuning.together)]
 
     def evaluate():
@@ -144,23 +152,27 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
         set_weights(net, {name: changed(parameter(G, name), value[0]) for name, value in variables.items()})
         k = step % len(parts)
         losses, images = looks[k](pivots[k], noise[k])
-        loss = losses.mean()[None]
+        loss, near[k] = losses.mean()[None], images.detach() if tuning.until else None
         if others and step % tuning.locality_every == 0 and torch.is_grad_enabled():
             loss = loss + tuning.locality * others(net, pivots[k][step // len(parts) % len(pivots[k])][None])
         step += 1
         return loss, images
 
-    def enough(images):
-        part = parts[(step - 1) % len(parts)]
-        weight = torch.ones_like(part.image) if part.mask is None else part.mask.expand_as(part.image)
-        error = ((images.clamp(-1, 1) - part.image).square() * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
-        return bool((error <= 4 / 10 ** (tuning.until / 10)).all())  # the peak is 2
+    def enough(_):
+        return all(seen is not None and is_near(seen, part, tuning.until) for seen, part in zip(near, parts, strict=True))
 
     found = projection.Projection(ws=ws, loss=None)
     moving = [projection.Variable(value, tuning.lr, torch.ones((), device=ws.device)) for value in variables.values()]
     found.loss = projection.descend(moving, evaluate, tuning.steps, config, found, callback, show, enough if tuning.until else None)
     found.tuned = [{name: value[0].detach().half() for name, value in variables.items()}] * len(ws)
     return found
+
+
+def is_near(images, goal, until):
+    """Whether each image [K, 3, R, R] of a `projection.Goal` has a PSNR of `until` dB, where its mask is 1."""
+    weight = torch.ones_like(goal.image) if goal.mask is None else goal.mask.expand_as(goal.image)
+    error = ((images.clamp(-1, 1) - goal.image).square() * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+    return bool((error <= 4 / 10 ** (until / 10)).all())  # the peak is 2
 
 
 def follow(G, distance, goal, found, config, tuning, together=False, callback=None, show=None):
@@ -298,11 +310,16 @@ def path_of(latent):
 
 def write(path, tuned, generator_hash):
     """Write tuned weights as safetensors, whose metadata name the generator that they belong to; returns the file's sha256."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with files.atomic(path) as temporary:
         tensors = {name: value.detach().cpu().contiguous() for name, value in tuned.items()}
-        save_file(tensors, temporary, {"format": FORMAT, "generator_hash": generator_hash or ""})
+        try:
+            save_file(tensors, temporary, {"format": FORMAT, "generator_hash": generator_hash or ""})
+        except SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from None
+        checkpoints.sort_metadata(temporary)  # the same weights are the same file
         return files.file_hash(temporary)
 
 
@@ -315,29 +332,29 @@ def read(path, G, force=False):
     Raises:
         ValueError, OSError: unreadable, of another kind, not of this network, or with NaN or infinity.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     advice = "encode again, or use --tuned_strength 0"
     files.require_regular(path, advice)
+    weights = {name: weight for name, weight in G.synthesis.named_parameters() if CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name)}
+    if path.stat().st_size > 2 * sum(weight.numel() for weight in weights.values()) + LONGEST_HEADER:
+        raise ValueError(f"{path}: larger than all weights of this generator; {advice}")
+    content = path.read_bytes()  # not by its name, which safetensors reads as UTF-8 only
     try:
-        with safe_open(path, "pt") as held:
-            said, names = held.metadata() or {}, list(held.keys())
-            if said.get("format") != FORMAT:
-                raise ValueError(f"{path}: no tuned weights of this toolkit; {advice}")
-            if not force and said.get("generator_hash") not in ("", G.meta["hash"]):
-                raise ValueError(f"{path}: weights for another generator; {advice}")
-            found, weights = {}, dict(G.synthesis.named_parameters())
-            for name in names:
-                fits = CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name)
-                weight = weights.get(name) if fits else None
-                shape = held.get_slice(name).get_shape() if weight is not None else None
-                factor = [*weight.shape[:2], 1, 1] if weight is not None and CONVOLUTION.fullmatch(name) else None
-                if weight is None or shape not in (list(weight.shape), factor):
-                    raise ValueError(f"{path}: {name[:60]!r} {shape or ''} is no weight of this generator; {advice}")
-                found[name] = held.get_tensor(name)
-    except SafetensorError as error:
+        found = load(content)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # KeyError: a number format that PyTorch lacks
         raise ValueError(f"{path}: not readable ({' '.join(str(error).split())[:200]}); {advice}") from None
+    said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+    if said.get("format") != FORMAT:
+        raise ValueError(f"{path}: no tuned weights of this toolkit; {advice}")
+    if not force and said.get("generator_hash") not in ("", G.meta["hash"]):
+        raise ValueError(f"{path}: weights for another generator; {advice}")
     for name, value in found.items():
+        weight, shape = weights.get(name), list(value.shape)
+        factor = [*weight.shape[:2], 1, 1] if weight is not None and CONVOLUTION.fullmatch(name) else None
+        if weight is None or shape not in (list(weight.shape), factor):
+            raise ValueError(f"{path}: {name[:60]!r} {shape} is no weight of this generator; {advice}")
         if value.dtype != torch.float16 or not torch.isfinite(value).all():
             raise ValueError(f"{path}: {name} is no float16, or holds NaN or infinity; {advice}")
     return {name: value.to(G.w_avg.device) for name, value in found.items()} or None
