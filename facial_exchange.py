@@ -32,7 +32,7 @@ MODES = {  # the flags that must come together
     "arithmetic": ("target", "neutral", "expression"),
 }
 ONLY = {  # flags that act in some modes only
-    "images": ("src_dir", "iteration", "tune", "lambda_style", "lambda_content", "perceptual", "compile", "low_memory"),
+    "images": ("src_dir", "iteration", "w_iteration", "tune", "lambda_style", "lambda_content", "perceptual", "compile", "low_memory"),
     "latents": ("force", "no_saved_noise", "tuned_strength"),
     "arithmetic": ("threshold", "force", "no_saved_noise", "tuned_strength"),
 }
@@ -56,6 +56,9 @@ def flags():
     p.add_argument("--src_dir", metavar="DIR", help="folder of aligned images (default: aligned_images/, else source_image/)")
     preset = settings.PRESETS["editable"]
     cli.add_embedding_flags(p, preset["iteration"])
+    p.add_argument(
+        "--w_iteration", type=cli.number(int, 0), default=preset["w_iteration"], help="before, steps with one w (default: %(default)s)"
+    )
     p.add_argument("--tune", type=cli.number(int, 0), default=preset["tune"], help="steps of the weights (default: %(default)s)")
     p.add_argument("--lambda_style", type=weight, default=1.0, help="weight of the expression's Gram loss (default: %(default)s)")
     p.add_argument("--lambda_content", type=weight, default=1.0, help="weight of its content loss (default: %(default)s; 0: Gram alone)")
@@ -189,8 +192,10 @@ def expression_of(args, session):
     from editor import boundaries, checkpoints, face, files
 
     folder, named = checkpoints.HERE / "boundaries", args.hold or args.along
-    there = [path.stem for path in files.visible(folder, "*.npy") if boundaries.fits(path, session.G, session.force)]
+    there = [path.stem for path in files.visible(folder, "*.npy") if boundaries.fits(path, session.G)]
     chosen = args.change or ("expression" if named or set(HELD + ALONG) <= set(there) and not args.layers else "layers")
+    if chosen == "mean":
+        raise ValueError("--change mean: cannot act on two faces; it is of --target, --neutral and --expression")
     if chosen != "expression":
         if named:
             raise ValueError(f"--hold and --along are of --change expression; --change {chosen} moves whole layers")
@@ -299,8 +304,9 @@ def exchange_photographs(args, session):
     sources = {"expression": paths[0], "appearance": paths[1]} | named
     latents = reserved(args, sources, *(f"{paths[0].stem}_x_{paths[1].stem}_exchange{i}" for i in (1, 2)))
     start, encoder = session.start(None)
-    w_iteration = settings.PRESETS["editable"]["w_iteration"]
-    config = settings.Config(iteration=args.iteration, w_iteration=w_iteration, seed=args.seed, low_memory=args.low_memory, **start)
+    config = settings.Config(
+        iteration=args.iteration, w_iteration=args.w_iteration, seed=args.seed, low_memory=args.low_memory, **start
+    )  # fmt: skip
     tuned = settings.Tuning(steps=args.tune)
     content, gram = (torch.tensor(pair, device=session.device) for pair in ([args.lambda_content, 1.0], [args.lambda_style, 0.0]))
     session.distance()  # read, or downloaded, before the bar starts
@@ -312,7 +318,8 @@ def exchange_photographs(args, session):
     people = [face.Face(found.ws[i : i + 1], tuned=found.tuned and found.tuned[i]) for i in (0, 1)]
     faces, noted = swapped(*people, args, session, expression)
     noted |= {
-        "losses": [round(float(loss), 5) for loss in found.loss], "iteration": args.iteration, "tune": args.tune, "steps": found.steps,
+        "losses": [round(float(loss), 5) for loss in found.loss], "iteration": args.iteration,
+        "w_iteration": args.w_iteration, "tune": args.tune, "steps": found.steps,
         "perceptual": session.perceptual, "lambda_style": args.lambda_style, "lambda_content": args.lambda_content,
         "stopped": found.stopped, "complete": found.interrupted is None,
     }  # fmt: skip

@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import facial_exchange
-from editor import checkpoints, face, files, images, networks, projection
+from editor import boundaries, checkpoints, face, files, images, landmarks, networks, projection, render
+from editor import session as sessions
 from editor.settings import Config as Settings
 from stylegan_layers import Config, Generator
 
@@ -56,7 +58,9 @@ def learnt(tiny):
 @pytest.fixture
 def photographs(tiny):
     """The flags for photographs, in a few steps."""
-    return ["--src_im1", "a.png", "--src_im2", "b.png", "--src_dir", tiny.folder, "--iteration", 2]
+    return [
+        *("--src_im1", "a.png", "--src_im2", "b.png", "--src_dir", tiny.folder, "--iteration", 2, "--w_iteration", 0, "--tune", 0),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +108,50 @@ def test_the_default_layers_carry_the_expression(swapped):
     assert ((m["smile"] > a["smile"])[smiling]).float().mean() > 0.85 and smiling.sum() >= 10
 
 
-@pytest.mark.xfail(strict=True, reason="the bundled generator: 0.30; those before 0.37, 0.41 and 0.61")
-def test_the_default_layers_carry_the_smile_a_good_part_of_the_way(swapped):
-    assert shares(*swapped)["smile"] > 0.4
+@pytest.fixture(scope="module")
+def moved(G, attributes):
+    """Scores of 80 faces, of 80 others, and of the first with what of the difference is expression."""
+    ws = sample(G, 160, 1)
+    appearance, other = ws[:80], ws[80:]
+    args = facial_exchange.flags().parse_args(["--latent_file1", "a", "--latent_file2", "b"])
+    found, _ = facial_exchange.expression_of(args, SimpleNamespace(G=G, force=False, remarks=[]))
+    changed = appearance + found(other - appearance, facial_exchange.REST)
+    return [scores(G, attributes, x) for x in (appearance, other, changed)]
 
 
-@pytest.mark.xfail(strict=True, reason="the bundled generator: turn of the head more than the smile; one before 0.61 and 0.49")
-def test_the_default_layers_carry_the_expression_more_than_anything_else(swapped):
-    share = shares(*swapped)
-    assert share["smile"] == max(share.values()), share
+def test_an_expression_carries_the_smile_and_hardly_anything_else(moved):
+    share = shares(*moved)
+    assert share["smile"] > 0.7 and all(abs(share[name]) < 0.25 for name in share if name != "smile"), share
+
+
+def test_what_is_held_stays_and_what_counts_is_taken(G):
+    held = [boundaries.load(checkpoints.HERE / "boundaries" / f"{name}.npy", G).normal for name in ("pose", "age")]
+    smile = boundaries.load(checkpoints.HERE / "boundaries" / "smile.npy", G).normal
+    difference = torch.randn(1, 12, 512, generator=torch.Generator().manual_seed(2))
+    found = facial_exchange.Expression(held, [smile], [1, 2])(difference).double()
+    assert all((found @ normal.T).abs().max() < 1e-5 for normal in held)
+    along = boundaries.conditioned(smile, held)
+    amount = 2 * (difference.double() @ along.T).mean()
+    alone = found - amount * along  # the rest, in its layers alone
+    assert alone[:, [0, *range(3, 12)]].abs().max() < 1e-5 and alone[:, [1, 2]].abs().min() > 0
+    assert torch.allclose(
+        facial_exchange.Expression(held, [smile], [1, 2])(difference, 0.0).double(), amount * along.expand(12, -1)[None], atol=1e-5
+    )
+    plain = facial_exchange.Expression([], [], [1, 2])(difference)
+    assert torch.equal(plain[:, [1, 2]], difference[:, [1, 2]]) and not plain[:, 3:].any()
+
+
+def test_the_strength_ends_where_it_would_be_someone_else(G, monkeypatch):
+    monkeypatch.setattr(landmarks, "Descriptors", lambda: lambda picture: np.array([picture.mean() / 255]))
+    monkeypatch.setattr(render, "one", lambda G, person, dtype: np.full((4, 4, 3), 255 * float(person.ws.mean()), np.float64))
+    session, args = SimpleNamespace(G=G, dtype=None), SimpleNamespace(strength="auto")
+    target, change = face.Face(torch.zeros(1, 12, 512)), torch.ones(1, 12, 512)
+    person, amount = facial_exchange.changed(target, change, args, session, "arithmetic")
+    assert facial_exchange.SAME_PERSON - 0.1 < amount <= facial_exchange.SAME_PERSON and torch.equal(person.ws, amount * change)
+    assert facial_exchange.changed(target, 0.01 * change, args, session, "arithmetic")[1] == 3.0
+    assert facial_exchange.changed(target, 0.01 * change, args, session, "exchange")[1] == 1.5
+    args.strength = -2.0
+    assert torch.equal(facial_exchange.changed(target, change, args, session, "exchange")[0].ws, -2 * change)
 
 
 def test_default_layers_are_the_same_convolutions_in_both_kinds():
@@ -130,7 +169,8 @@ def test_faces_are_exchanged_both_ways(run, tmp_path, G):
     """With the bundled generator, as a person runs it."""
     for name, ws in zip("ab", sample(G, 2, 7), strict=True):
         face.write(tmp_path / f"{name}.npy", ws[None], {"generator_hash": G.meta["hash"]})
-    done = run("facial_exchange.py", "--latent-file1", "a.npy", "--latent_file2", "b.npy", "--precision", "fp32", cwd=tmp_path)
+    words = ["--latent-file1", "a.npy", "--latent_file2", "b.npy", "--precision", "fp32", "--change", "layers"]
+    done = run("facial_exchange.py", *words, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     names = [os.path.join("save_image", "exchange", f"a_x_b_exchange{i}.{ending}") for i in (1, 2) for ending in ("png", "npy")]
     assert done.stdout.split() == names
@@ -214,6 +254,7 @@ def test_two_photographs(tmp_path, G):
         "--out_dir",
         tmp_path,
         "--quiet",
+        *("--w_iteration", 0, "--tune", 0, "--change", "layers"),
     ]
     assert facial_exchange.main([str(word) for word in words]) is None
     one, two = (face.read_one(tmp_path / f"a_x_b_exchange{i}.npy", G) for i in (1, 2))
@@ -232,6 +273,7 @@ def test_two_photographs(tmp_path, G):
 def goals(monkeypatch):
     """A list that gets the goal and config of each call of the optimiser."""
     seen, project = [], projection.project
+    monkeypatch.setattr(sessions, "ONE_THREAD_UP_TO", 0)  # in one batch
 
     def spy(G, distance, goal, config, *rest):
         seen.append((goal, config))
@@ -270,6 +312,7 @@ def test_the_two_losses_are_the_papers(G):
 
 def test_ctrl_c_keeps_the_best_so_far_of_both(exchange, photographs, monkeypatch, capfd, tiny):
     share, count = projection.share, []
+    monkeypatch.setattr(sessions, "ONE_THREAD_UP_TO", 0)  # in one batch
 
     def stopping(a, b):
         count.append(1)
@@ -297,6 +340,7 @@ def test_divergence_writes_nothing(exchange, photographs, monkeypatch, tmp_path)
 
 def test_what_does_not_fit_is_optimised_one_after_the_other(exchange, photographs, monkeypatch, capfd):
     project = projection.project
+    monkeypatch.setattr(sessions, "ONE_THREAD_UP_TO", 0)
 
     def small_memory(G, distance, goal, config, *rest):
         if len(goal.image) > 1:
@@ -360,7 +404,7 @@ def check_layers(case):
 def check_strength(case):
     a, c = case.parents("ac")
     ws, _, said = case("pair", "--strength", 0.25)
-    assert np.allclose(ws[:, 3:5], 0.75 * a[:, 3:5] + 0.25 * c[:, 3:5], atol=1e-5) and said["strength"] == 0.25
+    assert np.allclose(ws[:, 3:5], 0.75 * a[:, 3:5] + 0.25 * c[:, 3:5], atol=1e-5) and said["strengths"] == [0.25, 0.25]
     other = np.load("save_image/exchange/a_x_c_exchange2.npy")
     assert np.allclose(other[:, 3:5], 0.75 * c[:, 3:5] + 0.25 * a[:, 3:5], atol=1e-5)
     t, n, e = case.parents("abc")
@@ -372,6 +416,49 @@ def check_change(case):
     t, n, e = case.parents("abc")
     assert np.allclose(case("learnt", "--change", "mean")[0], t + (e - n).mean(1, keepdims=True), atol=1e-5)
     assert np.allclose(case("learnt", "--change", "layers")[0], t + e - n, atol=1e-5)
+
+
+def directions():
+    """Two boundaries' files, orthogonal."""
+    for i, name in enumerate(("held", "along")):
+        np.save(f"{name}.npy", np.eye(512)[i : i + 1])
+    return ["--hold", "held.npy", "--along", "along.npy", "--strength", "1"]
+
+
+def check_hold(case):
+    a, c = case.parents("ac")
+    ws, _, said = case("pair", *directions())
+    assert np.abs((ws - a)[..., 0]).max() < 1e-5 < np.abs((c - a)[..., 0]).max() and said["change"] == "expression"
+    assert np.allclose((ws - a)[:, :3, 2:], 0.25 * (c - a)[:, :3, 2:], atol=1e-5) and not (ws - a)[:, 3:, 2:].any()
+    with pytest.raises(ValueError, match="--hold and --along are of --change expression"):
+        case("pair", *directions(), "--change", "layers")
+
+
+def check_along(case):
+    a, c = case.parents("ac")
+    ws, _, _ = case("pair", *directions())
+    assert np.allclose((ws - a)[:, 3:, 1], 2 * (c - a)[..., 1].mean(), atol=1e-4)
+    t, n, e = case.parents("abc")
+    ws, _, _ = case("learnt", *directions())  # of one person all of the rest counts
+    assert np.allclose((ws - t)[:, :3, 2:], (e - n)[:, :3, 2:], atol=1e-5)
+
+
+def check_w_iteration(case):
+    case("photographs", "--w_iteration", 3)
+    assert [config.space for _, config in case.goals] == ["w+", "w"] and case.goals[1][1].iteration == 3
+
+
+def check_tune(case):
+    plain, tuned = case("photographs")[2], case("photographs", "--tune", 2)[2]
+    assert tuned["steps"] == plain["steps"] + 2 and len(files.visible("save_image/exchange", "*.tuned.safetensors")) == 2
+
+
+def check_tuned_strength(case):
+    case("photographs", "--tune", 2)
+    words = [word for i in (1, 2) for word in (f"--latent_file{i}", f"save_image/exchange/a_x_b_exchange{i}.npy")]
+    case.exchange(*words, "--tuned_strength", 0, "--out_dir", "none", out="none")
+    case.exchange(*words, "--out_dir", "all", out="all")
+    assert not files.visible("none", "*.tuned.safetensors") and len(files.visible("all", "*.tuned.safetensors")) == 2
 
 
 def check_threshold(case):
@@ -480,6 +567,7 @@ EFFECTS = {
     "lambda_style": check_lambda_style, "lambda_content": check_lambda_content, "perceptual": check_perceptual, "compile": check_compile,
     "low_memory": check_low_memory, "latent_file1": check_faces, "latent_file2": check_faces, "target": check_people,
     "neutral": check_people, "expression": check_people, "layers": check_layers, "strength": check_strength, "change": check_change,
+    "hold": check_hold, "along": check_along, "w_iteration": check_w_iteration, "tune": check_tune, "tuned_strength": check_tuned_strength,
     "threshold": check_threshold, "out_dir": check_out_dir, "no_saved_noise": check_no_saved_noise, "force": check_force,
     "weight_file": check_weight_file, "device": check_recorded("device", "cpu", "cpu"), "precision": check_precision,
     "seed": check_recorded("seed", 7, 7), "quiet": check_quiet, "list": check_list,

@@ -118,6 +118,10 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "list": "tests/test_crossover.py::test_the_flag_acts",
     },
     "facial_exchange": {
+        "w_iteration": "tests/test_exchange.py::test_the_flag_acts",
+        "tune": "tests/test_exchange.py::test_the_flag_acts",
+        "hold": "tests/test_exchange.py::test_the_flag_acts",
+        "along": "tests/test_exchange.py::test_the_flag_acts",
         "src_im1": "tests/test_exchange.py::test_the_flag_acts",
         "src_im2": "tests/test_exchange.py::test_the_flag_acts",
         "src_dir": "tests/test_exchange.py::test_the_flag_acts",
