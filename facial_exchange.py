@@ -199,6 +199,7 @@ def expression_of(args, session):
     if chosen != "expression":
         if named:
             raise ValueError(f"--hold and --along are of --change expression; --change {chosen} moves whole layers")
+        layers_of(args, session.G)  # a range that is not there is said before any work
         return None, {}
     hold, along = args.hold or HELD, args.along or ALONG
     found, remarks = boundaries.read([*hold, *along], folder, session.G, session.force)

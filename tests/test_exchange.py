@@ -605,7 +605,7 @@ def test_bad_calls_say_so(tiny, tmp_path, capsys):
         ([*photographs, "--force"], "--force: cannot act on --src_im1 and --src_im2"),
         ([*pair, "--layers", "3-6"], "0-5"),
         ([*pair, "--threshold", 1], "--threshold: cannot act on"),
-        ([*pair, "--change", "mean"], "--change: cannot act on"),
+        ([*pair, "--change", "mean"], "--change mean: cannot act on"),
         ([*pair, "--iteration", 5], "--iteration: cannot act on"),
         ([*pair[:2], "--latent_file2", picture], "a.png"),
         ([*pair[:2], "--latent_file2", tiny.folder], "a folder, not a file"),
