@@ -16,7 +16,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from editor import checkpoints, cli, files, projection, session, settings
+from editor import checkpoints, cli, files, projection, session, settings, tuning
 from perceptual_model import VGG16
 from stylegan_layers import Config, Generator
 
@@ -29,6 +29,9 @@ VARIANTS = {
     "ours, bfloat16 compiled": "--precision bf16 --compile on",
     "ours, low memory": "--low_memory",
     "ours, noise stage": "--noise_iteration: the maps alone, without the perceptual distance",
+    "ours, weights": "--tune, a factor for each kernel, the other faces looked at every fourth step (the mean of four)",
+    "ours, weights, full": "--tune_form full",
+    "ours, weights, low memory": "--tune --low_memory",
 }
 OPTIONS = {
     "ours": {"compile": "auto"},
@@ -38,6 +41,9 @@ OPTIONS = {
     "ours, bfloat16 compiled": {"precision": "bf16", "compile": True},
     "ours, low memory": {"low_memory": True},
     "ours, noise stage": {"noise": True},
+    "ours, weights": {"precision": "fp32", "form": "kernel"},
+    "ours, weights, full": {"precision": "fp32", "form": "full"},
+    "ours, weights, low memory": {"precision": "fp32", "form": "kernel", "low_memory": True},
 }
 
 
@@ -141,6 +147,11 @@ def our_steps(G, distance, targets, count, options):
         times.append(time.perf_counter())
 
     cli.keep_buffers()  # as every script does
+    if "form" in options:  # the first step is slower; a step with a look at another face, and three without
+        ws, tuning_config = G.w_avg.expand(1, G.num_ws, -1), settings.Tuning(steps=5, form=options["form"])
+        config = settings.Config(check_every=1, **chosen)
+        tuning.tune(G.freeze(), distance, projection.Goal(targets), ws, config, tuning_config, callback=callback)
+        return [times[1] - times[0], (times[5] - times[1]) / 4]
     stages = {"iteration": 0, "noise_iteration": count} if options.get("noise") else {"iteration": count}
     projection.project(G.freeze(), distance, targets, settings.Config(**stages, check_every=1, **chosen), callback)
     return [b - a for a, b in zip(times, times[1:], strict=False)]

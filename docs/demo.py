@@ -17,17 +17,16 @@ from editor import cli, files, images
 
 ME, YOU = "astronaut_01", "seed0057"  # the photograph's face, and a sample of the generator
 MINE, YOURS = f"latent_W/{ME}.npy", f"save_image/generate/{YOU}.npy"
-NOISE, UPPER, TOP = "save_image/noise", "box:0,0,1,0.5", "box:0,0,1,0.25"
+UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
 COMMANDS = f"""
 align_images.py raw_images/ aligned_images/
-encode_image.py --src_im {ME}.png --iteration 300
+encode_image.py --src_im {ME}.png
 generate.py --seeds 57 --trunc 0.7
 image_morphing.py --latent_file1 {MINE} --latent_file2 {YOURS} --frames 24 --easing smooth --loop --animation save_result/morph.gif
 image_crossover.py --latent_file1 {MINE} --latent_file2 {YOURS}
 facial_exchange.py --latent_file1 {YOURS} --latent_file2 {MINE}
 semantic_edit.py --latent_file {MINE} --steps 5
-encode_image.py --src_im {ME}.png --init {MINE} --iteration 0 --noise_iteration 120 --latent_dir {NOISE} --save_dir {NOISE}
 encode_image.py --src_im {ME}.png --mask part:mouth --invert_mask --composite --iteration 120
 image_crossover.py --src_im1 {ME}.png --src_im2 save_image/generate/{YOU}.png --mask {UPPER} --iteration 80 --noise_iteration 80
 local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 80 --noise_iteration 40
@@ -68,7 +67,7 @@ def rows():
     photograph = Image.open(f"aligned_images/{ME}.png").convert("RGB")
     exchanged = [picture(f"exchange/{YOU}_x_{ME}_exchange{i}") for i in (2, 1)]
     return {
-        "photograph, W+, W+ then noise": [photograph, picture(f"encode/{ME}"), picture(f"noise/{ME}")],
+        "photograph, embedding": [photograph, picture(f"encode/{ME}")],
         "morph to a second face": [images.open_image(frames[i]) for i in np.linspace(0, 23, 6).round().astype(int)],
         "style mix; expression swapped": [picture(f"generate/{YOU}"), picture(f"crossover/{ME}_x_{YOU}"), *exchanged],
         "mouth filled in; two photographs joined": [picture(f"encode/{ME}_fill_mouth"), picture(f"crossover/{ME}_x_{YOU}_box-0-0-1-0.5")],
@@ -80,7 +79,7 @@ def rows():
 def page(side=128):
     """The contact sheet: rows of pictures, then the strips of the edits."""
     found, strips = rows()
-    names = [name.replace("; ", ";\n").replace(", W", ",\nW") for name in found]
+    names = [name.replace("; ", ";\n") for name in found]
     top = images.sheet(list(found.values()), names=names, size=side)
     strips = [strip.resize((top.width, strip.height * top.width // strip.width)) for strip in strips.values()]
     whole = Image.new("RGB", (top.width, top.height + sum(s.height for s in strips)), "white")
