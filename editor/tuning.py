@@ -189,13 +189,14 @@ def follow(G, distance, goal, found, config, tuning, together=False, callback=No
         heard = _heard(callback, show, done, len(images), first, before)
         one = tune(G, distance, goal.part(first, last), found.ws[first:last], config, tuning, _maps(found, first, last), *heard)
         _note(found, one, first, last)
-        done += len(images) * tuning.steps
+        done, steps = done + len(images) * tuning.steps, found.steps
         for k in images if config.noise_iteration else ():
             if not found.interrupted:
                 heard = _heard(callback, show, done, 1, k, before + tuning.steps)
                 start = {"init": found.ws[k : k + 1], "noise": _maps(found, k, k + 1), "space": "w+", "layers": None}
                 maps_alone = replace(config, iteration=0, w_iteration=0, joint=False, **start)
                 one = projection.project(worn(G, found.tuned[k]), distance, goal.part(k, k + 1), maps_alone, *heard)
+                found.steps = steps  # an image
                 _note(found, one, k, k + 1)
                 noise.append(one.noise)
             done += config.noise_iteration

@@ -20,7 +20,7 @@ def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, portrai
     (tmp_path / "in" / "text.png").write_text("no image")
     outputs = []
     for name in ("a", "b"):
-        words = ["--src-dir", "in", "--latent_dir", name, "--save_dir", f"{name}/png", "--iteration", 12]
+        words = ["--src-dir", "in", "--latent_dir", name, "--save_dir", f"{name}/png", "--preset", "exact", "--iteration", 12]
         done = run("encode_image.py", *words, cwd=tmp_path)
         assert done.returncode == 1 and "failed: in/text.png: a text file" in done.stderr, done.stderr
         assert done.stdout.splitlines() == [f"{name}/face.npy", f"{name}/png/face.png"]

@@ -307,4 +307,4 @@ def test_only_npy_is_written(tmp_path):
     assert os.listdir(tmp_path) == []
     face.write(tmp_path / "a.b.npy", torch.ones(1, 6, 512), {"é": "\udce9"})
     assert json.loads((tmp_path / "a.b.json").read_text())["é"] == "\udce9"
-    assert [path.name for path in face.outputs(tmp_path / "a.b.npy")] == ["a.b.npy", "a.b.noise.npz", "a.b.json"]
+    assert [path.name for path in face.outputs(tmp_path / "a.b.npy")] == ["a.b.npy", "a.b.noise.npz", "a.b.tuned.safetensors", "a.b.json"]

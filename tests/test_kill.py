@@ -115,7 +115,8 @@ sys.exit(encode_image.main({words!r}))
 def test_a_killed_and_resumed_folder_gives_the_bytes_of_an_undisturbed_one(encode, portraits, tmp_path, capsys):
     for name, picture in zip("abc", portraits, strict=False):
         images.save(tmp_path / "in" / f"{name}.png", picture)
-    words = "--src_dir in --iteration 3 --noise_iteration 2 --lr 0.02 --perceptual none --init mean --compile off --precision fp32".split()
+    words = "--src_dir in --preset exact --iteration 3 --noise_iteration 2 --lr 0.02 --perceptual none --init mean".split()
+    words += "--compile off --precision fp32".split()
     assert encode(*words, "--latent_dir", "whole/w", "--save_dir", "whole/s") == 0
     broken = [*words, "--latent_dir", "broken/w", "--save_dir", "broken/s", "--resume"]
     env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}

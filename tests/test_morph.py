@@ -192,7 +192,7 @@ def check_out_dir(morph, tiny, tmp_path, capfd):
 
 def check_save_latents(morph, tiny, tmp_path, capfd):
     assert latents_after(morph, tmp_path).shape == (5, tiny.G.num_ws, 512)
-    assert "noise maps of so many frames are not kept" in capfd.readouterr().err
+    assert "noise maps and tuned weights of so many frames are not kept" in capfd.readouterr().err
     assert json.loads((tmp_path / "path.json").read_text())["noise"] == "not kept"
 
 
