@@ -302,13 +302,14 @@ def noise_goal(G, goal, ws, maps, config):
     return Goal(torch.lerp(drawn, goal.image, mask))
 
 
-def descend(variables, evaluate, iteration, config, result, callback=None, show=None, enough=None):
+def descend(variables, evaluate, iteration, config, result, callback=None, show=None, enough=None, also=None):
     """Adam on `variables`, in place; in the end each image has the values at which its own loss was lowest.
 
     Args:
         variables: list of `Variable`.
         evaluate: () -> (losses [N], images), at the variables' values.
         enough: images -> whether they are near enough to end here; asked every `check_every` steps.
+        also: step -> one more loss [1] whose gradient is added, or None; after the others', so that both are never in memory at once.
         result: a `Projection`; history, steps, stopped, interrupted and diverged are written to it.
 
     Returns:
@@ -328,6 +329,9 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
             best.keep(losses)
             for v, gradient in zip(variables, torch.autograd.grad(losses.sum(), values), strict=True):
                 v.value.grad = gradient * v.moves
+            if also and (more := also(step)) is not None:
+                for v, gradient in zip(variables, torch.autograd.grad(more.sum(), values), strict=True):
+                    v.value.grad += gradient * v.moves
             optimiser.step()
             result.steps = first + step + 1
             if show and config.show_every and (first + step) % config.show_every == 0:

@@ -147,23 +147,32 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
     pivots, step, near = ws.split(tuning.together), 0, [None] * len(parts)
     noise = [maps if isinstance(maps, str) else [m[i : i + tuning.together] for m in maps] for i in range(0, len(ws), tuning.together)]
 
+    def wear():
+        set_weights(net, {name: changed(parameter(G, name), value[0]) for name, value in variables.items()})
+
     def evaluate():
         nonlocal step
-        set_weights(net, {name: changed(parameter(G, name), value[0]) for name, value in variables.items()})
+        wear()
         k = step % len(parts)
         losses, images = looks[k](pivots[k], noise[k])
-        loss, near[k] = losses.mean()[None], images.detach() if tuning.until else None
-        if others and step % tuning.locality_every == 0 and torch.is_grad_enabled():
-            loss = loss + tuning.locality * others(net, pivots[k][step // len(parts) % len(pivots[k])][None])
+        near[k] = images.detach() if tuning.until else None
         step += 1
-        return loss, images
+        return losses.mean()[None], images
+
+    def look_at_others(step):
+        if others is None or step % tuning.locality_every:
+            return None
+        wear()  # what was derived from the variables before is gone with its gradient
+        pivot = pivots[step % len(parts)]
+        return tuning.locality * others(net, pivot[step // len(parts) % len(pivot)][None])
 
     def enough(_):
         return all(seen is not None and is_near(seen, part, tuning.until) for seen, part in zip(near, parts, strict=True))
 
     found = projection.Projection(ws=ws, loss=None)
     moving = [projection.Variable(value, tuning.lr, torch.ones((), device=ws.device)) for value in variables.values()]
-    found.loss = projection.descend(moving, evaluate, tuning.steps, config, found, callback, show, enough if tuning.until else None)
+    heard = callback, show, enough if tuning.until else None, look_at_others
+    found.loss = projection.descend(moving, evaluate, tuning.steps, config, found, *heard)
     found.tuned = [{name: value[0].detach().half() for name, value in variables.items()}] * len(ws)
     return found
 
