@@ -106,7 +106,7 @@ def portraits(G):
 def encode(G, tmp_path, monkeypatch):
     """encode(*words) -> the exit code of encode_image.py in this process, in tmp_path, with few steps and the generator at hand.
 
-    It reads in/, and writes w/ and s/. Without other words it is free in W+ (--preset exact).
+    It reads in/, and writes w/ and s/. Without other words it is free in W+ (--preset exact), an image at a time.
     """
     import encode_image
     from editor import checkpoints
@@ -114,7 +114,8 @@ def encode(G, tmp_path, monkeypatch):
     load = checkpoints.load_generator
     monkeypatch.setattr(checkpoints, "load_generator", lambda name, device: load(name, device) if name else G)
     monkeypatch.chdir(tmp_path)
-    usual = {"--src_dir": "in", "--latent_dir": "w", "--save_dir": "s", "--preset": "exact", "--iteration": 2, "--perceptual": "none",
+    usual = {"--src_dir": "in", "--latent_dir": "w", "--save_dir": "s", "--preset": "exact", "--batch_size": 1, "--iteration": 2,
+             "--perceptual": "none",
              "--init": "mean", "--compile": "off", "--precision": "fp32", "--lr": 0.02}  # fmt: skip
 
     def encode(*words):
@@ -123,3 +124,12 @@ def encode(G, tmp_path, monkeypatch):
         return encode_image.main(flags + words)
 
     return encode
+
+
+@pytest.fixture
+def photographs(tmp_path, portraits):
+    """in/a.png, in/b.png and in/c.png in tmp_path."""
+    from editor import images
+
+    for name, pixels in zip("abc", portraits, strict=False):
+        images.save(tmp_path / "in" / f"{name}.png", pixels)
