@@ -52,13 +52,14 @@ def tiny(tmp_path_factory):
     """A random 16x16 generator for tests that need no good one: `weights` (its file), `G`, and `folder` with faces a, b, c, d of it
     (NAME.npy, and NAME.png, which each renders to); a and b have noise maps of their own, `other.npy` is another generator's.
 
-    `render(path)` -> the picture of a latent file, uint8 [R, R, 3], by a session of its own.
+    `render(path)` -> the picture of a latent file, uint8 [R, R, 3], by a session of its own. `tuned(path, seed)` writes a face that has
+    noise maps and tuned weights, and returns its path.
     """
     from types import SimpleNamespace
 
     import torch
 
-    from editor import checkpoints, cli, face, images, render
+    from editor import checkpoints, cli, face, images, render, tuning
     from editor import session as sessions
     from stylegan_layers import Config, Generator
 
@@ -87,7 +88,16 @@ def tiny(tmp_path_factory):
         face.write(folder / f"{name}.npy", ws, info, maps)
         if name != "other":
             images.save(folder / f"{name}.png", again(folder / f"{name}.npy"))
-    return SimpleNamespace(weights=folder / "tiny.safetensors", G=session.G, folder=folder, render=again)
+
+    def tuned(path, seed):
+        random = torch.Generator().manual_seed(seed)
+        weights = {name: (0.3 * torch.randn(v.shape, generator=random)).half() for name, v in tuning.zeros(session.G, "kernel").items()}
+        ws = torch.randn(1, session.G.num_ws, 512, generator=random)
+        maps = [m + torch.randn(m.shape, generator=random) for m in face.own_noise(session.G)]
+        face.write(path, ws, {"generator_hash": session.G.meta["hash"], "sources": {}}, maps, weights)
+        return path
+
+    return SimpleNamespace(weights=folder / "tiny.safetensors", G=session.G, folder=folder, render=again, tuned=tuned)
 
 
 @pytest.fixture(scope="session")
