@@ -37,11 +37,17 @@ def images(embed, goal, callback=None, show=None):
             with lock:
                 show(i, step, image)
 
-        return next(iter(embed(goal.part(i, i + 1), heard, seen if show else None)))[2]
+        if stop.is_set():
+            raise CancelledError
+        found = next(iter(embed(goal.part(i, i + 1), heard, seen if show else None)))[2]
+        if found.interrupted:  # whatever stopped it, no other image begins
+            stop.set()
+        return found
 
     pool = ThreadPoolExecutor(min(torch.get_num_threads(), count), initializer=torch.set_num_threads, initargs=(1,))
     try:
         waiting, stopped = [pool.submit(work, i) for i in range(count)], None
+        told = False  # whether an image says that it was interrupted
         for i, one in enumerate(waiting):
             found = None
             while found is None:
@@ -59,8 +65,9 @@ def images(embed, goal, callback=None, show=None):
             if found is not None:
                 if found.interrupted:
                     found.interrupted = stopped or found.interrupted
+                told = told or found.interrupted is not None
                 yield i, i + 1, found
-        if stopped and not any(one.done() and not one.cancelled() and one.result().interrupted for one in waiting):
+        if stopped and not told:
             raise stopped
     finally:
         stop.set()

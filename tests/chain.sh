@@ -24,7 +24,7 @@ face.save('raw_images/astronaut.png')
 ImageOps.mirror(face).save('raw_images/mirrored.png')"
 
 step align_images.py raw_images aligned_images --face largest --quiet
-step encode_image.py --iteration 60 --batch_size 2 --quiet
+step encode_image.py --w_iteration 60 --tune 10 --batch_size 2 --quiet
 a=latent_W/astronaut_01.npy b=latent_W/mirrored_01.npy
 step image_morphing.py --latent_file1 $a --latent_file2 $b --frames 8 --animation save_result/morph.mp4 --quiet
 step make_morphinggif.py --pingpong --quiet

@@ -52,13 +52,14 @@ def tiny(tmp_path_factory):
     """A random 16x16 generator for tests that need no good one: `weights` (its file), `G`, and `folder` with faces a, b, c, d of it
     (NAME.npy, and NAME.png, which each renders to); a and b have noise maps of their own, `other.npy` is another generator's.
 
-    `render(path)` -> the picture of a latent file, uint8 [R, R, 3], by a session of its own.
+    `render(path)` -> the picture of a latent file, uint8 [R, R, 3], by a session of its own. `tuned(path, seed)` writes a face that has
+    noise maps and tuned weights, and returns its path.
     """
     from types import SimpleNamespace
 
     import torch
 
-    from editor import checkpoints, cli, face, images, render
+    from editor import checkpoints, cli, face, images, render, tuning
     from editor import session as sessions
     from stylegan_layers import Config, Generator
 
@@ -87,7 +88,16 @@ def tiny(tmp_path_factory):
         face.write(folder / f"{name}.npy", ws, info, maps)
         if name != "other":
             images.save(folder / f"{name}.png", again(folder / f"{name}.npy"))
-    return SimpleNamespace(weights=folder / "tiny.safetensors", G=session.G, folder=folder, render=again)
+
+    def tuned(path, seed):
+        random = torch.Generator().manual_seed(seed)
+        weights = {name: (0.3 * torch.randn(v.shape, generator=random)).half() for name, v in tuning.zeros(session.G, "kernel").items()}
+        ws = torch.randn(1, session.G.num_ws, 512, generator=random)
+        maps = [m + torch.randn(m.shape, generator=random) for m in face.own_noise(session.G)]
+        face.write(path, ws, {"generator_hash": session.G.meta["hash"], "sources": {}}, maps, weights)
+        return path
+
+    return SimpleNamespace(weights=folder / "tiny.safetensors", G=session.G, folder=folder, render=again, tuned=tuned)
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +116,7 @@ def portraits(G):
 def encode(G, tmp_path, monkeypatch):
     """encode(*words) -> the exit code of encode_image.py in this process, in tmp_path, with few steps and the generator at hand.
 
-    It reads in/, and writes w/ and s/. Without other words it is free in W+ (--preset exact).
+    It reads in/, and writes w/ and s/. Without other words it is free in W+ (--preset exact), an image at a time.
     """
     import encode_image
     from editor import checkpoints
@@ -114,7 +124,8 @@ def encode(G, tmp_path, monkeypatch):
     load = checkpoints.load_generator
     monkeypatch.setattr(checkpoints, "load_generator", lambda name, device: load(name, device) if name else G)
     monkeypatch.chdir(tmp_path)
-    usual = {"--src_dir": "in", "--latent_dir": "w", "--save_dir": "s", "--preset": "exact", "--iteration": 2, "--perceptual": "none",
+    usual = {"--src_dir": "in", "--latent_dir": "w", "--save_dir": "s", "--preset": "exact", "--batch_size": 1, "--iteration": 2,
+             "--perceptual": "none",
              "--init": "mean", "--compile": "off", "--precision": "fp32", "--lr": 0.02}  # fmt: skip
 
     def encode(*words):
@@ -123,3 +134,12 @@ def encode(G, tmp_path, monkeypatch):
         return encode_image.main(flags + words)
 
     return encode
+
+
+@pytest.fixture
+def photographs(tmp_path, portraits):
+    """in/a.png, in/b.png and in/c.png in tmp_path."""
+    from editor import images
+
+    for name, pixels in zip("abc", portraits, strict=False):
+        images.save(tmp_path / "in" / f"{name}.png", pixels)

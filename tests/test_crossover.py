@@ -327,6 +327,12 @@ def check_no_saved_noise(mixed, joined, tiny, capfd):
     assert not np.array_equal(mixed()[1], mixed("--no_saved_noise")[1])
 
 
+def check_tuned_strength(mixed, joined, tiny, capfd):
+    side = ["--latent_file1", tiny.tuned(tiny.folder.parent / "tuned_faces" / "a.npy", 1)]  # a by name
+    pictures = [mixed(*side, "--tuned_strength", strength)[1] for strength in ("1", "0.5", "0")]
+    assert not np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[1], pictures[2])
+
+
 def check_force(mixed, joined, tiny, capfd):
     other = ["--latent_file1", tiny.folder / "other.npy", "--out", "forced"]
     with pytest.raises(ValueError, match="another generator"):
@@ -435,7 +441,8 @@ EFFECTS = {
     "latent_file1": check_layers, "latent_file2": check_layers, "layers": check_layers, "src_im1": check_sources, "src_im2": check_sources,
     "src_dir": check_sources, "mask": check_mask, "invert_mask": check_invert_mask, "blur": check_blur, "iteration": check_iteration,
     "noise_iteration": check_noise_iteration, "perceptual": check_perceptual, "compile": check_compile, "low_memory": check_low_memory,
-    "out": check_out, "no_saved_noise": check_no_saved_noise, "force": check_force, "weight_file": check_weight_file,
+    "out": check_out, "no_saved_noise": check_no_saved_noise,
+    "tuned_strength": check_tuned_strength, "force": check_force, "weight_file": check_weight_file,
     "device": check_recorded("device", "cpu", "cpu"), "precision": check_precision, "seed": check_recorded("seed", 7, 7),
     "quiet": check_quiet, "list": check_list,
 }  # fmt: skip

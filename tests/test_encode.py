@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import encode_image
-from editor import checkpoints, face, files, images, projection, render
+from editor import checkpoints, face, files, images, projection, render, session
 
 
 def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, portraits):
@@ -51,6 +51,7 @@ def test_bad_calls_say_so_in_one_line(run, words, said):
 
 
 def test_a_batch_that_does_not_fit_is_halved(encode, photographs, monkeypatch, capsys):
+    monkeypatch.setattr(session, "ONE_THREAD_UP_TO", 0)  # as on a GPU
     project, sizes = projection.project, []
 
     def small_memory(G, distance, goal, config, *rest):
@@ -67,12 +68,6 @@ def test_a_batch_that_does_not_fit_is_halved(encode, photographs, monkeypatch, c
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The command in this process: a, b and c in in/, latents in w/, pictures in s/
-
-
-@pytest.fixture
-def photographs(tmp_path, portraits):
-    for name, pixels in zip("abc", portraits, strict=False):
-        images.save(tmp_path / "in" / f"{name}.png", pixels)
 
 
 def picture(path):
@@ -190,6 +185,7 @@ def test_flags_that_change_no_number_reach_their_place(encode, photographs, G, m
 
 
 def test_batch_size_is_how_many_are_optimised_together(encode, photographs, monkeypatch):
+    monkeypatch.setattr(session, "ONE_THREAD_UP_TO", 0)  # as on a GPU
     project, sizes = projection.project, []
 
     def watched(G, distance, goal, *rest):

@@ -11,6 +11,8 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if '\nif __name__ == "_
 
 ENCODE = "tests/test_encode.py::"
 CHANGES = ENCODE + "test_flags_change_the_latent"
+EDITABLE = "tests/test_editable.py::"
+TUNING = EDITABLE + "test_flags_of_the_tuning_change_the_weights"
 NOISE = ENCODE + "test_flags_of_the_noise_change_the_noise_alone"
 PLACE = ENCODE + "test_flags_that_change_no_number_reach_their_place"
 SESSION = "tests/test_session.py::test_flags_reach_the_session"
@@ -24,6 +26,7 @@ SHARED = {  # flags of `cli` that one function reads for all commands; a command
     "seed": SESSION,
     "force": SESSION,
     "no_saved_noise": SESSION,
+    "tuned_strength": "tests/test_wearing.py::test_every_command_carries_the_weights",
     "compile": SESSION,
     "low_memory": PLACE,
     "perceptual": "tests/test_session.py::test_the_checkpoint_names_the_distance",
@@ -36,6 +39,14 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "latent_dir": ENCODE + "test_script_writes_what_it_says_and_repeats_itself",
         "save_dir": ENCODE + "test_script_writes_what_it_says_and_repeats_itself",
         "iteration": CHANGES,
+        "preset": EDITABLE + "test_presets_are_defaults_of_flags",
+        "w_iteration": TUNING,
+        "tune": TUNING,
+        "tune_form": TUNING,
+        "tune_lr": TUNING,
+        "tune_locality": TUNING,
+        "tune_until": EDITABLE + "test_tune_until_ends_early",
+        "tune_together": EDITABLE + "test_tune_together_makes_one_set_of_weights",
         "batch_size": ENCODE + "test_batch_size_is_how_many_are_optimised_together",
         "resolution": PLACE,
         "space": CHANGES,

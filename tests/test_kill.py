@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from editor import face, files, images
+from editor import face, files, images, tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
@@ -40,26 +40,31 @@ def killed(point, work):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-def person(G, seed, noisy):
-    """ws, maps or None, record."""
+def person(G, seed, noisy, tuned=False):
+    """ws, maps or None, record, tuned weights or None."""
     generator = torch.Generator().manual_seed(seed)
     ws = torch.randn(1, G.num_ws, 512, generator=generator)
     maps = [torch.randn(m.shape, generator=generator) for m in face.own_noise(G)] if noisy else None
-    return ws, maps, {"steps": seed, "generator_hash": G.meta["hash"]}
+    weights = {name: torch.full_like(v, seed).half() for name, v in tuning.zeros(G, "kernel").items()} if tuned else None
+    return ws, maps, {"steps": seed, "generator_hash": G.meta["hash"]}, weights
 
 
-def write(path, ws, maps, info):
-    face.write(path, ws, info, maps)
+def write(path, ws, maps, info, tuned=None):
+    face.write(path, ws, info, maps, tuned)
+
+
+def same_weights(a, b):
+    return a is b if a is None or b is None else a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def same(a, b):
     return a is b if a is None or b is None else all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("old", ["nothing", "plain", "noise", "older toolkit's", "older toolkit's noise"])
-@pytest.mark.parametrize("new", ["plain", "noise"])
+@pytest.mark.parametrize("old", ["nothing", "plain", "noise", "tuned", "tuned noise", "older toolkit's", "older toolkit's noise"])
+@pytest.mark.parametrize("new", ["plain", "noise", "tuned", "tuned noise"])
 def test_never_a_mixture(small_G, tmp_path, old, new):
-    before, after = person(small_G, 1, "noise" in old), person(small_G, 2, new == "noise")
+    before, after = person(small_G, 1, "noise" in old, "tuned" in old), person(small_G, 2, "noise" in new, "tuned" in new)
     seen = []
     for point in range(1, 20):
         folder = tmp_path / str(point)
@@ -77,15 +82,16 @@ def test_never_a_mixture(small_G, tmp_path, old, new):
             assert not path.exists() or "unfinished write" in str(error) or "no a.json says" in str(error), error
             seen.append("told")
         else:
-            which, (ws, maps, info) = ("old", before) if torch.equal(found.ws, before[0]) else ("new", after)
-            assert torch.equal(found.ws, ws) and same(found.noise, maps), "a mixture"
+            which, (ws, maps, info, tuned) = ("old", before) if torch.equal(found.ws, before[0]) else ("new", after)
+            assert torch.equal(found.ws, ws) and same(found.noise, maps) and same_weights(found.tuned, tuned), "a mixture"
             assert found.info.get("steps", info["steps"] if which == "new" else None) == info["steps"], "a mixture"
             seen.append(which)
         files._sweep.cache_clear()
         write(path, *after)
         found = face.read(path, small_G)
-        assert torch.equal(found.ws, after[0]) and same(found.noise, after[1]) and not found.remarks
-        assert sorted(os.listdir(folder)) == ["a.json", *(["a.noise.npz"] if new == "noise" else []), "a.npy"]
+        assert torch.equal(found.ws, after[0]) and same(found.noise, after[1]) and same_weights(found.tuned, after[3]) and not found.remarks
+        parts = ["a.noise.npz"] * ("noise" in new) + ["a.tuned.safetensors"] * ("tuned" in new)
+        assert sorted(os.listdir(folder)) == sorted(["a.json", "a.npy", *parts])
     assert len(seen) >= 3 and (old == "nothing" or "old" in seen) and point < 19
 
 

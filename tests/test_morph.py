@@ -230,6 +230,17 @@ def check_no_saved_noise(morph, tiny, tmp_path, capfd):
     assert not np.array_equal(plain[0], pixels(tiny.folder / "a.png"))
 
 
+def check_tuned_strength(morph, tiny, tmp_path, capfd):
+    ends = [tiny.tuned(tmp_path / f"{name}.npy", seed) for seed, name in enumerate("tu")]
+    words = ("--latent_file1", ends[0], "--latent_file2", ends[1])
+    for strength in ("1", "0.5", "0"):
+        frames = list(morph("--tuned_strength", strength, ends=words).values())
+        for frame, end in ((frames[0], ends[0]), (frames[-1], ends[1])):
+            assert np.array_equal(frame, tiny.render(end, "--tuned_strength", strength, "--precision", "fp32"))
+        if strength == "0":
+            assert not np.array_equal(frames[0], tiny.render(ends[0]))
+
+
 def check_force(morph, tiny, tmp_path, capfd):
     ends = ("--latent_file1", tiny.folder / "a.npy", "--latent_file2", tiny.folder / "other.npy")
     with pytest.raises(ValueError, match="another generator"):
@@ -274,6 +285,7 @@ EFFECTS = {
     "latent_file1": check_ends, "latent_file2": check_ends, "latent_files": check_latent_files, "frames": check_frames,
     "easing": check_easing, "loop": check_loop, "out_dir": check_out_dir, "animation": check_animation, "fps": check_fps,
     "width": check_width, "save_latents": check_save_latents, "batch_size": check_batch_size, "no_saved_noise": check_no_saved_noise,
+    "tuned_strength": check_tuned_strength,
     "force": check_force, "weight_file": check_weight_file, "device": check_recorded("device", "cpu", "cpu"),
     "precision": check_precision, "seed": check_recorded("seed", 7, 7), "quiet": check_quiet, "list": check_list,
 }  # fmt: skip

@@ -165,7 +165,7 @@ def test_damaged_noise_files_are_refused(tmp_path, G):
 
 def test_script_saves_noise_and_the_pictures_on_the_way(run, tmp_path, G, target):
     images.save(tmp_path / "in" / "face.png", target)
-    words = ["--src_dir", tmp_path / "in", "--latent_dir", tmp_path, "--save_dir", tmp_path / "png", "--iteration", 4,
+    words = ["--src_dir", tmp_path / "in", "--latent_dir", tmp_path, "--save_dir", tmp_path / "png", "--iteration", 4, "--preset", "exact",
              "--noise_iteration", 6, "--save_every", 5, "--save_video", tmp_path / "v.gif", "--compile", "off", "--quiet"]  # fmt: skip
     done = run("encode_image.py", *words)
     assert done.returncode == 0, done.stderr
