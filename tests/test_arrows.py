@@ -67,7 +67,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "animation": ["files", "images"],
     "landmarks": ["downloads", "files"],
     "masks": ["images", "landmarks"],
-    "tuning": ["files", "projection", "stylegan_layers"],
+    "tuning": ["checkpoints", "files", "projection", "stylegan_layers"],
     "parallel": [],
     "face": ["files", "pickles", "tuning"],
     "boundaries": ["face", "files", "downloads"],
