@@ -79,9 +79,7 @@ def flags():
         "--noise_lr", type=cli.number(float, above=0), default=config.noise_lr, help="their learning rate (default: %(default)s)"
     )
     p.add_argument("--noise_layers", help="noise maps that may move, such as 4-8 (default: all that act)")
-    p.add_argument(
-        "--lambda_noise", type=weight, default=config.lambda_noise, help="holds the maps near those they start from (default: 0)"
-    )
+    p.add_argument("--lambda_noise", type=weight, default=0.0, help="holds the maps near those they start from (default: 0)")
     p.add_argument("--joint", action="store_true", help="move the noise maps with the latent from the first step on")
     p.add_argument("--lambda_start", type=weight, help="holds the latent near --init (default: 0; with --mask 1, near one w for all)")
     p.add_argument("--lambda_prior", type=weight, help="holds it where the mapping network puts w (default: the preset's)")

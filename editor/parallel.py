@@ -60,8 +60,6 @@ def images(embed, goal, callback=None, show=None):
                         raise
                     stopped = error
                     stop.set()
-                    for later in waiting:
-                        later.cancel()
             if found is not None:
                 if found.interrupted:
                     found.interrupted = stopped or found.interrupted
