@@ -10,7 +10,8 @@ distortion    PSNR, the generator's distance, identity: Euclidean distance of dl
 edits         smile by 3, gender and age by 2 towards the side where the photograph is not; pose by +2 and by -2, both counted.
               An edit is judged changed if the bundled attribute network's score went the right way by at least one spread (its
               standard deviation over the generator's own random faces at psi 0.7), or, of smile and gender, crossed 0 the right
-              way; both against the embedding's score. Beside it the median identity after the edit.
+              way; both against the embedding's score. Beside it how far the score went the right way, in spreads (mean), and the
+              median identity after the edit.
 equal loss    how far the score goes, in spreads, until identity is 0.5, at most 4 along the boundary, read off between steps of
               0.5. A mean over the faces: one that starts beyond 0.5 counts 0.
 mixes         all ordered pairs of --mix: coarse half of the content, finer half of the style. A face found (dlib's detector),
@@ -22,6 +23,7 @@ The network that judges has also labelled the boundaries: what it mistakes, both
 """
 
 import functools
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,7 +262,8 @@ def tables(results):
         rows, cells, reach = result["faces"], [], []
         for boundary in AMOUNTS:
             of = [edit for row in rows for edit in row["edits"] if edit["boundary"] == boundary]
-            cells.append(f"{share([edit['changed'] for edit in of])}, {median(of, 'identity'):.3f}")
+            gained = np.mean([edit["gained"] for edit in of])
+            cells.append(f"{share([edit['changed'] for edit in of])}, {gained:.2f}, {median(of, 'identity'):.3f}")
             reach.append(f"{np.mean([edit['at equal loss'] for edit in of]):.2f}")
         near.append([name, f"{median(rows, 'psnr'):.1f}", f"{median(rows, 'distance'):.3f}", f"{median(rows, 'identity'):.3f}", *cells,
                      f"{median(rows, 'seconds'):.1f}", f"{median(rows, 'bytes') / 1000:.0f}"])  # fmt: skip
@@ -268,7 +271,7 @@ def tables(results):
         far.append([name, *reach, share([p["face"] for p in pairs]), f"{median(pairs, 'identity'):.3f}",
                     share([p["identity"] < SAME_PERSON for p in pairs]), f"{median(pairs, 'colour'):.1f}",
                     f"{moved[0]:.1f}, {moved[1]:.1f}" if moved else ""])  # fmt: skip
-    head = ["setting", "PSNR dB", "distance", "identity", *(f"{b}: changed, identity" for b in AMOUNTS), "seconds", "kB"]
+    head = ["setting", "PSNR dB", "distance", "identity", *(f"{b}: changed, score, identity" for b in AMOUNTS), "seconds", "kB"]
     more = ["setting", *(f"{b} at identity {SAME_ENOUGH}" for b in AMOUNTS), "mixes: a face", "identity to the content", f"< {SAME_PERSON}",
             "colour to the style", "drift dB: median, worst"]  # fmt: skip
     return table(head, near) + "\n\n" + table(more, far)
@@ -337,7 +340,7 @@ def main(argv):
             with tempfile.TemporaryDirectory() as folder:
                 free = [embed(session, photo, folder, [*words, "--tune_locality", "0"])[0] for photo in photos[: args.drift]]
             said["drift without locality"][name] = drift(judge, free)
-        files.write_json(args.out, said)
+        files.write_json(args.out, json.loads(json.dumps(said), parse_float=lambda text: round(float(text), 4)))
     print(tables(said["rows"]))
     for name, (middle, worst) in said["drift without locality"].items():
         print(f"\nDrift of {name} with --tune_locality 0, {min(args.drift, len(photos))} faces: median {middle:.1f} dB, worst {worst:.1f}.")
