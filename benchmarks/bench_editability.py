@@ -72,7 +72,7 @@ class Judge:
 
     def __init__(self, session):
         self.session, self.G = session, session.G
-        self.net, self.describe = checkpoints.load_attributes(), measure.Descriptors()
+        self.net, self.describe = checkpoints.load_attributes(), landmarks.Descriptors()
         folder = Path(encode_image.__file__).resolve().parent / "boundaries"
         self.boundaries, _ = boundaries.read(list(AMOUNTS), folder, self.G)
         random = self.scores(render.pictures(self.G, self.random_faces(RANDOM, 0)))
