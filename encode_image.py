@@ -490,7 +490,7 @@ class Run:
         """Optimise a batch and write its files. Raises KeyboardInterrupt once the best so far is written."""
         import torch
 
-        from editor import projection
+        from editor import parallel, projection
 
         device, stopped = self.session.device, None
         masks = [photo.mask for photo in photos]
@@ -506,11 +506,17 @@ class Run:
             parts = self.session.embed(
                 goal, self.config, self.encoder, self.size, bar, steps.show, cli.warn, self.tuning, self.args.tune_together
             )
-            for first, last, found in parts:
-                self.size = min(self.size, last - first) if last < len(photos) else self.size
-                with cli.kept_whole():
-                    self.write(photos[first:last], found)
+            part = next(parts, None)
+            while part:
+                first, last, found = part
+                self.size = min(self.size, last - first) if last < len(photos) and last - first > 1 else self.size
                 stopped = stopped or found.interrupted
+                try:
+                    with cli.kept_whole():
+                        self.write(photos[first:last], found)
+                    part = next(parts, None)
+                except KeyboardInterrupt as error:  # while a result was written: what is found of others is written, too
+                    stopped, part = error, parallel.thrown_in(parts, error)
             with self.failures.catch(self.args.save_video or self.args.save_dir):
                 try:
                     stack.close()  # the animations end

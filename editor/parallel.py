@@ -10,6 +10,50 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import torch
 
 
+class Images:
+    """Images to embed, and whether to stop."""
+
+    def __init__(self, embed, goal, callback, show):
+        self.embed, self.goal, self.callback, self.show = embed, goal, callback, show
+        self.done, self.lock, self.stop = [0] * len(goal.image), threading.Lock(), threading.Event()
+
+    def work(self, i):
+        """A Projection of image i. Raises CancelledError where it is not to begin any more."""
+
+        def heard(steps, losses):
+            if self.stop.is_set():
+                raise KeyboardInterrupt  # the optimiser keeps the best so far
+            with self.lock:
+                self.done[i] = steps
+                if self.callback:
+                    self.callback(sum(self.done), losses)
+
+        def seen(_, step, image):
+            with self.lock:
+                self.show(i, step, image)
+
+        if self.stop.is_set():
+            raise CancelledError
+        found = next(iter(self.embed(self.goal.part(i, i + 1), heard, seen if self.show else None)))[2]
+        if found.interrupted:  # whatever stopped it, no other image begins
+            self.stop.set()
+        return found
+
+    def result(self, one):
+        """What a future found, None where it did not begin; and the KeyboardInterrupt that came meanwhile, or None."""
+        stopped = None
+        while True:
+            try:
+                return one.result(), stopped
+            except CancelledError:
+                return None, stopped
+            except KeyboardInterrupt as error:
+                if stopped:
+                    raise
+                stopped = error
+                self.stop.set()
+
+
 def images(embed, goal, callback=None, show=None):
     """Embed each image of a goal.
 
@@ -19,54 +63,35 @@ def images(embed, goal, callback=None, show=None):
         callback: called with (steps done of all images, losses). show: with (number of the image, step, image).
 
     Yields:
-        (i, i + 1, Projection) for i = 0 .. N - 1; after Ctrl-C those that were begun, `interrupted` where it stopped them.
+        (i, i + 1, Projection) for i = 0 .. N - 1; after Ctrl-C (thrown in, too, by who was writing a result) those that were begun,
+        `interrupted` where it stopped them.
     """
-    count = len(goal.image)
-    done, lock, stop = [0] * count, threading.Lock(), threading.Event()
-
-    def work(i):
-        def heard(steps, losses):
-            if stop.is_set():
-                raise KeyboardInterrupt  # the optimiser keeps the best so far
-            with lock:
-                done[i] = steps
-                if callback:
-                    callback(sum(done), losses)
-
-        def seen(_, step, image):
-            with lock:
-                show(i, step, image)
-
-        if stop.is_set():
-            raise CancelledError
-        found = next(iter(embed(goal.part(i, i + 1), heard, seen if show else None)))[2]
-        if found.interrupted:  # whatever stopped it, no other image begins
-            stop.set()
-        return found
-
+    count, every = len(goal.image), Images(embed, goal, callback, show)
     pool = ThreadPoolExecutor(min(torch.get_num_threads(), count), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        waiting, stopped = [pool.submit(work, i) for i in range(count)], None
-        told = False  # whether an image says that it was interrupted
-        for i, one in enumerate(waiting):
-            found = None
-            while found is None:
-                try:
-                    found = one.result()
-                except CancelledError:
-                    break
-                except KeyboardInterrupt as error:
-                    if stopped:
-                        raise
-                    stopped = error
-                    stop.set()
-            if found is not None:
-                if found.interrupted:
-                    found.interrupted = stopped or found.interrupted
-                told = told or found.interrupted is not None
+        stopped, told = None, False  # told: whether an image says that it was interrupted
+        for i, one in enumerate([pool.submit(every.work, i) for i in range(count)]):
+            found, came = every.result(one)
+            stopped = stopped or came
+            if found is None:
+                continue
+            if found.interrupted:
+                found.interrupted, told = stopped or found.interrupted, True
+            try:
                 yield i, i + 1, found
+            except KeyboardInterrupt as error:
+                stopped = stopped or error
+                every.stop.set()
         if stopped and not told:
             raise stopped
     finally:
-        stop.set()
+        every.stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+def thrown_in(parts, error):
+    """The next of a generator that is told of a KeyboardInterrupt, or None."""
+    try:
+        return parts.throw(error)
+    except (KeyboardInterrupt, StopIteration):
+        return None

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import encode_image
-from editor import checkpoints, face, files, images, projection, render, session
+from editor import checkpoints, cli, face, files, images, projection, render, session
 
 
 def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, portraits):
@@ -577,3 +577,27 @@ def test_what_diverged_is_not_written(encode, photographs, monkeypatch, capsys):
     assert sorted(p.name for p in Path("w").iterdir()) == ["a.json", "a.npy", "c.json", "c.npy"] and not Path("s/b.png").exists()
     with pytest.raises(ValueError, match="stopped being finite"):
         encode("--src_im", "b.png", "--quiet")
+
+
+def test_ctrl_c_while_a_result_is_written_keeps_the_others(encode, photographs, monkeypatch, capsys):
+    import signal
+
+    write, told = encode_image.write, []
+
+    def stopping(photo, *rest):
+        if not told:
+            told.append(signal.getsignal(signal.SIGINT))
+            cli.stand_ready()
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(photo, *rest)
+
+    monkeypatch.setattr(encode_image, "write", stopping)
+    monkeypatch.setattr(cli, "RUNNING", True)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="the best so far is in w"):
+            encode("--iteration", 30, "--batch_size", "auto")
+    finally:
+        signal.signal(signal.SIGINT, told[0])
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    kept = sorted(path.stem for path in Path("w").glob("*.npy"))
+    assert kept[0] == "a" and face.read("w/a.npy").info["complete"] is True and len(kept) >= (2 if torch.get_num_threads() > 1 else 1)

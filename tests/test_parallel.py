@@ -162,3 +162,16 @@ def test_show_names_the_image(goal):
 
     list(parallel.images(embed, goal, None, lambda i, step, image: seen.append((i, step, int(image[0, 0, 0, 0])))))
     assert sorted(seen) == [(i, 7, i) for i in range(COUNT)]
+
+
+def test_ctrl_c_while_a_result_is_written_loses_no_other(goal, two_threads):
+    """The consumer passes it on: the next image, which runs by then, comes with what it has; none begins."""
+    begun = []
+    parts = parallel.images(steps_of(begun), goal)
+    first = next(parts)
+    error = KeyboardInterrupt()
+    second = parallel.thrown_in(parts, error)
+    assert (first[0], second[0]) == (0, 1) and first[2].interrupted is None
+    rest = list(parts)
+    assert all(one.interrupted is error for *_, one in rest) and len(rest) + 2 == len(begun) and not names()
+    assert parallel.thrown_in(iter(x for x in ()), error) is None
