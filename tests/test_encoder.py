@@ -35,7 +35,7 @@ def test_it_is_the_default_start_and_shortens_the_way(tmp_path):
     words = [
         "--src_im",
         str(tmp_path / "a_01.png"),
-        "--iteration",
+        *("--preset", "exact", "--iteration"),
         "10",
         "--latent_dir",
         str(tmp_path / "w"),
