@@ -62,11 +62,9 @@ def flags():
         "--space", default=config.space, choices=settings.SPACES, help="; ".join(f"{k}: {v}" for k, v in settings.SPACES.items())
     )
     p.add_argument(
-        "--init",
-        metavar="WORD|FILE",
-        help=f"{', '.join([*settings.INITS, 'encoder'])}, or a latent (its noise maps with it) or encoder "
+        "--init", metavar="WORD|FILE", help=f"{', '.join([*settings.INITS, 'encoder'])}, or a latent (its noise maps with it) or encoder "
         "file (default: encoder where there is one, else mean)",
-    )
+    )  # fmt: skip
     p.add_argument("--lr", type=cli.number(float, above=0), help=f"Adam's learning rate (default: {config.lr})")
     p.add_argument("--schedule", choices=settings.SCHEDULES, help=f"of the learning rate (default: {config.schedule})")
     p.add_argument("--lambda_mse", type=weight, default=config.lambda_mse, help="weight of the squared error (default: %(default)s)")
@@ -75,9 +73,7 @@ def flags():
     p.add_argument(
         "--noise_iteration", type=cli.number(int, 0), default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)"
     )
-    p.add_argument(
-        "--noise_lr", type=cli.number(float, above=0), default=config.noise_lr, help="their learning rate (default: %(default)s)"
-    )
+    p.add_argument("--noise_lr", type=cli.number(float, above=0), default=config.noise_lr, help="their rate (default: %(default)s)")
     p.add_argument("--noise_layers", help="noise maps that may move, such as 4-8 (default: all that act)")
     p.add_argument("--lambda_noise", type=weight, default=0.0, help="holds the maps near those they start from (default: 0)")
     p.add_argument("--joint", action="store_true", help="move the noise maps with the latent from the first step on")
@@ -109,6 +105,7 @@ def settled(args):
     if args.space != "w+":  # one stage: its steps take the first one's place too
         chosen |= {"iteration": chosen["iteration"] + chosen["w_iteration"], "w_iteration": 0}
     found = argparse.Namespace(**vars(args) | {k: v for k, v in chosen.items() if getattr(args, k) is None})
+    cli.require_default(flags(), args, ("tuned_strength",), "is of what reads faces; here the weights are found")
     if found.w_iteration and args.space != "w+":
         raise ValueError(f"--w_iteration is of --space w+; --space {args.space} has --iteration")
     if found.w_iteration and not found.iteration:
@@ -258,6 +255,8 @@ def write(photo, found, i, args, session, chosen):
     )  # fmt: skip
     shown = render.composite(picture, target, known) if args.composite else picture
     session.write(photo.picture, shown, person, info, photo.latent)
+    if args.tune and person.tuned is None and not found.interrupted:
+        cli.warn(f"{photo.latent}: no step of the weights came nearer to the photograph, and none are saved; lower --tune_lr")
     return info
 
 
@@ -366,6 +365,8 @@ def still_to_do(paths, args, session, chosen):
         except (ValueError, OSError):
             reasons[path] = "not readable"
     left = [path for path in paths if reasons[path]]
+    if left and args.tune_together:  # their weights are one set: what is done was tuned without those that are not
+        reasons, left = dict.fromkeys(paths, "shares its weights with those to do"), paths
     counts = {reason: list(reasons.values()).count(reason) for reason in dict.fromkeys(reasons.values()) if reason}
     again = "; ".join(f"{count} {reason}" for reason, count in counts.items())
     if not args.quiet:

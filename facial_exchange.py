@@ -184,12 +184,13 @@ class Expression:
 
 
 def expression_of(args, session):
-    """The `Expression` that the flags ask for, or None for the papers' way; and the boundaries it reads, {role: file}.
+    """The `Expression` that the flags ask for, or None for the papers' way; and what the record says of its boundaries.
 
     Raises:
         ValueError: flags that do not go together, or boundaries that do not fit the generator.
     """
     from editor import boundaries, checkpoints, face, files
+    from editor import session as sessions
 
     folder, named = checkpoints.HERE / "boundaries", args.hold or args.along
     there = [path.stem for path in files.visible(folder, "*.npy") if boundaries.fits(path, session.G)]
@@ -202,12 +203,14 @@ def expression_of(args, session):
         layers_of(args, session.G)  # a range that is not there is said before any work
         return None, {}
     hold, along = args.hold or HELD, args.along or ALONG
+    if both := sorted(set(hold) & set(along)):
+        raise ValueError(f"--hold and --along both name {both[0]}; --hold {both[0]} takes another --along")
     found, remarks = boundaries.read([*hold, *along], folder, session.G, session.force)
     session.remarks += remarks
     normals = [boundary.normal for boundary in found.values()]
     layers = face.layer_range(args.layers, session.G.num_ws) if args.layers else list(range(session.G.num_ws // 2))
-    paths = {f"boundary {name}": boundary.path for name, boundary in found.items()}
-    return Expression(normals[: len(hold)], normals[len(hold) :], layers), paths
+    named = sessions.origins({f"boundary {name}": boundary.path for name, boundary in found.items()})
+    return Expression(normals[: len(hold)], normals[len(hold) :], layers), {"boundaries": named}
 
 
 def changed(target, change, args, session, mode):
@@ -277,10 +280,10 @@ def exchange_faces(args, session):
     """Two faces from files."""
     one, other = session.read_one(args.latent_file1), session.read_one(args.latent_file2)
     found, named = expression_of(args, session)
-    sources = {"expression": one.path, "appearance": other.path} | named
+    sources = {"expression": one.path, "appearance": other.path}
     latents = reserved(args, sources, *(f"{one.name}_x_{other.name}_exchange{i}" for i in (1, 2)))
     faces, noted = swapped(one, other, args, session, found)
-    return latents, faces, sources, noted
+    return latents, faces, sources, noted | named
 
 
 def exchange_photographs(args, session):
@@ -302,7 +305,7 @@ def exchange_photographs(args, session):
     pictures = torch.cat([session.photo(path) for path in paths]).to(session.device)  # [2, 3, R, R]
     cli.warn_of(session)
     expression, named = expression_of(args, session)
-    sources = {"expression": paths[0], "appearance": paths[1]} | named
+    sources = {"expression": paths[0], "appearance": paths[1]}
     latents = reserved(args, sources, *(f"{paths[0].stem}_x_{paths[1].stem}_exchange{i}" for i in (1, 2)))
     start, encoder = session.start(None)
     config = settings.Config(
@@ -318,7 +321,7 @@ def exchange_photographs(args, session):
         )  # fmt: skip
     people = [face.Face(found.ws[i : i + 1], tuned=found.tuned and found.tuned[i]) for i in (0, 1)]
     faces, noted = swapped(*people, args, session, expression)
-    noted |= {
+    noted |= named | {
         "losses": [round(float(loss), 5) for loss in found.loss], "iteration": args.iteration,
         "w_iteration": args.w_iteration, "tune": args.tune, "steps": found.steps,
         "perceptual": session.perceptual, "lambda_style": args.lambda_style, "lambda_content": args.lambda_content,
@@ -350,7 +353,7 @@ def add_expression(args, session):
         raise ValueError(f"--neutral has {len(before)} latents, --expression {len(after)}; give each person in both")
     layers = face.layer_range(args.layers, session.G.num_ws) if args.layers else None
     found, named = (None, {}) if args.change == "mean" else expression_of(args, session)
-    sources = {"target": target.path} | named
+    sources = {"target": target.path}
     sources |= {f"{role}{i}": path for role, paths in (("neutral", neutral), ("expression", expression)) for i, path in enumerate(paths, 1)}
     latents = reserved(args, sources, f"{target.name}_x_{people_name(expression, smiling)}")
     if found is not None:
@@ -358,7 +361,7 @@ def add_expression(args, session):
             raise ValueError("--threshold is of --change layers and mean")
         before, after = (torch.cat([session.guess(one) for some in people for one in some.split()]) for people in (without, smiling))
         person, amount = changed(target, found((after - before).mean(0, keepdim=True)), args, session, "arithmetic")
-        return latents, [person], sources, {"change": "expression", "layers": found.layers, "strengths": [amount]}
+        return latents, [person], sources, {"change": "expression", "layers": found.layers, "strengths": [amount]} | named
     amount, change = 1.0 if args.strength in (None, "auto") else args.strength, args.change or "layers"
     ws, channels = transferred(target.ws, before, after, amount, layers, args.threshold, change)
     if not channels:

@@ -162,7 +162,7 @@ def read_one(path, G=None, force=False, saved_noise=True, strength=1.0):
 def _unfinished(path):
     return ValueError(
         f"{path}: an unfinished write: its parts do not belong together (the hashes in {path.stem}.json differ); encode again, or remove "
-        f"{path.stem}.json to take the latent as it is"
+        f"{path.stem}.json and use --no_saved_noise --tuned_strength 0 to take the latent as it is"
     )
 
 

@@ -99,6 +99,8 @@ class Session:
         """
         if init is None:
             init = "z" if space == "z" else "encoder" if whole and space != "z" and checkpoints.has_encoder(self.G) else "mean"
+        if str(init).endswith(tuning.SUFFIX):
+            raise ValueError(f"{init}: weights that were tuned around a face; give its latent, {str(init).removesuffix(tuning.SUFFIX)}.npy")
         if init == "encoder" or str(init).endswith(".safetensors"):
             path = checkpoints.BUNDLED["encoder"] if init == "encoder" else init
             return {"init": "mean"}, checkpoints.load_encoder(path, self.G, self.device)
@@ -334,7 +336,8 @@ def claim(path, sources):
         return
 
     def same(entry, source):
-        return entry.get("sha256") == content_hash(source) or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
+        content = entry.get("sha256") == content_hash(source) and entry.get("parts") == parts_of(source)
+        return content or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
 
     if before.keys() != sources.keys() or not all(same(before[role], source) for role, source in sources.items()):
         made_of = ", ".join(str(entry.get("path")) for entry in before.values())
@@ -343,7 +346,16 @@ def claim(path, sources):
 
 def origins(sources):
     """{role: file or folder} -> what a record says of them."""
-    return {role: {"path": str(path), "sha256": content_hash(path)} for role, path in sources.items()}
+    entries = {role: {"path": str(path), "sha256": content_hash(path), "parts": parts_of(path)} for role, path in sources.items()}
+    return {role: {k: v for k, v in entry.items() if v is not None} for role, entry in entries.items()}
+
+
+def parts_of(path):
+    """{part: sha256} of the noise maps and tuned weights beside a latent, which make it another face; None without any."""
+    if Path(path).suffix != ".npy":
+        return None
+    beside = {"noise": face.noise_path(path), "tuned": tuning.path_of(Path(path))}
+    return {part: files.file_hash(file) for part, file in beside.items() if file.is_file()} or None
 
 
 def content_hash(path):

@@ -67,7 +67,7 @@ class Config:
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name} {getattr(self, name)}: use {', '.join(known)}")
         if isinstance(self.init, str) and self.init not in INITS:
-            raise ValueError(f"--init {self.init}: use {', '.join(INITS)}, or a latent file")
+            raise ValueError(f"--init {self.init}: use {', '.join(INITS)}, encoder, or a latent file")
         for name in ("iteration", "w_iteration", "noise_iteration", "show_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: 0 or more")

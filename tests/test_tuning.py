@@ -228,7 +228,7 @@ def test_ctrl_c_keeps_the_best_so_far(case, monkeypatch):
 def test_what_is_not_finite_diverged(case):
     spoiled = SimpleNamespace(G=case.G, ws=case.ws, image=case.image * torch.nan)
     found = tuned_by(spoiled)
-    assert found.diverged == [True] and found.steps == 1 and all(torch.isfinite(v).all() for v in found.tuned[0].values())
+    assert found.diverged == [True] and found.steps == 1 and found.tuned == [None]
     several = tuned_by(case, lr=1e30, last=2, together=2)
     latents = projection.Projection(ws=case.ws[:2], loss=torch.ones(2), diverged=[False, False])
     tuning.follow(case.G, None, projection.Goal(case.image[:2]), latents, PIXELS, Tuning(steps=20, lr=1e30), together=True)
