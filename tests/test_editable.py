@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import encode_image
-from editor import checkpoints, face, images, render, settings, tuning
+from editor import checkpoints, face, images, render, session, settings, tuning
 
 
 def picture(path):
@@ -88,7 +88,7 @@ def weights(name="a"):
 
 @pytest.mark.parametrize(
     "words",
-    [["--tune", 8], ["--tune_form", "full"], ["--tune_lr", 0.05], ["--tune_locality", 50], ["--w_iteration", 3]],
+    [["--tune", 8], ["--tune_form", "full"], ["--tune_lr", 0.003], ["--tune_locality", 50], ["--w_iteration", 3]],
     ids=lambda w: w[0],
 )
 def test_flags_of_the_tuning_change_the_weights(encode, photographs, words):
@@ -119,3 +119,35 @@ def test_tune_together_makes_one_set_of_weights(encode, photographs, G):
 def test_a_mask_keeps_the_steps_that_were_given(encode, photographs):
     words = ["--src_im", "a.png", "--mask", "box:0,0,0.5,1", "--preset", "editable", "--w_iteration", 3, "--iteration", 2, "--tune", 2]
     assert encode(*words, "--quiet") == 0 and said("w/a_fill_box-0-0-0.5-1.json")["steps"] == 7
+
+
+def test_a_tuning_that_helps_nothing_says_so_and_saves_none(encode, photographs, capsys):
+    assert encode(*TUNED, "--tune_lr", 1e6) == 0
+    assert "warning: w/a.npy: no step of the weights came nearer" in capsys.readouterr().err and not Path("w/a.tuned.safetensors").exists()
+
+
+def test_shared_weights_are_resumed_together(encode, photographs, capsys):
+    words = [word for word in TUNED if word not in ("--src_im", "a.png", "--quiet")] + ["--tune_together", "--resume"]
+    Path("in/c.png").rename("c.png")
+    assert encode(*words) == 0 and encode(*words) == 0
+    assert "2 of 2 are done already" in capsys.readouterr().err
+    Path("c.png").rename("in/c.png")
+    assert encode(*words) == 0
+    assert "0 of 3 are done already; to do: 3 shares its weights with those to do" in capsys.readouterr().err
+    assert len({Path(f"w/{name}.tuned.safetensors").read_bytes() for name in "abc"}) == 1
+
+
+def test_other_tuned_weights_make_another_source(encode, photographs, G):
+    assert encode(*TUNED) == 0
+    before = session.origins({"latent": Path("w/a.npy")})
+    Path("other").mkdir()
+    for part in face.outputs("w/a.npy"):
+        if part.exists():
+            Path("other", part.name).write_bytes(part.read_bytes())
+    assert session.origins({"latent": Path("other/a.npy")})["latent"]["parts"] == before["latent"]["parts"]
+    found = face.read("w/a.npy", G)
+    face.write(Path("other/a.npy"), found.ws, found.info, None, {name: value * 2 for name, value in found.tuned.items()})
+    face.write(Path("result.npy"), found.ws, {"sources": before})
+    session.claim(Path("result.npy"), {"latent": Path("w/a.npy")})
+    with pytest.raises(ValueError, match="holds the result of w/a.npy"):
+        session.claim(Path("result.npy"), {"latent": Path("other/a.npy")})
