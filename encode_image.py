@@ -164,8 +164,8 @@ def read_mask(args, size, image=None):
     return mask
 
 
-def read(path, args, session):
-    """A photograph, checked with all that its results need, before any work on it."""
+def read(path, args, session, owners):
+    """A photograph, checked with all that its results need; owners: {name of a picture in --save_dir: its latent's file}."""
     from editor import face
     from editor.session import claim
 
@@ -175,7 +175,7 @@ def read(path, args, session):
     mask = read_mask(args, session.G.resolution, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
     claim(latent, sources(path, args))
-    owner = next((row["latent"] for row in table_rows(args.save_dir) if row["name"] == picture.stem), latent)
+    owner = owners.get(picture.stem, latent)
     if os.path.isfile(owner) and os.path.abspath(owner) != os.path.abspath(latent):
         raise ValueError(f"{picture}: the picture of {owner}; give another --save_dir than that one's")
     return Photo(path, image, mask, latent, picture)
@@ -551,10 +551,10 @@ class Run:
 
     def batches(self, paths):
         """The photographs that can be read, as many at a time as fit together."""
-        batch = []
+        batch, owners = [], {row["name"]: row["latent"] for row in table_rows(self.args.save_dir)}
         for path in paths:
             with self.failures.catch(path):
-                batch.append(read(path, self.args, self.session))
+                batch.append(read(path, self.args, self.session, owners))
             self.done += path in self.failures.names
             if batch and (len(batch) >= self.size and not self.args.tune_together or path == paths[-1]):
                 yield batch
