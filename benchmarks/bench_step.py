@@ -146,7 +146,8 @@ def our_steps(G, distance, targets, count, options):
         losses.sum().item()
         times.append(time.perf_counter())
 
-    cli.keep_buffers()  # as every script does
+    if not options.get("low_memory"):  # as every script does
+        cli.keep_buffers()
     if "form" in options:  # the first step is slower; a step with a look at another face, and three without
         ws, tuning_config = G.w_avg.expand(1, G.num_ws, -1), settings.Tuning(steps=5, form=options["form"])
         config = settings.Config(check_every=1, **chosen)

@@ -111,7 +111,7 @@ def add_embedding_flags(parser, iteration):
     parser.add_argument("--perceptual", choices=settings.DISTANCES, help="distance (default: what the generator's checkpoint names)")
     parser.add_argument("--compile", default="auto", choices=settings.COMPILES, help="torch.compile (default: auto, where it pays)")
     parser.add_argument(
-        "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a quarter more time"
+        "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a third more time"
     )
 
 
@@ -374,7 +374,8 @@ def run(main):
     atexit.register(_nothing_left_to_stop)
     open_streams()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait yield: on a busy machine spinning ones crawl
-    keep_buffers()
+    if not {"--low_memory", "--low-memory"} & set(sys.argv[1:]):
+        keep_buffers()
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()

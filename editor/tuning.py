@@ -138,7 +138,7 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
     Returns:
         projection.Projection: `tuned` holds the weights, once for each image; loss [1]. Ctrl-C ends it early with the best so far.
     """
-    variables = {name: value[None] for name, value in zeros(G, tuning.form).items()}
+    variables = {name: value[None] for name, value in zeros(G, tuning.form, tuning.from_side).items()}
     net = with_weights(G, {name: parameter(G, name).detach() for name in variables})
     config = replace(config, early_stop=0.0, compile=False, lambda_mse=tuning.pixels * config.lambda_mse)
     others = Others(G, distance, config, tuning) if tuning.locality else None
@@ -146,6 +146,8 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
     looks = [projection.objective(net, distance, part, config) for part in parts]
     pivots, step, near = ws.split(tuning.together), 0, [None] * len(parts)
     noise = [maps if isinstance(maps, str) else [m[i : i + tuning.together] for m in maps] for i in range(0, len(ws), tuning.together)]
+    with torch.no_grad():  # what each part's loss was when it was last looked at
+        seen = [looks[k](pivots[k], noise[k])[0].mean() for k in range(len(parts))] if len(parts) > 1 else [None]
 
     def wear():
         set_weights(net, {name: changed(parameter(G, name), value[0]) for name, value in variables.items()})
@@ -157,7 +159,11 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
         losses, images = looks[k](pivots[k], noise[k])
         near[k] = images.detach() if tuning.until else None
         step += 1
-        return losses.mean()[None], images
+        loss = losses.mean()
+        seen[k] = loss.detach()
+        if len(parts) > 1:  # the best step is that of all images, not of an easy part; the gradient is this part's
+            loss = loss + (torch.stack(seen).mean() - loss).detach()
+        return loss[None], images
 
     def look_at_others(step):
         if others is None or step % tuning.locality_every:
@@ -244,10 +250,16 @@ def _note(found, one, first, last):
     found.diverged[first:last] = [old or new for old, new in zip(found.diverged[first:last], one.diverged * (last - first), strict=False)]
 
 
-def zeros(G, form):
-    """Deltas of a form that change nothing, float32: of each convolution, and of the biases, the constant input and ToRGB."""
+def zeros(G, form, from_side=4):
+    """Deltas of a form that change nothing, float32: of each convolution, and of the biases, the constant input and ToRGB.
+
+    Only the layers of `from_side` pixels a side and more; a network that has none such has its last.
+    """
     found = {}
     for name, weight in G.synthesis.named_parameters():
+        block = re.match(r"b(\d+)\.", name)
+        if block and int(block[1]) < min(from_side, G.resolution):
+            continue
         if CONVOLUTION.fullmatch(name):
             found[name] = torch.zeros_like(weight[:, :, :1, :1] if form == "kernel" else weight)
         elif OTHERS.fullmatch(name):

@@ -115,7 +115,7 @@ def test_worn_takes_the_fast_way_which_is_the_plain_one(case, monkeypatch):
 
 def tuned_by(case, config=PIXELS, first=0, last=1, **settings):
     goal = projection.Goal(case.image[first:last])
-    return tuning.tune(case.G, None, goal, case.ws[first:last], config, Tuning(**{"steps": 20, "locality": 0.0} | settings))
+    return tuning.tune(case.G, None, goal, case.ws[first:last], config, Tuning(**{"steps": 20, "locality": 0.0, "from_side": 4} | settings))
 
 
 @pytest.mark.parametrize("form", ["kernel", "full"])
@@ -134,6 +134,12 @@ def test_tuning_comes_nearer_and_changes_nothing_else(case, form):
         assert delta.dtype == torch.float16 and list(delta.shape) == ([*shape[:2], 1, 1] if kernels else shape)
     left = {name for name, _ in G.synthesis.named_parameters()} - tuned.keys()
     assert all("affine" in name or "noise_strength" in name for name in left)
+
+
+def test_coarse_layers_stay_as_they_are(case):
+    all_of_them, without = (set(tuned_by(case, steps=2, from_side=side).tuned[0]) for side in (4, 8))
+    assert without == {name for name in all_of_them if not name.startswith("b4.")} and any("b8." in name for name in without)
+    assert Tuning().from_side > 8 and tuned_by(case, steps=2, from_side=64).tuned[0].keys() < without, "the last block, at least"
 
 
 @torch.no_grad()
@@ -207,6 +213,7 @@ def test_several_faces_may_share_their_weights(case):
         assert len(found.tuned) == 3 and found.tuned[0] is found.tuned[1] is found.tuned[2] and len(found.loss) == 1
         errors = [(drawn(g, case.ws) - case.image).square().mean((1, 2, 3)) for g in (case.G, tuning.worn(case.G, found.tuned[0]))]
         assert (errors[1] < 0.8 * errors[0]).all(), together
+        assert found.loss.item() == pytest.approx(4 * errors[1].mean().item(), rel=0.15), "the loss is that of all images, not of one"
 
 
 def test_ctrl_c_keeps_the_best_so_far(case, monkeypatch):
@@ -231,7 +238,7 @@ def test_what_is_not_finite_diverged(case):
     assert found.diverged == [True] and found.steps == 1 and found.tuned == [None]
     several = tuned_by(case, lr=1e30, last=2, together=2)
     latents = projection.Projection(ws=case.ws[:2], loss=torch.ones(2), diverged=[False, False])
-    tuning.follow(case.G, None, projection.Goal(case.image[:2]), latents, PIXELS, Tuning(steps=20, lr=1e30), together=True)
+    tuning.follow(case.G, None, projection.Goal(case.image[:2]), latents, PIXELS, Tuning(steps=20, lr=1e30, from_side=4), together=True)
     assert several.diverged == [True] and latents.diverged == [True, True]
 
 
@@ -239,7 +246,7 @@ def followed(case, together=False, **settings):
     config = dataclasses.replace(PIXELS, noise_iteration=15, lambda_prior=0.1)
     found = projection.Projection(ws=case.ws[:2], loss=torch.full((2,), 99.0), diverged=[False, False], steps=7)
     heard = []
-    weights = Tuning(steps=15, locality=0.0, **settings)
+    weights = Tuning(steps=15, locality=0.0, from_side=4, **settings)
     goal = projection.Goal(case.image[:2])
     tuning.follow(case.G, None, goal, found, config, weights, together, lambda steps, losses: heard.append(steps))
     return found, heard, goal
