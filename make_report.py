@@ -9,7 +9,7 @@ beside their face:
 
     python make_report.py save_image/encode save_image/boundary --out look.html
 
-Above 30 MB it goes on in report_2.html, ... Small pictures are inside, full ones are linked to where they lie.
+Above 20 MB it goes on in report_2.html, ... Small pictures are inside, full ones are linked to where they lie.
 """
 
 import base64
@@ -27,7 +27,7 @@ from editor import cli, files, settings
 HERE = Path(__file__).resolve().parent
 TEMPLATES = HERE / "editor" / "report"
 MARK = "StyleGAN Latent Editor: make_report.py"  # in <meta name="generator">: a page of ours, which may be replaced
-LIMIT = 28_000_000  # bytes of a page; a browser opens 30 MB well
+LIMIT = 20_000_000  # bytes of a page: what a browser opens in a second or two
 ROW = 800  # bytes that a row of the table is taken for
 MOST_ROWS = 8000  # with more results each page has a table of its own alone
 TOGETHER = 64  # results whose pictures are made at a time
@@ -60,7 +60,7 @@ class Drawn:
 
 
 def small(picture, size):
-    """A PIL.Image at most as large as `size`: WebP without loss, since JPEG hides what one looks for; without what a file says of its place.
+    """A PIL.Image at most as large as `size`: WebP without loss, since JPEG hides what one looks for; without what a camera noted.
 
     Returns:
         (data URI, width, height).

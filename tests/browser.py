@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium without a window, spoken to over two pipes (the DevTools protocol), and without a network of its own."""
+"""A real browser for tests: Chromium without a window, spoken to over two pipes (the DevTools protocol)."""
 
 import base64
 import fcntl
@@ -106,8 +106,8 @@ class Browser:
         """A PNG of what is seen, or of one element."""
         clip = {}
         if selector:
-            box = self.js(f"(e => {{ e.scrollIntoView(); const b = e.getBoundingClientRect(); return [b.x + scrollX, b.y + scrollY, b.width, b.height] }})"
-                          f"(document.querySelector({json.dumps(selector)}))")  # fmt: skip
+            place = "const b = e.getBoundingClientRect(); return [b.x + scrollX, b.y + scrollY, b.width, b.height]"
+            box = self.js(f"(e => {{ e.scrollIntoView(); {place} }})(document.querySelector({json.dumps(selector)}))")
             clip = {"clip": dict(zip(("x", "y", "width", "height"), box, strict=True), scale=1), "captureBeyondViewport": True}
         return base64.b64decode(self.ask("Page.captureScreenshot", format="png", **clip)["data"])
 
