@@ -335,6 +335,11 @@ def test_a_record_of_odd_things_is_shown_all_the_same(tmp_path, made_by):
     assert found["b"]["record"]["settings"] == ODD["settings"] and found["b"]["figures"] == {}
 
 
+def test_no_letter_of_the_data_can_end_its_block():
+    value = {"</script>": "<!--<script>&amp;", "b": "\udce9"}
+    assert not set("<>&") & set(make_report.block(value)) and json.loads(make_report.block(value)) == value
+
+
 def test_a_shell_reads_the_names_as_they_are():
     for name in ("a b", "it's", "two\nlines \udce9 \u202e", "$(x)", "\\n\x1b"):
         done = os.popen(f"bash -c {shlex.quote('printf %s ' + make_report.word(name))} | od -An -v -tx1")
