@@ -64,6 +64,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "downloads": ["files"],
     "checkpoints": ["stylegan_layers", "perceptual_model", "networks", "downloads", "files", "pickles"],
     "images": ["files"],
+    "results": ["files", "images"],
     "animation": ["files", "images"],
     "landmarks": ["downloads", "files"],
     "masks": ["images", "landmarks"],
@@ -177,7 +178,7 @@ HELP = """
 import importlib, io, sys, contextlib
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "dlib", "scipy", "skimage", "sklearn", "lpips", "tqdm"):
+        if name.split(".")[0] in ("torch", "torchvision", "dlib", "scipy", "skimage", "sklearn", "lpips", "tqdm", "jinja2"):
             raise AssertionError(f"--help imports {name}")
 sys.meta_path.insert(0, NoTorch())
 sys.path.insert(0, sys.argv[1])

@@ -259,6 +259,11 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "width": "tests/test_animation.py::test_width_enlarges_and_keeps_the_shape",
         "quiet": "tests/test_animation.py::test_paths_on_stdout_and_what_they_are_on_stderr",
     },
+    "make_report": {
+        "folder": "tests/test_report.py::test_edits_stand_beside_their_face_wherever_it_is",
+        "out": "tests/test_report.py::test_a_large_report_is_split_and_an_older_longer_one_is_tidied_away",
+        "quiet": "tests/test_report.py::test_words_go_to_stderr_and_the_page_to_stdout",
+    },
     "weight_convert": {
         "source": "tests/test_convert.py::test_the_same_source_gives_the_same_bytes",
         "out": "tests/test_convert.py::test_lernapparats_file_gives_the_official_images",
