@@ -96,7 +96,7 @@ class Tuning:
 
     steps: int = 0
     form: str = "kernel"
-    from_side: int = 16  # side in pixels of the coarsest layers that are tuned: with the coarser ones edits go less far (benchmarks/README.md)
+    from_side: int = 16  # side in pixels of the coarsest layers that are tuned: with coarser ones edits go less far (benchmarks)
     lr: float = 0.01
     pixels: float = 4.0  # times lambda_mse: the latent's stage has found what the face is, this one what it looks like
     locality: float = 0.5  # weight of what holds the generator's other faces as they are
