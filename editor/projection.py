@@ -14,6 +14,7 @@ keeps its own best latent.
 """
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 
@@ -51,7 +52,7 @@ class Projection:
 
     ws: [N, L, 512]. noise: list of maps [N, 1, r, r], or None: the generator's own. tuned: of each image what the synthesis weights
     are changed by (`editor.tuning`), or None. loss: [N], the best of each; noise_loss: [N], after the noise stage, or None.
-    history: (step, [N] losses). seconds: an image. stopped: why its last stage ended early, or None.
+    history: (step, [N] losses; NaN of those images that it is not of). seconds: an image. stopped: why its last stage ended early, or None.
     diverged: for each image, whether its loss stopped being finite (ws is then the best before). interrupted: the KeyboardInterrupt
     that ended it, or None; whoever has saved the best so far raises it again.
     """
@@ -68,6 +69,19 @@ class Projection:
     seconds: float = 0.0
     interrupted: KeyboardInterrupt | None = None
 
+    def curve(self, i):
+        """[[step, loss], ...] of image i, as a record keeps it."""
+        return [[step, round(float(losses[i]), 5)] for step, losses in self.history if torch.isfinite(losses[i])]
+
+
+def alone(history, first, last, count, start=0):
+    """The history of images first .. last - 1 as that of `count` images, its steps counted from `start`."""
+    found = []
+    for step, losses in history:
+        found.append((start + step, torch.full((count,), math.nan)))
+        found[-1][1][first:last] = losses
+    return found
+
 
 def joined(parts):
     """The Projections of some images, one after the other, as one."""
@@ -76,6 +90,8 @@ def joined(parts):
     whole = replace(parts[-1], diverged=[bad for found in parts for bad in found.diverged])
     for found in parts:
         whole.interrupted = whole.interrupted or found.interrupted
+    places = list(itertools.accumulate((len(found.ws) for found in parts), initial=0))
+    whole.history = [one for found, i, j in zip(parts, places, places[1:], strict=False) for one in alone(found.history, i, j, places[-1])]
     whole.ws, whole.loss = (torch.cat([getattr(found, name) for found in parts]) for name in ("ws", "loss"))
     if whole.noise is not None:
         whole.noise = [torch.cat(maps) for maps in zip(*(found.noise for found in parts), strict=True)]

@@ -244,6 +244,7 @@ def _note(found, one, first, last):
     """Add to a Projection what a later stage found for images first .. last - 1."""
     found.tuned[first:last] = one.tuned or found.tuned[first:last]
     found.loss[first:last] = one.loss
+    found.history += projection.alone(one.history, first, last, len(found.ws), found.steps)
     found.noise_loss = one.noise_loss if one.noise_loss is not None else found.noise_loss
     found.steps += one.steps
     found.stopped, found.interrupted = one.stopped, one.interrupted

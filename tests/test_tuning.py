@@ -256,6 +256,9 @@ def followed(case, together=False, **settings):
 def test_noise_follows_under_the_tuned_generator(case, together):
     found, heard, goal = followed(case, together)
     assert heard == sorted(heard) and heard[-1] == 2 * 30 and found.steps == 7 + 30
+    for i in range(2):
+        steps, losses = zip(*found.curve(i), strict=True)
+        assert list(steps) == [7, 17, 21, 22, 32, 36] and losses[2] < losses[0] and losses[-1] < losses[3]
     assert (found.tuned[0] is found.tuned[1]) == together and [len(m) for m in found.noise] == [2] * len(case.G.synthesis.layers())
     for i in range(2):
         net, ws, image = tuning.worn(case.G, found.tuned[i]), case.ws[i : i + 1], goal.image[i : i + 1]
