@@ -25,7 +25,7 @@ PRESET_HELP = {
     "latenteditor": "free in W+, from zeros, as LatentEditor",
 }
 TUNED_FORMS = {"kernel": "one factor for each convolution kernel: small files", "full": "all weights of the convolutions"}
-WEIGHTS = ("lambda_mse", "lambda_percep", "lambda_style", "lambda_start", "lambda_prior", "lambda_noise", "early_stop")
+WEIGHTS = ("lambda_mse", "lambda_percep", "lambda_style", "lambda_start", "lambda_prior", "lambda_cosine", "lambda_noise", "early_stop")
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Config:
     lambda_style: float = 1.0  # counts where the goal has a style image
     lambda_start: float = 0.0  # holds the latent near the one it starts from
     lambda_prior: float = 0.0  # holds each layer's w where the mapping network puts w
+    lambda_cosine: float = 0.0  # holds each layer's style where styles point, whatever their length
     layers: list | None = None  # the W+ layers that may move; None: all
     noise: object = "const"  # what the maps are, or start from: "const", "none", "random", or a list of maps [N or 1, 1, r, r]
     noise_iteration: int = 0  # steps of the noise maps alone, after the latent

@@ -210,7 +210,7 @@ def follow(G, distance, goal, found, config, tuning, together=False, callback=No
             if not found.interrupted:
                 heard = _heard(callback, show, done, 1, k, before + tuning.steps)
                 start = {"init": found.ws[k : k + 1], "noise": _maps(found, k, k + 1), "space": "w+", "layers": None}
-                maps_alone = replace(config, iteration=0, w_iteration=0, joint=False, **start)
+                maps_alone = replace(config, iteration=0, w_iteration=0, lambda_prior=0, lambda_cosine=0, joint=False, **start)
                 one = projection.project(worn(G, found.tuned[k]), distance, goal.part(k, k + 1), maps_alone, *heard)
                 found.steps = steps  # an image
                 _note(found, one, k, k + 1)

@@ -46,10 +46,21 @@ def test_lambda_start_holds_the_latent(small_G, aim):
     assert moved(found(small_G, aim, lambda_start=100.0), small_G) < 0.1 * moved(found(small_G, aim), small_G)
 
 
-def test_lambda_prior_draws_towards_what_the_mapping_makes(small_G, aim):
-    prior = projection.Prior(small_G, "cpu")
-    free, held = (prior(found(small_G, aim, lambda_prior=weight).ws) for weight in (0.0, 1.0))
+@pytest.mark.parametrize("kind, flag", [(projection.Prior, "lambda_prior"), (projection.Cosine, "lambda_cosine")])
+def test_latents_are_held_where_edits_work(small_G, aim, kind, flag):
+    far = kind(small_G, "cpu")
+    free, held = (far(found(small_G, aim, **{flag: weight}).ws) for weight in (0.0, 1.0))
     assert (held < 0.9 * free).all()
+
+
+def test_cosine_is_of_the_styles_that_the_layers_take(small_G, G):
+    """LSAP's formula anew, on both kinds of generators: it is least for what points as styles do, and blind to how long they are."""
+    for net in (small_G, G):
+        far, w = projection.Cosine(net, "cpu"), net.mapping(torch.randn(300, 512, generator=torch.Generator().manual_seed(1)))
+        ws = w[:3, None].expand(-1, net.num_ws, -1)
+        styles = [layer.affine(w) / layer.affine(w).norm(dim=1, keepdim=True) for layer in net.synthesis.layers()]
+        cosines = torch.stack([style[:3] @ style.mean(0) for style in styles]).mean(0)
+        assert torch.allclose(far(ws), 1 - cosines, atol=0.02) and (far(w.mean(0).expand(1, net.num_ws, -1)) < far(ws)).all()
 
 
 @pytest.mark.parametrize("space, init", [("w+", "z"), ("w+", "uniform"), ("w", "z"), ("z", "z")])
