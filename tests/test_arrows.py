@@ -69,6 +69,8 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "masks": ["images", "landmarks"],
     "tuning": ["checkpoints", "files", "projection", "stylegan_layers"],
     "parallel": [],
+    "folder": ["cli", "face", "files", "session"],
+    "workers": ["cli", "folder", "session"],
     "face": ["files", "pickles", "tuning"],
     "boundaries": ["face", "files", "downloads"],
     "render": ["images", "face", "projection", "tuning"],

@@ -11,6 +11,7 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if '\nif __name__ == "_
 
 ENCODE = "tests/test_encode.py::"
 CHANGES = ENCODE + "test_flags_change_the_latent"
+FOLDER = "tests/test_folder.py::"
 EDITABLE = "tests/test_editable.py::"
 TUNING = EDITABLE + "test_flags_of_the_tuning_change_the_weights"
 NOISE = ENCODE + "test_flags_of_the_noise_change_the_noise_alone"
@@ -71,6 +72,11 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "save_video": ENCODE + "test_pictures_and_animations_on_the_way",
         "early_stop": ENCODE + "test_early_stop",
         "resume": ENCODE + "test_resume_asks_the_record",
+        "redo": FOLDER + "test_a_folder_skips_what_is_done_and_names_what_failed",
+        "retry": FOLDER + "test_a_folder_skips_what_is_done_and_names_what_failed",
+        "shard": FOLDER + "test_two_shards_are_one_run",
+        "workers": "tests/test_workers.py::test_workers_give_one_process_bytes_and_survive_a_kill",
+        "devices": "tests/test_workers.py::test_a_worker_for_each_device",
         "compile": PLACE,
         "low_memory": PLACE,
         "device": PLACE,
