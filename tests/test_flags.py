@@ -76,7 +76,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "retry": FOLDER + "test_a_folder_skips_what_is_done_and_names_what_failed",
         "shard": FOLDER + "test_two_shards_are_one_run",
         "workers": "tests/test_workers.py::test_workers_give_one_process_bytes_and_survive_a_kill",
-        "devices": "tests/test_workers.py::test_a_worker_for_each_device",
+        "devices": "tests/test_workers.py::test_a_worker_for_each_device_ends_with_the_process_that_started_them",
         "compile": PLACE,
         "low_memory": PLACE,
         "device": PLACE,
