@@ -31,7 +31,7 @@ from pathlib import Path
 from editor import cli, files, settings
 
 FILES = (".npy", ".npz", ".pt", ".safetensors")  # of --init
-DIVIDES = ("workers", "devices", "shard")
+DIVIDES = ("workers", "devices", "ray", "shard")
 OF_A_FOLDER = (*DIVIDES, "redo", "retry")
 FRAME = re.compile(r"\d{5,}\.png")  # in NAME_steps/
 
@@ -359,7 +359,7 @@ def figures(said, latent):
 
 def auto_batch(count, resolution, device):
     """How many images of `count` to optimise together: until the hardware is busy (benchmarks/README.md); memory is seen to by halving."""
-    busy = (32 if device.type == "cuda" else 4) * 256**2 // resolution**2
+    busy = (32 if device.startswith("cuda") else 4) * 256**2 // resolution**2
     return max(1, min(count, busy, 64))
 
 
@@ -417,7 +417,7 @@ class Work:
         self.args, self.session = args, session or sessions.open(args)
         self.config, self.encoder, self.tuning, self.chosen = configure(args, self.session)
         self.steps = max(1, self.config.steps + self.tuning.steps)  # an image
-        auto = auto_batch(1 << 30, self.session.G.resolution, self.session.device)
+        auto = auto_batch(1 << 30, self.session.G.resolution, self.session.device.type)
         self.size = auto if args.batch_size == "auto" else args.batch_size  # images that fit together
         self.owners = {row["name"]: row["latent"] for row in folder.table_rows(args.save_dir)}
         self.stopping = False  # whether to keep the best so far and end
@@ -529,10 +529,9 @@ def planned(items, args, work, journal):
 def divided(items, args, work, devices):
     """The photographs in batches; `devices`: those of the processes that work on them, none: this one does."""
     from editor import folder
-    from editor import session as sessions
 
-    device = sessions.device(devices[0]) if devices else work.session.device
-    size = auto_batch(len(items), work.session.G.resolution, device) if args.batch_size == "auto" else args.batch_size
+    kind = devices[0] if devices else work.session.device.type
+    size = auto_batch(len(items), work.session.G.resolution, kind) if args.batch_size == "auto" else args.batch_size
     if args.batch_size == "auto" and devices:
         size = min(size, -(-len(items) // len(devices)))
     return folder.batches(items, max(1, len(items) if args.tune_together else size))
@@ -566,14 +565,14 @@ def main(argv):
     run.start(found, lambda item: done_again(item, args))
     if not args.quiet and batches:
         cli.warn_of(session)
-        compiled = "on" if session.compiles(work.config) else "off"
-        size = max(map(len, batches), default=0)
-        how = f"{len(devices)} processes" if devices else f"{session.device.type}: {session.dtype_name}, compile {compiled}"
-        cli.say(f"{how}, batches of {size}; {stages(work.config, work.tuning)}")
+        how = f"{session.device.type}: {session.dtype_name}, compile {'on' if session.compiles(work.config) else 'off'}"
+        how = f"{len(devices)} {'actors' if args.ray else 'processes'}" if devices else how
+        cli.say(f"{how}, batches of {max(map(len, batches))}; {stages(work.config, work.tuning)}")
+    folders = {str(paths[0].parent): False, args.latent_dir: True, args.save_dir: True}
     kept = f"the best so far is in {args.latent_dir}, and {'--resume' if args.src_im else 'the same command'} goes on"
     try:
         with run.shown(len(found.left), args.quiet):
-            workers.share(("encode_image", "Work"), args, work, batches, run, lambda item: done_again(item, args), kept)
+            workers.share(("encode_image", "Work"), args, work, batches, run, lambda item: done_again(item, args), kept, folders)
     finally:
         folder.write_table(args.save_dir)
     return run.failures.exit_code

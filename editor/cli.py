@@ -155,6 +155,9 @@ def add_worker_flags(parser):
         "--workers", type=number(int, 1, most=1024), metavar="N", help="work on a folder in N processes, which share the cores' threads "
         "(default: in this one; with --ray, actors)",
     )  # fmt: skip
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="work on a folder on a Ray cluster: auto, HOST:6379 or ray://HOST:10001 (requirements-ray.txt)"
+    )
     parser.add_argument("--devices", type=devices, metavar="A,B", help="a process for each, such as cuda:0,cuda:1 (default: --device)")
 
 
@@ -464,4 +467,5 @@ def run(main):
     except KeyboardInterrupt as error:
         say(f"{program}: stopped" + (f"; {error}" if str(error) else ""))
         code = 143 if isinstance(error, Terminated) else 130
+    _nothing_left_to_stop()  # torch's own farewells come before those registered first
     sys.exit(code)

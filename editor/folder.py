@@ -8,6 +8,7 @@ with these settings (`why_again`); a record is written last, so that half a resu
 import contextlib
 import csv
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from pathlib import Path
 from editor import cli, files
 
 STATES = ("done", "failed", "stopped")  # stopped: the best so far of what Ctrl-C ended
+TRIES = 3  # workers in a row that may die before they are open
 LONGEST = 100_000  # bytes of a line; a longer one is none of ours
 
 
@@ -373,6 +375,12 @@ def caught(item, tell, single=False):
             raise
 
 
+def opened(opener, args):
+    """What works on batches: opener is (module, name of a class), called with args; it has `batch(items, tell)`."""
+    module, name = opener
+    return getattr(importlib.import_module(module), name)(args)
+
+
 class Queue:
     """Batches of items for workers that may die: one's batch is tried once more, item by item, so that a bad one costs no neighbour.
 
@@ -395,6 +403,18 @@ class Queue:
         self.second |= names
         self.waiting.extendleft([item] for item in reversed(again))
         return [(item, figures) for item, figures in left if item.name not in names], names
+
+
+def retried(queue, batch, finished, how, worker, hear):
+    """What becomes of the batch of a worker that died: told of, or in the queue again. how: it ended, in words."""
+    known, again = queue.died(batch, finished)
+    for item, figures in known:
+        if figures is None:
+            figures = {"error": f"{item.path}: {how}, a second time with it alone", "final": False}
+            hear(worker, "outcome", item, "failed", figures)
+        else:
+            hear(worker, "outcome", item, "done", figures)
+    hear(worker, "batch", [item for item in batch if item.name not in again])
 
 
 def unless(why, figures):

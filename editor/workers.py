@@ -7,7 +7,6 @@ worker whose pipe is closed at the other end goes at once, as if killed.
 
 import argparse
 import contextlib
-import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,9 +16,6 @@ import threading
 import traceback
 
 from editor import cli, folder
-
-TRIES = 3  # workers in a row that may die before they are open
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # In the worker
@@ -59,12 +55,6 @@ def interrupt():
         _thread.interrupt_main()
 
 
-def opened(opener, args):
-    """What works on batches: opener is (module, name of a class), called with args; it has `batch(items, tell)`."""
-    module, name = opener
-    return getattr(importlib.import_module(module), name)(args)
-
-
 def serve(connection, opener, args, threads):
     """A worker's life, in its process."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before anything reads it
@@ -75,7 +65,7 @@ def serve(connection, opener, args, threads):
         import torch
 
         torch.set_num_threads(threads)
-        work = opened(opener, args)
+        work = folder.opened(opener, args)
         tell("ready")
         while True:
             batch = inbox.get()
@@ -141,7 +131,7 @@ class Workers:
     """Processes that work on batches.
 
     Args:
-        opener: as of `opened`. args: its flags; each gets `device` of its own. devices: one a process. threads: of each.
+        opener: as of `folder.opened`. args: its flags; each gets `device` of its own. devices: one a process. threads: of each.
         hear: as of `folder.Run`.
     """
 
@@ -223,27 +213,16 @@ class Workers:
         self.early += not worker.ready
         if refusal:
             self.devices.remove(worker.device)
-        if not self.devices or self.early >= TRIES:
+        if not self.devices or self.early >= folder.TRIES:
             raise OSError(refusal or f"{self.early} workers in a row ended while they opened; the last one {how}")
         then = "the others go on" if refusal else "another one takes its place"
         self.hear(worker.number, "warn", f"worker {worker.number} {how}; {then}")
         if worker.batch:
-            self.again(worker, how)
+            folder.retried(self.queue, worker.batch, worker.finished, f"the worker {how}", worker.number, self.hear)
         self.fill()
         for one in self.workers:
             if one.ready and one.batch is None:
                 self.give(one)
-
-    def again(self, worker, how):
-        """What becomes of the batch of a worker that died."""
-        known, second = self.queue.died(worker.batch, worker.finished)
-        for item, figures in known:
-            if figures is None:
-                figures = {"error": f"{item.path}: the worker {how}, a second time with it alone", "final": False}
-                self.hear(worker.number, "outcome", item, "failed", figures)
-            else:
-                self.hear(worker.number, "outcome", item, "done", figures)
-        self.hear(worker.number, "batch", [item for item in worker.batch if item.name not in second])
 
     def stop(self):
         """Workers write the best so far and end; a second Ctrl-C ends this."""
@@ -262,36 +241,58 @@ class Workers:
 
 
 def devices(args):
-    """The devices of --workers and --devices, one a process; [] where none was asked for.
+    """The devices of --workers, --devices and --ray, one a process; [] where none was asked for.
 
     Raises:
-        ValueError: one is not there; both flags.
+        ValueError, OSError: one is not there; flags that say the same; no cluster, or no Ray.
     """
-    from editor import session
-
     if args.devices and args.workers:
         raise ValueError(f"--workers {args.workers}: --devices has a process for each device already; leave one of the two out")
-    found = args.devices or [args.device] * (args.workers or 0)
-    for name in found:
-        session.device(name)
-    return found
+    if args.ray:
+        if args.devices:
+            raise ValueError("--devices: of this machine; with --ray each GPU of the cluster has an actor, or --workers N says how many")
+        device, count, *_ = clustered(args)
+        return [device] * count
+    from editor import session
+
+    return [str(session.device(name)) for name in args.devices or [args.device] * (args.workers or 0)]
 
 
-def share(opener, args, work, batches, run, figures, kept):
-    """Work on batches in this process, or as --workers and --devices say.
+def clustered(args):
+    """--ray -> what `cluster.shares` says of the cluster, which is joined once.
+
+    Raises:
+        ValueError, OSError: no Ray here, or no cluster there.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(f"--ray needs Ray ({error}): pip install -r requirements-ray.txt") from None
+    from editor import checkpoints, cluster
+
+    if not ray.is_initialized():
+        cluster.connect(args.ray)
+    return cluster.shares(args.workers, checkpoints.read_metadata(args.weight_file)["resolution"] <= 256)
+
+
+def share(opener, args, work, batches, run, figures, kept, folders):
+    """Work on batches in this process, or as --workers, --devices and --ray say.
 
     Args:
-        opener: as of `opened`. work: what it makes, for this process, with `why(item)`. run: a `folder.Run`.
+        opener: as of `folder.opened`. work: what it makes, for this process, with `why(item)`. run: a `folder.Run`.
         figures: item that is done -> what a line says of it. kept: what to say after Ctrl-C.
+        folders: {folder that all machines of a cluster must see: whether it is written to}.
     """
-    names = devices(args)
+    done = folder.unless(work.why, figures)
     try:
-        if names:
+        if args.ray and batches:
+            from editor import cluster
+
+            cluster.Cluster(opener, args, clustered(args), run.hear, folders).run(batches, done)
+        elif names := devices(args) if batches else []:
             import torch
 
-            threads = max(1, torch.get_num_threads() // len(names))
-            done = folder.unless(work.why, figures)
-            Workers(opener, args, names, threads, run.hear).run(batches, done)
+            Workers(opener, args, names, max(1, torch.get_num_threads() // len(names)), run.hear).run(batches, done)
         else:
             folder.alone(work, batches, run.hear)
     except KeyboardInterrupt as error:

@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_the_best_so_far_of_each_worker_and_a_second_one_ends_at_on
     for twice in (False, True):
         process = begin(six, "--workers", "2", "--quiet", "--redo", iteration=100000, start_new_session=True)
         crew = until(lambda process=process: len(found := children(process.pid)) == 2 and found)
-        until(lambda: [line for line in folder.Journal(six / "s").lines() if line["name"] == "aa"])  # a batch is read
+        until(lambda twice=twice: names(six, "failed") == ["aa"] * (1 + twice))  # a batch is read
         time.sleep(1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         if twice:
