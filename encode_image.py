@@ -528,13 +528,13 @@ def planned(items, args, work, journal):
 
 def divided(items, args, work, devices):
     """The photographs in batches; `devices`: those of the processes that work on them, none: this one does."""
-    from editor import folder
+    from editor import batches
 
     kind = devices[0] if devices else work.session.device.type
     size = auto_batch(len(items), work.session.G.resolution, kind) if args.batch_size == "auto" else args.batch_size
     if args.batch_size == "auto" and devices:
         size = min(size, -(-len(items) // len(devices)))
-    return folder.batches(items, max(1, len(items) if args.tune_together else size))
+    return batches.of(items, max(1, len(items) if args.tune_together else size))
 
 
 def main(argv):

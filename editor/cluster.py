@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ray
 
-from editor import cli, files, folder
+from editor import batches, cli, files
 
 IN_FLIGHT = 2  # batches of an actor: one that it works on, one that waits
 ANSWER = 10, 60  # seconds for a connection to be made, and for the cluster to let us in
@@ -42,7 +42,7 @@ class Actor:
             cli.keep_buffers()
             self.threads = threads
             torch.set_num_threads(threads)
-            self.work = folder.opened(opener, args)
+            self.work = batches.opened(opener, args)
         except (ValueError, OSError) as error:
             return cli.one_line(error)
 
@@ -133,9 +133,9 @@ class Cluster:
         self.actors, self.numbers, self.early = {}, iter(range(1, 1 << 30)), 0  # actor: its number, whether it is open
         self.refs = {}  # what is awaited: (actor, batch, or None where it opens)
 
-    def run(self, batches, done):
+    def run(self, waiting, done):
         """As of `workers.Workers`."""
-        self.queue, self.stopping = folder.Queue(batches, done), False
+        self.queue, self.stopping = batches.Queue(waiting, done), False
         with contextlib.ExitStack() as stack:
             self.marks = {path: mark and stack.enter_context(files.marker(path)) for path, mark in self.folders.items()}
             try:
@@ -206,7 +206,7 @@ class Cluster:
             return
         self.early += not was_open
         self.count -= bool(refusal)
-        if self.count < 1 or self.early >= folder.TRIES:
+        if self.count < 1 or self.early >= batches.TRIES:
             said = " ".join(str(error).split())[:300]
             advice = f"does the toolkit lie there under {Path(__file__).parent.parent}, with what it needs?"
             raise OSError(refusal or f"{self.early} actors in a row ended while they opened: {said}; {advice}")
@@ -214,7 +214,7 @@ class Cluster:
         self.hear(number, "warn", f"actor {number} {how}; {'the others go on' if refusal else 'another one takes its place'}")
         self.queue.waiting.extendleft(reversed(had[1:]))  # it had not begun these
         if had:
-            folder.retried(self.queue, had[0], set(), "its Ray actor died", number, self.hear)
+            batches.retried(self.queue, had[0], set(), "its Ray actor died", number, self.hear)
         self.fill()
         for one, (_, ready) in self.actors.items():
             if ready:

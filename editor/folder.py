@@ -8,20 +8,17 @@ with these settings (`why_again`); a record is written last, so that half a resu
 import contextlib
 import csv
 import hashlib
-import importlib
 import json
 import os
 import platform
 import statistics
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from editor import cli, files
 
 STATES = ("done", "failed", "stopped")  # stopped: the best so far of what Ctrl-C ended
-TRIES = 3  # workers in a row that may die before they are open
 LONGEST = 100_000  # bytes of a line; a longer one is none of ours
 
 
@@ -191,7 +188,21 @@ class Plan:
     @property
     def plain(self):
         """Whether there is nothing to say of it: nothing was done before."""
-        return not self.done and not self.failed and set(self.reasons) <= {"not done before"}
+        return not self.done and not self.failed and set(self.reasons) <= {"not done before", "once more"}
+
+
+def noted(item, journal, path):
+    """Why a file without a record (an animation, a sheet) is to be made again; None where the journal says that this one was."""
+    line = journal.last().get((item.name, item.content(), item.mark), {})
+    if line.get("state") != "done" or not path.is_file() or line.get("sha256") != files.file_hash(path):
+        return "not done before"
+    return None
+
+
+def carried(args, session):
+    """What of a face's files counts, by the flags of `cli.add_face_flags`, and --precision: a record that is to be skipped says it."""
+    said = {"saved_noise": not args.no_saved_noise, "tuned_strength": args.tuned_strength}
+    return said if args.precision == "auto" else said | {"precision": session.dtype_name}
 
 
 def plan(items, journal, why, *, redo=False, retry=False, together=None):
@@ -230,14 +241,14 @@ def plan(items, journal, why, *, redo=False, retry=False, together=None):
 class Run:
     """The outcomes of a run: each a line in runs.jsonl; failures are named, progress and paths are shown.
 
-    What works on a batch of items tells it here, alone in this process or from another one: `hear(worker, kind, *words)` with
+    What works on a batch of items tells it here, in this process or from another one (`batches`): `hear(worker, kind, *words)` with
 
         "steps", done of this batch, loss     "outcome", item, state, figures       "batch", its items: it ended
         "say" | "warn", text                  "written", paths, what          "trouble", name, error: not an item's
 
     Args:
-        args: with `quiet`. journal: a `Journal`. command: its name, for the lines. single: one item, whose error is the command's.
-        steps: of an item, for the bar.
+        args: with `quiet`. journal: a `Journal`, or None to keep none. command: its name, for the lines.
+        single: one item, whose error is the command's. steps: of an item, for the bar.
     """
 
     def __init__(self, args, journal, command, *, single=False, steps=1):
@@ -301,7 +312,8 @@ class Run:
         line = {"name": item.name, "state": state, "command": self.command, "source": str(item.path), "content": item.content(),
                 "settings": item.mark, **figures}  # fmt: skip
         try:
-            self.journal.append(**line)
+            if self.journal:
+                self.journal.append(**line)
         except (OSError, ValueError) as error:
             if not self.full:
                 self.full = True
@@ -327,7 +339,7 @@ class Run:
         """Say what a `Plan` found; name what failed before. `again`: done item -> its figures, for lines that a killed run left out."""
         for item, error in found.failed.values():
             self.failures.add(item.path, f"{error} (in an earlier run; --retry tries again)")
-        known = {line["name"] for line in self.journal.lines() if line["state"] == "done"} if found.done else ()
+        known = {line["name"] for line in self.journal.lines() if line["state"] == "done"} if found.done and self.journal else ()
         for item in found.done:
             if item.name not in known:
                 self.note(item, "done", **again(item))
@@ -373,72 +385,6 @@ def caught(item, tell, single=False):
         tell("outcome", item, "failed", failure(error))
         if single:
             raise
-
-
-def opened(opener, args):
-    """What works on batches: opener is (module, name of a class), called with args; it has `batch(items, tell)`."""
-    module, name = opener
-    return getattr(importlib.import_module(module), name)(args)
-
-
-class Queue:
-    """Batches of items for workers that may die: one's batch is tried once more, item by item, so that a bad one costs no neighbour.
-
-    Args:
-        done: item -> its figures if it is done by now, else None: what a worker wrote before it died is not done again.
-    """
-
-    def __init__(self, batches, done):
-        self.waiting, self.done, self.second = deque(batches), done, set()
-
-    def died(self, batch, finished):
-        """A worker died over a batch; `finished` are the names of those of it whose outcome is known.
-
-        Returns:
-            [(item, its figures, or None where it fails now)], and the names of those that wait for a second time.
-        """
-        left = [(item, self.done(item)) for item in batch if item.name not in finished]
-        again = [item for item, figures in left if figures is None and not (item.name in self.second and len(batch) == 1)]
-        names = {item.name for item in again}
-        self.second |= names
-        self.waiting.extendleft([item] for item in reversed(again))
-        return [(item, figures) for item, figures in left if item.name not in names], names
-
-
-def retried(queue, batch, finished, how, worker, hear):
-    """What becomes of the batch of a worker that died: told of, or in the queue again. how: it ended, in words."""
-    known, again = queue.died(batch, finished)
-    for item, figures in known:
-        if figures is None:
-            figures = {"error": f"{item.path}: {how}, a second time with it alone", "final": False}
-            hear(worker, "outcome", item, "failed", figures)
-        else:
-            hear(worker, "outcome", item, "done", figures)
-    hear(worker, "batch", [item for item in batch if item.name not in again])
-
-
-def unless(why, figures):
-    """item -> figures(item) where why(item) is None: it is done; else None."""
-
-    def done(item):
-        try:
-            return figures(item) if why(item) is None else None
-        except (ValueError, OSError):
-            return None
-
-    return done
-
-
-def batches(items, size):
-    """Lists of so many items, one after the other."""
-    return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def alone(work, waiting, hear):
-    """Work on batches in this process: the same that each worker does (`workers`, `cluster`)."""
-    for batch in waiting:
-        work.batch(batch, lambda *words: hear(0, *words))
-        hear(0, "batch", batch)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import signal
 import threading
 import traceback
 
-from editor import cli, folder
+from editor import batches, cli
 
 # ---------------------------------------------------------------------------------------------------------------------
 # In the worker
@@ -65,7 +65,7 @@ def serve(connection, opener, args, threads):
         import torch
 
         torch.set_num_threads(threads)
-        work = folder.opened(opener, args)
+        work = batches.opened(opener, args)
         tell("ready")
         while True:
             batch = inbox.get()
@@ -131,7 +131,7 @@ class Workers:
     """Processes that work on batches.
 
     Args:
-        opener: as of `folder.opened`. args: its flags; each gets `device` of its own. devices: one a process. threads: of each.
+        opener: as of `batches.opened`. args: its flags; each gets `device` of its own. devices: one a process. threads: of each.
         hear: as of `folder.Run`.
     """
 
@@ -139,14 +139,14 @@ class Workers:
         self.opener, self.args, self.devices, self.threads, self.hear = opener, args, list(devices), threads, hear
         self.workers, self.early, self.stopping = [], 0, False
 
-    def run(self, batches, done):
+    def run(self, waiting, done):
         """Work on all batches. `done`: item -> its figures where it is done by now, else None.
 
         Raises:
             OSError: no worker opens. RuntimeError: a bug, with the worker's traceback.
             KeyboardInterrupt: Ctrl-C, once the workers have written the best so far; at a second one they are killed.
         """
-        self.queue = folder.Queue(batches, done)
+        self.queue = batches.Queue(waiting, done)
         try:
             self.fill()
             while self.queue.waiting or any(worker.batch for worker in self.workers):
@@ -213,12 +213,12 @@ class Workers:
         self.early += not worker.ready
         if refusal:
             self.devices.remove(worker.device)
-        if not self.devices or self.early >= folder.TRIES:
+        if not self.devices or self.early >= batches.TRIES:
             raise OSError(refusal or f"{self.early} workers in a row ended while they opened; the last one {how}")
         then = "the others go on" if refusal else "another one takes its place"
         self.hear(worker.number, "warn", f"worker {worker.number} {how}; {then}")
         if worker.batch:
-            folder.retried(self.queue, worker.batch, worker.finished, f"the worker {how}", worker.number, self.hear)
+            batches.retried(self.queue, worker.batch, worker.finished, f"the worker {how}", worker.number, self.hear)
         self.fill()
         for one in self.workers:
             if one.ready and one.batch is None:
@@ -275,26 +275,26 @@ def clustered(args):
     return cluster.shares(args.workers, checkpoints.read_metadata(args.weight_file)["resolution"] <= 256)
 
 
-def share(opener, args, work, batches, run, figures, kept, folders):
+def share(opener, args, work, waiting, run, figures, kept, folders):
     """Work on batches in this process, or as --workers, --devices and --ray say.
 
     Args:
-        opener: as of `folder.opened`. work: what it makes, for this process, with `why(item)`. run: a `folder.Run`.
+        opener: as of `batches.opened`. work: what it makes, for this process, with `why(item)`. run: a `folder.Run`.
         figures: item that is done -> what a line says of it. kept: what to say after Ctrl-C.
         folders: {folder that all machines of a cluster must see: whether it is written to}.
     """
-    done = folder.unless(work.why, figures)
+    done = batches.unless(work.why, figures)
     try:
-        if args.ray and batches:
+        if args.ray and waiting:
             from editor import cluster
 
-            cluster.Cluster(opener, args, clustered(args), run.hear, folders).run(batches, done)
-        elif names := devices(args) if batches else []:
+            cluster.Cluster(opener, args, clustered(args), run.hear, folders).run(waiting, done)
+        elif names := devices(args) if waiting else []:
             import torch
 
-            Workers(opener, args, names, max(1, torch.get_num_threads() // len(names)), run.hear).run(batches, done)
+            Workers(opener, args, names, max(1, torch.get_num_threads() // len(names)), run.hear).run(waiting, done)
         else:
-            folder.alone(work, batches, run.hear)
+            batches.alone(work, waiting, run.hear)
     except KeyboardInterrupt as error:
         error.args = (kept,)
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from editor import cli, files, folder, images
+from editor import batches, cli, files, folder, images
 from tests.test_encode import picture, rows, said, stamps
 
 
@@ -155,7 +155,7 @@ def test_a_journal_that_cannot_be_written_costs_no_results(encode, photographs, 
 
 def test_a_dead_workers_batch_is_tried_once_more_item_by_item():
     done = {"1": {"psnr": 9}}
-    queue = folder.Queue([items(4), ["later"]], lambda item: done.get(item.name))
+    queue = batches.Queue([items(4), ["later"]], lambda item: done.get(item.name))
     batch = queue.waiting.popleft()
     known, again = queue.died(batch, {"0"})
     assert [(item.name, figures) for item, figures in known] == [("1", {"psnr": 9})] and again == {"2", "3"}
