@@ -32,13 +32,12 @@ class Actor:
         import torch
 
         try:
-            for path in (place, *marks):
+            for path, mark in {place: None, **marks}.items():
                 if not os.path.isdir(path):
                     raise OSError(f"{path}: not shared: there is no such folder on {platform.node()}")
-            os.chdir(place)
-            for path, mark in marks.items():
                 if mark and not os.path.exists(mark):
                     raise OSError(f"{path}: not shared: on {platform.node()} it is another folder of this name")
+                os.chdir(place)  # names are relative to it
             cli.keep_buffers()
             self.threads = threads
             torch.set_num_threads(threads)
