@@ -66,9 +66,9 @@ def actors():
 def test_a_cluster_gives_one_process_bytes_and_survives_the_death_of_an_actor(ray, six, tmp_path_factory):  # noqa: F811
     alone = tmp_path_factory.mktemp("alone")
     os.symlink(six / "in", alone / "in")
-    process = begin(alone, iteration=30)
+    process = begin(alone, iteration=20)
     assert process.communicate(timeout=120) and process.returncode == 1
-    process = begin(six, "--ray", ray, "--batch_size", 2, iteration=30)
+    process = begin(six, "--ray", ray, "--batch_size", 2, iteration=20)
     until(lambda: names(six))  # something is done, and others are begun
     os.kill(until(actors)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=300)

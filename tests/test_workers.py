@@ -1,6 +1,7 @@
 """Several processes on a folder (editor/workers.py): the bytes of one, and nothing lost when one is killed."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -19,19 +20,28 @@ FAST = "--src_dir in --preset exact --init mean --perceptual none --compile off 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+STARTED = []
+
+
 @pytest.fixture
 def six(tmp_path, portraits):
     """in/a.png to in/f.png, and in/aa.png, which is none."""
     for i, name in enumerate("abcdef"):
         images.save(tmp_path / "in" / f"{name}.png", portraits[i % 4] // (1 + i // 4))
     (tmp_path / "in" / "aa.png").write_text("<html>")
-    return tmp_path
+    yield tmp_path
+    while STARTED:
+        process = STARTED.pop()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # whatever a test that failed left of it
+        process.communicate()
 
 
 def begin(place, *words, iteration=3, **options):
     """encode_image.py in `place` -> process; its results go to w/ and s/."""
     words = [ROOT / "encode_image.py", *FAST, "--iteration", iteration, "--latent_dir", "w", "--save_dir", "s", *words]
-    return start(*words, cwd=place, env=ENV, **options)
+    STARTED.append(start(*words, cwd=place, env=ENV, start_new_session=True, **options))
+    return STARTED[-1]
 
 
 def content(place):
@@ -81,10 +91,10 @@ def names(place, state="done"):
 def test_workers_give_one_process_bytes_and_survive_a_kill(six, tmp_path_factory):
     alone = tmp_path_factory.mktemp("alone")
     os.symlink(six / "in", alone / "in")
-    process = begin(alone, iteration=40)
+    process = begin(alone, iteration=20)
     process.communicate(timeout=120)
     assert process.returncode == 1
-    process = begin(six, "--workers", "2", iteration=40)
+    process = begin(six, "--workers", "2", iteration=20)
     victim = until(lambda: names(six) and children(process.pid))[0]  # something is done, and the next batch begun
     os.kill(victim, signal.SIGKILL)
     out, said = process.communicate(timeout=120)
@@ -97,14 +107,14 @@ def test_workers_give_one_process_bytes_and_survive_a_kill(six, tmp_path_factory
 
 def test_ctrl_c_keeps_the_best_so_far_of_each_worker_and_a_second_one_ends_at_once(six):
     for twice in (False, True):
-        process = begin(six, "--workers", "2", "--quiet", "--redo", iteration=100000, start_new_session=True)
+        process = begin(six, "--workers", "2", "--quiet", "--redo", iteration=100000)
         crew = until(lambda process=process: len(found := children(process.pid)) == 2 and found)
         until(lambda twice=twice: names(six, "failed") == ["aa"] * (1 + twice))  # a batch is read
         time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.send_signal(signal.SIGINT)
         if twice:
             time.sleep(0.05)
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers as well
         began = time.time()
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130 and "Traceback" not in said and said.count("stopped") == 1, said
