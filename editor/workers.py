@@ -57,14 +57,11 @@ def interrupt():
 
 def serve(connection, opener, args, threads):
     """A worker's life, in its process."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # before anything reads it
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch and the others read it
     tell, inbox = Voice(connection), queue.SimpleQueue()
     cli.begin()
     threading.Thread(target=listen, args=(connection, inbox, interrupt), daemon=True).start()
     try:
-        import torch
-
-        torch.set_num_threads(threads)
         work = batches.opened(opener, args)
         tell("ready")
         while True:

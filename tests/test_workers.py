@@ -137,42 +137,54 @@ def test_devices_that_are_not_there_and_two_flags_for_one_thing():
             workers.devices(encode_image.flags().parse_args(words))
 
 
-KILLS = """
+ODD = """
 import os, signal
-from editor import face
-write = face.write
-def dies(path, *words, **options):
-    if path.stem == "b":
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(path, *words, **options)
-face.write = dies
-import encode_image
-class Work(encode_image.Work):
-    pass
+class Deadly:
+    def __init__(self, args):
+        self.args = args
+    def batch(self, items, tell):
+        for item in items:
+            if item.name == "b":
+                os.kill(os.getpid(), signal.SIGKILL)
+            tell("outcome", item, "done", {"threads": os.environ["OMP_NUM_THREADS"], "device": self.args.device})
+def closed(args):
+    raise ValueError("no memory on the card")
+def bug(args):
+    1 / 0
+def half(args):
+    return Deadly(args) if args.device == "cpu" else closed(args)
 """
 
 
-def test_what_kills_its_worker_twice_is_named_and_its_neighbours_are_done(six, monkeypatch):
-    (six / "deadly.py").write_text(KILLS)
-    monkeypatch.syspath_prepend(str(six))
-    monkeypatch.chdir(six)
-    args = encode_image.settled(encode_image.flags().parse_args([*FAST, "--iteration", "1", "--latent_dir", "w", "--save_dir", "s"]))
-    heard, every = [], [folder.Item(n, Path(f"in/{n}.png"), {"image": Path(f"in/{n}.png")}, {}) for n in "abc"]
-    crew = workers.Workers(("deadly", "Work"), args, ["cpu"], 1, lambda *words: heard.append(words))
-    crew.run([every], lambda item: None)
-    outcomes = [(words[0].name, words[1]) for _, kind, *words in heard if kind == "outcome"]
-    assert outcomes == [("a", "done"), ("b", "failed"), ("c", "done")]
-    assert [words[2]["error"] for _, kind, *words in heard if kind == "outcome" and words[1] == "failed"] == [
-        "in/b.png: the worker was killed by SIGKILL (is memory short?), a second time with it alone"
-    ]
-    assert sum(len(words[0]) for _, kind, *words in heard if kind == "batch") == 3
+@pytest.fixture
+def crew(tmp_path, monkeypatch):
+    """crew(name in ODD, devices, batches) -> what is heard."""
+    (tmp_path / "odd.py").write_text(ODD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def crew(name, devices, waiting):
+        heard = []
+        many = workers.Workers(("odd", name), argparse.Namespace(), devices, 3, lambda *words: heard.append(words))
+        many.run([[folder.Item(n, Path(n), {}, {}) for n in batch] for batch in waiting], lambda item: None)
+        return heard
+
+    return crew
 
 
-def test_a_worker_that_cannot_open_is_one_line_and_a_bug_keeps_its_traceback(six, monkeypatch):
-    (six / "closed.py").write_text("def open_bad(args): raise ValueError('no memory on the card')\ndef bug(args): 1 / 0\n")
-    monkeypatch.syspath_prepend(str(six))
-    args = argparse.Namespace()
+def test_what_kills_its_worker_twice_is_named_and_its_neighbours_are_done(crew):
+    heard = crew("Deadly", ["cpu"], ["abc", "d"])
+    outcomes = [(words[0].name, *words[1:]) for _, kind, *words in heard if kind == "outcome"]
+    done = {"threads": "3", "device": "cpu"}
+    error = {"error": "b: the worker was killed by SIGKILL (is memory short?), a second time with it alone", "final": False}
+    assert outcomes == [("a", "done", done), ("b", "failed", error), ("c", "done", done), ("d", "done", done)]
+    assert sorted(item.name for _, kind, *words in heard if kind == "batch" for item in words[0]) == list("abcd")
+
+
+def test_a_worker_that_cannot_open_is_one_line_and_a_bug_keeps_its_traceback(crew):
     with pytest.raises(OSError, match="no memory on the card"):
-        workers.Workers(("closed", "open_bad"), args, ["cpu"], 1, print).run([["x"]], None)
+        crew("closed", ["cpu"], ["a"])
     with pytest.raises(RuntimeError, match="in worker 1:\n(?s:.*)ZeroDivisionError"):
-        workers.Workers(("closed", "bug"), args, ["cpu"], 1, print).run([["x"]], None)
+        crew("bug", ["cpu"], ["a"])
+    heard = crew("half", ["cuda:0", "cpu"], ["a", "c"])
+    assert [words[0].name for _, kind, *words in heard if kind == "outcome"] == ["a", "c"]
+    assert ("warn", "worker 1 cannot work on cuda:0: no memory on the card; the others go on") in [words[1:] for words in heard]
