@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -348,6 +347,8 @@ class Run:
 
     def closing(self):
         """What became of a run's items, in words."""
+        import statistics  # here, since align_images.py's --help waits for this module
+
         words = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
         middle = {key: [one[key] for one in self.figures if isinstance(one[key], (int, float))] for key in ("psnr", "ssim", "seconds")}
         if all(middle.values()):
