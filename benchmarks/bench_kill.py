@@ -151,11 +151,11 @@ def main(argv):
             hashes, found, _ = state(place / way)
             lines = [one["name"] for one in folder.Journal(place / way / "s").lines() if one["state"] == "done"]
             rows = len((place / way / "s" / "metrics.csv").read_text().splitlines()) - 1
-            said = {"lost": len(wanted.keys() - hashes.keys()), "other bytes": sum(hashes.get(k) != v for k, v in wanted.items()),
+            said = {"lost": len(wanted.keys() - hashes.keys()), "other bytes": [k for k, v in wanted.items() if hashes.get(k) != v],
                     "other records": sum(found.get(k) != v for k, v in records.items()), "done twice": twice, "exit codes": codes,
                     "names in runs.jsonl": len(set(lines)), "rows": rows}  # fmt: skip
             print(way, json.dumps(said), flush=True)
-            good = [0, 0, 0, 0, [0] * len(codes), args.photographs, args.photographs]
+            good = [0, [], 0, 0, [0] * len(codes), args.photographs, args.photographs]
             bad += [way] * (list(said.values()) != good)
     return 1 if bad else 0
 

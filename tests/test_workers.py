@@ -8,10 +8,12 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import encode_image
-from editor import folder, images, workers
+from editor import folder, images, render, workers
 from tests.test_cli import start
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,6 +131,18 @@ def test_a_worker_for_each_device_ends_with_the_process_that_started_them(six):
     process.kill()
     process.communicate()
     until(lambda: not any(map(running, crew)), 30)
+
+
+def test_a_picture_does_not_depend_on_the_threads(G):
+    with torch.no_grad():
+        ws = G.truncate(G.mapping(torch.randn(40, 512, generator=torch.Generator().manual_seed(0))), 0.7)
+    before, shown = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        shown.append([next(render.pictures(G, w[None])) for w in ws])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert all(map(np.array_equal, *shown))
 
 
 def test_devices_that_are_not_there_and_two_flags_for_one_thing():
