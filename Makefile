@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 DATA ?= fairface_aligned_128.zip
 LABELS ?= labels.csv
 
-$(VENV)/ready: requirements.txt requirements-dev.txt
+$(VENV)/ready: requirements.txt requirements-dev.txt requirements-ray.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -r requirements-dev.txt
 	touch $@

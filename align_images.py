@@ -2,7 +2,8 @@
 
     python align_images.py photographs/ aligned_images/
 
-Each face becomes ALIGNED/NAME_01.png, NAME_02.png, ... by size, and a .json with its quad, so that an edited face can go back:
+Each face becomes ALIGNED/NAME_01.png, NAME_02.png, ... by size, and a .json with its quad, so that an edited face can go back. What is
+done already is skipped (--redo: all), ALIGNED/runs.jsonl says what became of each photograph. Back again:
 
     python align_images.py --paste_back edited.png --onto photo.jpg --quad aligned_images/photo_01.json --out result.png
 
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from editor import checkpoints, files, images
+from editor import checkpoints, files, folder, images
 from editor.landmarks import Detector, face_quad, smallest
 
 MAX_SIDE = 4096  # of a crop, in pixels
@@ -242,8 +243,36 @@ def require_own(target, photo):
         raise ValueError(f"{target}: holds a face of {source[:200]}; give another folder, or remove it first")
 
 
-def align(path, args, cut, find):
-    """Cut the faces out of one photograph and write them; `find` is the detector, or gives the landmarks of --landmarks."""
+def why_again(item, args):
+    """Why a photograph is to be aligned (again), None where all its faces' records say that they are cut from it, with these settings."""
+    records, source = {}, files.file_hash(item.path)
+    try:
+        first = read_json(Path(args.aligned) / f"{item.name}_{1 if args.face in ('all', 'largest') else int(args.face):02}.json")
+        for number in first["faces"]:
+            target = Path(args.aligned) / f"{item.name}_{number:02}.png"
+            records[number] = read_json(target.with_suffix(".json")) if target.is_file() else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return "not done before"
+    if any(said.get("source_sha256") != source for said in records.values()):
+        return "the photograph changed, or a face is gone"
+    if not records or any(said.get("settings") != item.settings for said in records.values()):
+        return "done with other settings"
+    return None
+
+
+def settings_of(args, cut, marks):
+    """What makes a crop what it is besides its photograph."""
+    chosen = {"face": args.face, "min_score": args.min_score, **cut._asdict(), "landmarks": None if marks is None else marks.tolist()}
+    own = args.shape_predictor and Path(args.shape_predictor).is_file()
+    return chosen | {"shape_predictor": files.file_hash(args.shape_predictor) if own else None}
+
+
+def align(path, args, cut, find, settings):
+    """Cut the faces out of one photograph and write them; `find` is the detector, or gives the landmarks of --landmarks.
+
+    Returns:
+        how many faces were cut out.
+    """
     image = images.open_image(path)
     found = find(image)
     if not found:
@@ -252,7 +281,8 @@ def align(path, args, cut, find):
             f"{path}: no face found; it must be upright, from the front, and {least} pixels or more in this photograph of "
             f"{image.width}x{image.height}; lower --min_score, or pass --landmarks"
         )
-    for number, score, marks in chosen(found, args.face, path):
+    faces = chosen(found, args.face, path)
+    for number, score, marks in faces:
         quad = face_quad(marks, cut.scale, cut.em_scale)
         try:
             check_quad(quad, image.size)
@@ -269,13 +299,15 @@ def align(path, args, cut, find):
         record.unlink(missing_ok=True)  # a crop without a record is unfinished, one with another's would be wrong
         images.save(target, crop_quad(image, quad, cut.size))
         said = {"source": str(path), "source_size": image.size, "source_sha256": files.file_hash(path), "quad": quad.tolist(),
-                "landmarks": marks.tolist(), "score": score, "scale": cut.scale, "em_scale": cut.em_scale}  # fmt: skip
+                "landmarks": marks.tolist(), "score": score, "scale": cut.scale, "em_scale": cut.em_scale,
+                "faces": [one[0] for one in faces], "settings": settings}  # fmt: skip
         with files.atomic(record) as temporary:
             temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
         cli.written(args, target)
     older = Path(args.aligned) / f"{path.stem}_{len(found) + 1:02}.png"
     if args.face == "all" and older.exists() and older.with_suffix(".json").exists():
         cli.warn(f"{older}: left by an earlier run that found more faces; encode_image.py will take it too unless you remove it")
+    return len(faces)
 
 
 def flags():
@@ -294,6 +326,7 @@ def flags():
     p.add_argument("--onto", metavar="RAW", help="the photograph")
     p.add_argument("--quad", metavar="FILE.json", help="what align_images.py wrote beside the crop")
     p.add_argument("--out", metavar="OUT.png", help="the photograph with the edited face")
+    cli.add_folder_flags(p)
     cli.add_quiet_flag(p)
     return p
 
@@ -370,11 +403,25 @@ def main(argv):
     marks = points(read_json(args.landmarks), "landmarks", 68, args.landmarks) if args.landmarks else None
     find = (lambda _: [(None, marks)]) if args.landmarks else Detector(args.shape_predictor, args.min_score, downloading(args.quiet))
     require_writable(args.aligned)
-    failures = cli.Failures(single=len(paths) == 1)
-    for path in paths:
-        with failures.catch(path):
-            align(path, args, cut, find)
-    return failures.exit_code
+    return align_all(paths, args, cut, find, settings_of(args, cut, marks))
+
+
+def align_all(paths, args, cut, find, settings):
+    """The photographs of a folder that are not done already, or the one that is named; returns the exit code."""
+    of_folder = Path(args.raw).is_dir()
+    if not of_folder:
+        cli.require_default(flags(), args, ("redo", "retry", "shard"), f"of a folder, and {args.raw} is one photograph")
+    items = folder.of_shard([folder.Item(path.stem, path, {"photograph": path}, settings) for path in paths], args.shard)
+    journal = folder.Journal(args.aligned) if of_folder else None
+    run = folder.Run(args, journal, "align_images.py", single=not of_folder)
+    found = folder.plan(items, journal, lambda item: why_again(item, args), redo=args.redo or not of_folder, retry=args.retry)
+    run.start(found)
+    with run.shown(len(found.left), args.quiet or not of_folder):
+        for item in found.left:
+            with run.item(item) as said:
+                said["faces"] = align(item.path, args, cut, find, settings)
+            run.hear(0, "batch", [item])
+    return run.failures.exit_code
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 For each image it writes the reconstruction save_image/encode/NAME.png, latent_W/NAME.npy (float32 [1, L, 512]), what the weights
 are changed by (NAME.tuned.safetensors) and NAME.json (settings, losses, PSNR, SSIM). Without --src_im every image of --src_dir is
-encoded, --batch_size at a time; a run that was stopped goes on with --resume.
+encoded that is not done already (--redo: all), --batch_size at a time, by --workers N processes, --devices cuda:0,cuda:1 or several
+machines (--shard 1/2); save_image/encode/runs.jsonl says what became of each, metrics.csv how good it is.
 
 The latent stays near one w, where edits work, and the generator's weights learn what it misses (pivotal tuning, Roich et al. 2021).
 A latent that is free in W+ (Image2StyleGAN) comes near without tuning, but melts when it is edited:
@@ -22,9 +23,7 @@ Fill in what is hidden (NAME_fill_MASK): white in the mask must match, the rest 
 
 import argparse
 import contextlib
-import csv
 import dataclasses
-import itertools
 import os
 import re
 from pathlib import Path
@@ -32,6 +31,8 @@ from pathlib import Path
 from editor import cli, files, settings
 
 FILES = (".npy", ".npz", ".pt", ".safetensors")  # of --init
+DIVIDES = ("workers", "devices", "ray", "shard")
+OF_A_FOLDER = (*DIVIDES, "redo", "retry")
 FRAME = re.compile(r"\d{5,}\.png")  # in NAME_steps/
 
 
@@ -86,8 +87,10 @@ def flags():
     p.add_argument("--save_video", metavar="FILE.mp4", help="target and rendering side by side (of a folder: FILE_NAME.mp4)")
     p.add_argument("--early_stop", action="store_true", help="stop when the loss no longer falls")
     p.add_argument(
-        "--resume", action="store_true", help="skip images that are done: same photograph, generator and settings, run to the end"
+        "--resume", action="store_true", help="skip what is done: same photograph, generator and settings (of a folder: the default)"
     )
+    cli.add_folder_flags(p)
+    cli.add_worker_flags(p)
     cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
@@ -134,6 +137,8 @@ class Photo:
     mask: object
     latent: Path
     picture: Path
+    item: object = None  # folder.Item
+    content: str = ""  # sha256 of the file that was read
 
 
 def result_name(path, args):
@@ -164,21 +169,22 @@ def read_mask(args, size, image=None):
     return mask
 
 
-def read(path, args, session, owners):
+def read(item, args, session, owners):
     """A photograph, checked with all that its results need; owners: {name of a picture in --save_dir: its latent's file}."""
-    from editor import face
-    from editor.session import claim
+    from editor import face, folder
+    from editor.session import claim, content_hash
 
+    path = item.path
     latent, picture = destination(path, args)
-    image = session.photo(path)
-    cli.warn_of(session)
+    content, image = content_hash(path), session.photo(path)
     mask = read_mask(args, session.G.resolution, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
-    claim(latent, sources(path, args))
-    owner = owners.get(picture.stem, latent)
-    if os.path.isfile(owner) and os.path.abspath(owner) != os.path.abspath(latent):
-        raise ValueError(f"{picture}: the picture of {owner}; give another --save_dir than that one's")
-    return Photo(path, image, mask, latent, picture)
+    with folder.of_the_moment():
+        claim(latent, sources(path, args))
+        owner = owners.get(picture.stem, latent)
+        if os.path.isfile(owner) and os.path.abspath(owner) != os.path.abspath(latent):
+            raise ValueError(f"{picture}: the picture of {owner}; give another --save_dir than that one's")
+    return Photo(path, image, mask, latent, picture, item, content)
 
 
 class Steps:
@@ -234,15 +240,17 @@ def write(photo, found, i, args, session, chosen):
     """The picture, the latent and the record of the i-th image of a `projection.Projection`; returns what the record says.
 
     Raises:
-        ValueError: its loss stopped being finite.
+        ValueError: its loss stopped being finite; the photograph's file is another one by now.
     """
     import numpy as np
 
     from editor import face, images, render
-    from editor.session import DIVERGED
+    from editor.session import DIVERGED, content_hash
 
     if found.diverged[i]:
         raise ValueError(DIVERGED.format(steps=found.steps))
+    if content_hash(photo.path) != photo.content:
+        raise OSError(f"{photo.path}: another picture than when it was read, and nothing was written; run again")
     noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
     person = face.Face(found.ws[i : i + 1], noise, found.tuned and found.tuned[i])
     picture, target = render.one(session.G, person), images.to_uint8(photo.image)[0]
@@ -256,7 +264,7 @@ def write(photo, found, i, args, session, chosen):
     shown = render.composite(picture, target, known) if args.composite else picture
     session.write(photo.picture, shown, person, info, photo.latent)
     if args.tune and person.tuned is None and not found.interrupted:
-        cli.warn(f"{photo.latent}: no step of the weights came nearer to the photograph, and none are saved; lower --tune_lr")
+        session.remarks.append(f"{photo.latent}: no step of the weights came nearer to the photograph, and none are saved; lower --tune_lr")
     return info
 
 
@@ -316,34 +324,9 @@ def remembered(config, encoder, tuning, args, session):
 PASSING = ("dtype", "compile", "low_memory", "show_every", "check_every", "noise")  # settings that do not make another result
 
 
-def why_again(path, args, session, chosen):
-    """Why a photograph must be encoded (again), or None when --resume may skip it: the record says that all of it is done."""
-    from editor import face
-
-    latent, picture = destination(path, args)
-    if not latent.exists():
-        return "not done before"
-    try:
-        said = face.read(latent, session.G).info
-    except (ValueError, OSError):
-        return "unfinished, damaged or of another generator"
-    if said.get("settings") != chosen:
-        return "done with other settings"
-    if args.precision != "auto" and said.get("precision") != session.dtype_name:
-        return "done with another --precision"
-    if not said.get("complete"):
-        return "stopped before its end"
-    if entry(entry(said, "sources"), "image").get("sha256") != files.file_hash(path):
-        return "the photograph changed"
-    if not picture.is_file() or entry(said, "picture").get("sha256") != files.file_hash(picture):
-        return "its picture is gone or changed"
-    return None
-
-
-def entry(said, key):
-    """A dict that a record holds; {} where it holds none, or something else."""
-    found = said.get(key)
-    return found if isinstance(found, dict) else {}
+def expected(args, session, chosen):
+    """What a record says besides its sources where --resume may skip its photograph."""
+    return {"settings": chosen} | ({} if args.precision == "auto" else {"precision": session.dtype_name})
 
 
 def finished(latent, session):
@@ -356,75 +339,18 @@ def finished(latent, session):
         return False
 
 
-def still_to_do(paths, args, session, chosen):
-    """The photographs that --resume leaves to be encoded; says how many are skipped and why others are not."""
-    reasons = {}
-    for path in paths:
-        try:
-            reasons[path] = why_again(path, args, session, chosen)
-        except (ValueError, OSError):
-            reasons[path] = "not readable"
-    left = [path for path in paths if reasons[path]]
-    if left and args.tune_together:  # their weights are one set: what is done was tuned without those that are not
-        reasons, left = dict.fromkeys(paths, "shares its weights with those to do"), paths
-    counts = {reason: list(reasons.values()).count(reason) for reason in dict.fromkeys(reasons.values()) if reason}
-    again = "; ".join(f"{count} {reason}" for reason, count in counts.items())
-    if not args.quiet:
-        cli.say(f"--resume: {len(paths) - len(left)} of {len(paths)} are done already" + (f"; to do: {again}" if again else ""))
-    return left
-
-
-COLUMNS = ("name", "psnr", "ssim", "loss", "steps", "seconds", "latent")
-
-
-def write_table(args):
-    """SAVE_DIR/metrics.csv: a row for each face whose picture is in --save_dir, whichever run made it and whichever its --latent_dir."""
+def done_again(item, args):
+    """A record's figures, for a line that a killed run left out of runs.jsonl."""
     from editor import face
 
-    rows = []
-    for record in files.visible(args.latent_dir, "*.json"):
-        try:
-            said = face.record(record)
-        except (ValueError, OSError):
-            continue
-        if said.get("made_by") == "encode_image.py" and is_here(entry(said, "picture"), Path(args.save_dir)):
-            own = {"name": record.stem, "latent": os.path.abspath(record.with_suffix(".npy"))}
-            rows.append({column: said.get(column) for column in COLUMNS} | own)
-    if rows:
-        names = {row["name"] for row in rows}
-        rows = sorted(rows + [row for row in table_rows(args.save_dir) if row["name"] not in names], key=lambda row: row["name"])
-        with files.atomic(Path(args.save_dir) / "metrics.csv") as temporary:
-            with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
-                table = csv.DictWriter(f, COLUMNS)
-                table.writeheader()
-                table.writerows(rows)
+    latent, _ = destination(item.path, args)
+    return figures(face.record(latent), latent)
 
 
-def table_rows(folder):
-    """The rows of metrics.csv whose pictures are still in its folder: some may be of another --latent_dir."""
-    path = Path(folder) / "metrics.csv"
-    if not path.is_file() or path.stat().st_size > files.MAX_TEXT:
-        return []
-    try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as f:
-            table = csv.DictReader(f)
-            ours = tuple(table.fieldnames or ()) == COLUMNS
-            rows = [row for row in table if None not in row and None not in row.values()] if ours else []
-    except csv.Error:
-        return []
-    return [row for row in rows if (Path(folder) / f"{Path(row['name']).name}.png").is_file()]
-
-
-def is_here(picture, folder):
-    """Whether a record's picture is the one in `folder`, also where the path was written from elsewhere, or the folder moved."""
-    try:
-        path = Path(str(picture.get("path")))
-        here = folder / path.name
-        if path.resolve() == here.resolve():
-            return True
-        return here.is_file() and picture.get("sha256") == files.file_hash(here)
-    except (ValueError, OSError):  # no name of a file
-        return False
+def figures(said, latent):
+    """What a line of runs.jsonl keeps of a record."""
+    kept = {key: said.get(key) for key in ("psnr", "ssim", "loss", "steps", "seconds")}
+    return kept | {"latent": os.path.abspath(latent)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -433,7 +359,7 @@ def is_here(picture, folder):
 
 def auto_batch(count, resolution, device):
     """How many images of `count` to optimise together: until the hardware is busy (benchmarks/README.md); memory is seen to by halving."""
-    busy = (32 if device.type == "cuda" else 4) * 256**2 // resolution**2
+    busy = (32 if device.startswith("cuda") else 4) * 256**2 // resolution**2
     return max(1, min(count, busy, 64))
 
 
@@ -442,6 +368,10 @@ def check(args, paths):
     for name in ("composite", "invert_mask"):
         if getattr(args, name) and not args.mask:
             raise ValueError(f"--{name} needs --mask")
+    if args.src_im:
+        cli.require_default(flags(), args, OF_A_FOLDER, "of a folder, and --src_im names one image")
+    if args.tune_together:
+        cli.require_default(flags(), args, DIVIDES, "divides what --tune_together keeps together")
     for name in ("noise_layers", "lambda_noise"):
         if getattr(args, name) and not (args.joint or args.noise_iteration):
             raise ValueError(f"--{name} needs --noise_iteration or --joint: no noise map moves otherwise")
@@ -477,18 +407,49 @@ def stages(config, tuning):
     return "steps for an image: " + (", ".join(words for steps, words in every if steps) or "none")
 
 
-class Run:
-    """The state of a run over photographs: what failed, how far it is."""
+class Work:
+    """What encodes batches of photographs, one in each process that does; what becomes of them is told, not printed (`folder.Run`)."""
 
-    def __init__(self, args, session, config, encoder, tuning, chosen, count):
-        self.args, self.session, self.config, self.encoder, self.tuning, self.chosen = args, session, config, encoder, tuning, chosen
-        self.steps = max(1, config.steps + tuning.steps)  # an image
-        self.failures = cli.Failures(single=bool(args.src_im))
-        self.size = auto_batch(count, session.G.resolution, session.device) if args.batch_size == "auto" else args.batch_size
-        self.done = 0  # photographs, the failed ones too
+    def __init__(self, args, session=None):
+        from editor import folder
+        from editor import session as sessions
 
-    def encode(self, photos, show):
-        """Optimise a batch and write its files. Raises KeyboardInterrupt once the best so far is written."""
+        self.args, self.session = args, session or sessions.open(args)
+        self.config, self.encoder, self.tuning, self.chosen = configure(args, self.session)
+        self.steps = max(1, self.config.steps + self.tuning.steps)  # an image
+        auto = auto_batch(1 << 30, self.session.G.resolution, self.session.device.type)
+        self.size = auto if args.batch_size == "auto" else args.batch_size  # images that fit together
+        self.owners = {row["name"]: row["latent"] for row in folder.table_rows(args.save_dir)}
+        self.stopping = False  # whether to keep the best so far and end
+        self.session.distance()  # read, or downloaded, before the bar starts
+
+    def why(self, item):
+        """Why a photograph is to be encoded (again), None where its record says that it is done."""
+        from editor import folder
+
+        now = expected(self.args, self.session, self.chosen)
+        return folder.why_again(*destination(item.path, self.args), item.sources, now, self.session.G, what="the photograph")
+
+    def remarks(self, tell):
+        while self.session.remarks:
+            tell("warn", self.session.remarks.pop(0))
+
+    def batch(self, items, tell):
+        """Read, encode and write; raises KeyboardInterrupt once the best so far is written."""
+        from editor import folder
+
+        photos = []
+        for item in items:
+            with folder.caught(item, tell, self.args.src_im):
+                photos.append(read(item, self.args, self.session, self.owners))
+            self.remarks(tell)
+            if self.stopping:
+                raise KeyboardInterrupt
+        if photos:
+            self.encode(photos, len(items) - len(photos), tell)
+
+    def encode(self, photos, failed, tell):
+        """Optimise a batch and write its files; `failed` of its photographs could not be read."""
         import torch
 
         from editor import parallel, projection
@@ -499,14 +460,17 @@ class Run:
             torch.cat([photo.image for photo in photos]).to(device), None if masks[0] is None else torch.cat(masks).to(device)
         )
         with contextlib.ExitStack() as stack:
-            steps = Steps(self.args, photos, stack)
+            shown = Steps(self.args, photos, stack)
 
             def bar(steps, losses):
-                show(self.done * self.steps + steps, losses.mean().item())
+                tell("steps", failed * self.steps + steps, losses.mean().item())
+                if self.stopping:
+                    raise KeyboardInterrupt
 
             parts = self.session.embed(
-                goal, self.config, self.encoder, self.size, bar, steps.show, cli.warn, self.tuning, self.args.tune_together
-            )
+                goal, self.config, self.encoder, min(self.size, len(photos)), bar, shown.show, lambda text: tell("warn", text),
+                self.tuning, self.args.tune_together,
+            )  # fmt: skip
             part = next(parts, None)
             while part:
                 first, last, found = part
@@ -514,56 +478,68 @@ class Run:
                 stopped = stopped or found.interrupted
                 try:
                     with cli.kept_whole():
-                        self.write(photos[first:last], found)
+                        self.write(photos[first:last], found, tell)
                     part = next(parts, None)
                 except KeyboardInterrupt as error:  # while a result was written: what is found of others is written, too
                     stopped, part = error, parallel.thrown_in(parts, error)
-            with self.failures.catch(self.args.save_video or self.args.save_dir):
-                try:
-                    stack.close()  # the animations end
-                finally:
-                    if steps.error:
-                        raise steps.error
-        self.done += len(photos)
+            self.finish(shown, stack, tell)
         if stopped:
-            stopped.args = (f"the best so far is in {self.args.latent_dir}, and --resume goes on",)
             raise stopped
 
-    def write(self, photos, found):
-        """The files of a batch's results, and what they are on the terminal."""
+    def finish(self, shown, stack, tell):
+        """The animations end; what could not be written of them is told."""
+        try:
+            try:
+                stack.close()
+            finally:
+                if shown.error:
+                    raise shown.error
+        except (ValueError, OSError) as error:
+            tell("trouble", self.args.save_video or self.args.save_dir, cli.one_line(error))
+            if self.args.src_im:
+                raise
+
+    def write(self, photos, found, tell):
+        """The files of a batch's results, and what became of them."""
+        from editor import folder
+
         for i, photo in enumerate(photos):
-            with self.failures.catch(photo.path):
+            with folder.caught(photo.item, tell, self.args.src_im):
                 if found.interrupted and finished(photo.latent, self.session):
-                    cli.say(f"{photo.latent}: stopped before its end; the finished one of an earlier run stays")
+                    tell("say", f"{photo.latent}: stopped before its end; the finished one of an earlier run stays")
                     continue
                 said = write(photo, found, i, self.args, self.session, self.chosen)
+                tell("outcome", photo.item, "stopped" if found.interrupted else "done", figures(said, photo.latent))
                 line = f"{said['name']}: PSNR {said['psnr']:.2f} dB, SSIM {said['ssim']:.3f}, {said['seconds']:.1f} s"
-                cli.written(self.args, photo.latent, photo.picture, what=line)
-                cli.warn_of(self.session)
+                tell("written", [photo.latent, photo.picture], line)
+                self.remarks(tell)
 
-    def all(self, paths):
-        """Read and encode photographs, a batch at a time."""
-        batches = self.batches(paths)
-        first = next(batches, [])  # what is wrong with it is said before a bar stands there
-        with cli.progress(len(paths) * self.steps, self.args.quiet) as show:
-            for batch in itertools.chain([first] if first else [], batches):
-                self.encode(batch, show)
 
-    def batches(self, paths):
-        """The photographs that can be read, as many at a time as fit together."""
-        batch, owners = [], {row["name"]: row["latent"] for row in table_rows(self.args.save_dir)}
-        for path in paths:
-            with self.failures.catch(path):
-                batch.append(read(path, self.args, self.session, owners))
-            self.done += path in self.failures.names
-            if batch and (len(batch) >= self.size and not self.args.tune_together or path == paths[-1]):
-                yield batch
-                batch = []
+def planned(items, args, work, journal):
+    """What of the photographs is to do."""
+    from editor import folder
+
+    single = bool(args.src_im)
+    return folder.plan(
+        items, journal, work.why, redo=args.redo or (single and not args.resume), retry=args.retry or single,
+        together="shares its weights with those to do" if args.tune_together else None,
+    )  # fmt: skip
+
+
+def divided(items, args, work, devices):
+    """The photographs in batches; `devices`: those of the processes that work on them, none: this one does."""
+    from editor import batches
+
+    kind = devices[0] if devices else work.session.device.type
+    size = auto_batch(len(items), work.session.G.resolution, kind) if args.batch_size == "auto" else args.batch_size
+    if args.batch_size == "auto" and devices:
+        size = min(size, -(-len(items) // len(devices)))
+    return batches.of(items, max(1, len(items) if args.tune_together else size))
 
 
 def main(argv):
     args = settled(flags().parse_args(argv))
-    from editor import images
+    from editor import folder, images, workers
     from editor import session as sessions
 
     paths = (
@@ -571,7 +547,8 @@ def main(argv):
     )
     check(args, paths)
     files.check_writable(Path(args.save_dir) / "metrics.csv", Path(args.latent_dir) / "check.npy")
-    session = sessions.open(args)
+    devices = workers.devices(args)
+    session = sessions.open(argparse.Namespace(**vars(args) | {"device": "cpu"}) if devices else args)
     if args.resolution not in (None, session.G.resolution):
         raise ValueError(f"--resolution {args.resolution}: this generator makes {session.G.resolution}x{session.G.resolution}")
     if args.mask:
@@ -579,19 +556,25 @@ def main(argv):
 
         if not masks.needs_picture(args.mask):
             read_mask(args, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
-    config, encoder, tuning, chosen = configure(args, session)
-    if args.resume:
-        paths = still_to_do(paths, args, session, chosen)
-    run = Run(args, session, config, encoder, tuning, chosen, len(paths))
-    if not args.quiet:
+    work, journal = Work(args, session), folder.Journal(args.save_dir)
+    run = folder.Run(args, journal, "encode_image.py", single=bool(args.src_im), steps=work.steps)
+    mark = expected(args, session, work.chosen) | {"generator_hash": session.G.meta["hash"]}
+    items = folder.of_shard([folder.Item(result_name(path, args), path, sources(path, args), mark) for path in paths], args.shard)
+    found = planned(items, args, work, journal)
+    batches = divided(found.left, args, work, devices)
+    run.start(found, lambda item: done_again(item, args))
+    if not args.quiet and batches:
         cli.warn_of(session)
-        compiled = "on" if session.compiles(config) else "off"
-        cli.say(f"{session.device.type}: {session.dtype_name}, compile {compiled}, batches of {run.size}; {stages(config, tuning)}")
-    session.distance()  # read, or downloaded, before the bar starts
+        how = f"{session.device.type}: {session.dtype_name}, compile {'on' if session.compiles(work.config) else 'off'}"
+        how = f"{len(devices)} {'actors' if args.ray else 'processes'}" if devices else how
+        cli.say(f"{how}, batches of {max(map(len, batches))}; {stages(work.config, work.tuning)}")
+    folders = {str(paths[0].parent): False, args.latent_dir: True, args.save_dir: True}
+    kept = f"the best so far is in {args.latent_dir}, and {'--resume' if args.src_im else 'the same command'} goes on"
     try:
-        run.all(paths)
+        with run.shown(len(found.left), args.quiet):
+            workers.share(("encode_image", "Work"), args, work, batches, run, lambda item: done_again(item, args), kept, folders)
     finally:
-        write_table(args)
+        folder.write_table(args.save_dir)
     return run.failures.exit_code
 
 

@@ -4,7 +4,7 @@
 
 gives the second's colours and finish to the first's face: the style's --layers (default: the finer half), latent and noise maps,
 replace the content's. It writes save_image/crossover/content_01_x_style_01.png and .npy. Several for each flag (or folders of
-them) give each pair, and a sheet of all contents in all styles.
+them) give each pair that is not there already (--redo: all), and a sheet of all contents in all styles.
 
     python image_crossover.py --src_im1 a_01.png --src_im2 b_01.png --mask box:0,0,0.5,1 --noise_iteration 500
 
@@ -21,7 +21,7 @@ from editor import cli, files, settings
 
 OUT_DIR = Path("save_image/crossover")
 OF_IMAGES = ("src_dir", "mask", "invert_mask", "blur", "iteration", "noise_iteration", "perceptual", "compile", "low_memory")
-OF_LATENTS = ("layers", "force", "no_saved_noise")
+OF_LATENTS = ("layers", "force", "no_saved_noise", "redo", "retry", "shard")
 SMALLEST = 32  # pixels of a sheet's cell
 
 
@@ -47,6 +47,7 @@ def flags():
         "--noise_iteration", type=number(int, 0), default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)"
     )
     p.add_argument("--out", metavar="NAME", help="name of the results, without ending (default: save_image/crossover/A_x_B)")
+    cli.add_folder_flags(p)
     cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
@@ -116,7 +117,7 @@ def pairs(contents, styles, args, sheet):
 
 def mix_faces(args, session):
     """Style transfer by layer: each content in each style; where there are several, a sheet of them too."""
-    from editor import face
+    from editor import face, folder
     from editor import session as sessions
 
     if not args.latent_file1 or not args.latent_file2:
@@ -131,15 +132,48 @@ def mix_faces(args, session):
     everything = {f"{role}{i}": path for role, found in (("content", contents), ("style", styles)) for i, (path, _) in enumerate(found, 1)}
     for latent, sources, *_ in [pair for row in rows for pair in row] + ([(sheet, everything)] if several else []):
         sessions.reserve(latent, sources, latent.with_suffix(".png"))
-    for row in rows:
-        for latent, sources, one, other in row:
-            said = session.record("image_crossover.py", sources, content=one.name, style=other.name, layers=layers)
-            cli.written(args, *session.save(latent, face.mix(one, other, layers, G=session.G), said))
+    run = mix_pairs([pair for row in rows for pair in row], layers, several, args, session)
+    if several and not args.shard and not run.failures.names:
+        said = {"layers": layers, "sheet": sheet.with_suffix(".png").name} | folder.carried(args, session)
+        if args.redo or run.counts["done"] or why_again(sheet, everything, said, session, whole=False):
+            picture = write_sheet(sheet.with_suffix(".png"), rows, contents, styles, side, session)
+            said["picture"] = {"path": str(picture), "sha256": files.file_hash(picture)}
+            files.write_json(sheet.with_suffix(".json"), session.record("image_crossover.py", everything, **said))
+            cli.written(args, picture, what=f"{len(contents) * len(styles)} mixes, and all of them on a sheet")
+    return run.failures.exit_code or None
+
+
+def why_again(latent, sources, said, session, whole=True):
+    """Why a mix, or a sheet, must be made (again); None where its record says that it is done."""
+    from editor import folder
+
+    said = said | {"made_by": "image_crossover.py", "generator_hash": session.G.meta["hash"]}
+    return folder.why_again(latent, latent.with_suffix(".png"), sources, said, session.G, whole=whole)
+
+
+def mix_pairs(pairs, layers, several, args, session):
+    """The mixes of (latent's path, sources, the two faces) that are not done already; returns the `folder.Run`."""
+    from editor import face, folder
+
+    said, items = {"layers": layers} | folder.carried(args, session), {}
+    for pair in pairs:
+        latent, sources, one, other = pair
+        names = {"content": one.name, "style": other.name}
+        items[latent.stem] = folder.Item(latent.stem, latent, sources, said | names | {"generator_hash": session.G.meta["hash"]}), pair
+    journal = folder.Journal(pairs[0][0].parent) if several else None
+    run = folder.Run(args, journal, "image_crossover.py", single=not several)
+    found = folder.plan(
+        folder.of_shard([item for item, _ in items.values()], args.shard), journal,
+        lambda item: why_again(item.path, item.sources, item.settings, session), redo=args.redo or not several, retry=args.retry,
+    )  # fmt: skip
+    run.start(found)
+    for item in found.left:
+        latent, sources, one, other = items[item.name][1]
+        with run.item(item):
+            made = session.record("image_crossover.py", sources, **said | {"content": one.name, "style": other.name})
+            cli.written(args, *session.save(latent, face.mix(one, other, layers, G=session.G), made))
             cli.warn_of(session)
-    if several:
-        picture = write_sheet(sheet.with_suffix(".png"), rows, contents, styles, side, session)
-        files.write_json(sheet.with_suffix(".json"), session.record("image_crossover.py", everything, layers=layers, sheet=picture.name))
-        cli.written(args, picture, what=f"{len(contents) * len(styles)} mixes, and all of them on a sheet")
+    return run
 
 
 def write_sheet(picture, rows, contents, styles, side, session):

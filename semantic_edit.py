@@ -4,7 +4,7 @@
 
 For each boundary it writes a strip of pictures, save_image/boundary/me_01_smile.png, from --start_distance to --end_distance.
 --boundary picks some (a name in boundaries/, or a file), --condition keeps other attributes as they are, --save_latents writes the
-strip's latents too. Several faces get a strip each, and a sheet of all.
+strip's latents too. Several faces (a folder) get a strip each that is not there already (--redo: all), and a sheet of all.
 
 Some edits at once, as a whole face (me_01_smile+2_age-1.png, .npy, and its noise) that other commands take:
 
@@ -14,6 +14,7 @@ Some edits at once, as a whole face (me_01_smile+2_age-1.png, .npy, and its nois
 import argparse
 import contextlib
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def flags():
     p.add_argument("--fps", type=cli.number(float, 0.1, most=240), default=20, help="frames a second (default: %(default)s)")
     p.add_argument("--width", type=cli.number(int, 4, most=8192), help="of the animation in pixels (default: as the generator draws)")
     p.add_argument("--save_latents", action="store_true", help="write the strip's latents, [steps, L, 512]; --edit always does")
+    cli.add_folder_flags(p)
     cli.add_face_flags(p)
     cli.add_model_flags(p)
     return p
@@ -171,19 +173,16 @@ def drawn(session, ws, one):
     return list(render.pictures(session.wearing(one).G, ws, one.maps, dtype=session.dtype))
 
 
-def write(path, one, what, args, session, layers):
+def write(path, one, what, strips, layers):
     """A face's strip, or the picture where it is one, and the latents. Returns the pictures, and the paths written."""
     from editor import images
 
+    args, session = strips.args, strips.session
     ws = what.latents(one.ws, args, layers)
     pictures = drawn(session, ws, one)
     picture = pictures[0] if len(pictures) == 1 else images.sheet([pictures], labels=what.labels)
     found = replace(one, ws=ws) if args.save_latents or args.edit else None
-    moves = {boundary.path.stem: [float(d) for d in at] for boundary, at in zip(what.boundaries, what.distances, strict=True)}
-    info = session.record(
-        "semantic_edit.py", sources(path, what), name=one.name, distances=moves, mode=args.mode, conditions=args.condition,
-        layers=args.layers,
-    )  # fmt: skip
+    info = session.record("semantic_edit.py", sources(path, what), name=one.name, **strips.said[what.name])
     paths = session.write(Path(args.out_dir) / f"{one.name}_{what.name}.png", picture, found, info)
     return pictures, paths
 
@@ -223,37 +222,100 @@ def small(picture):
     return picture
 
 
-def write_strips(found, asked, together, args, session, layers, failures):
+def settings_of(what, args, session):
+    """What a record says of how a result of `what` was made; conditions by what they hold, too."""
+    from editor import boundaries, folder
+
+    conditions, _ = boundaries.read(args.condition, args.boundary_dir, session.G, session.force)
+    moves = {boundary.path.stem: [float(d) for d in at] for boundary, at in zip(what.boundaries, what.distances, strict=True)}
+    said = {"distances": moves, "mode": args.mode, "conditions": args.condition, "layers": args.layers}
+    return said | {"condition_hashes": [files.file_hash(one.path) for one in conditions.values()]} | folder.carried(args, session)
+
+
+class Strips:
+    """A run's results: what is done already, and where the rest goes. `items`: {name of a result: `folder.Item`}."""
+
+    def __init__(self, found, asked, args, session, run):
+        from editor import folder
+
+        self.args, self.session, self.run, self.whole = args, session, run, bool(args.save_latents or args.edit)
+        self.said = {what.name: settings_of(what, args, session) for what in asked}
+        self.items = {
+            (name, what.name): self.item(f"{name}_{what.name}", sources(path, what), self.said[what.name])
+            for path, names in found.items() for name in names for what in asked
+        }  # fmt: skip
+        every = folder.of_shard(list(self.items.values()), args.shard)
+        plan = folder.plan(every, run.journal, self.why, redo=args.redo or run.journal is None, retry=args.retry)
+        self.left, self.shared = {item.name for item in plan.left}, {item.name for item in every}
+        run.start(plan)
+
+    def item(self, name, made_of, said):
+        from editor import folder
+
+        return folder.Item(name, Path(name), made_of, said | {"generator_hash": self.session.G.meta["hash"]})
+
+    def why(self, item):
+        from editor import folder
+
+        latent = Path(self.args.out_dir) / f"{item.name}.npy"
+        said = item.settings | {"made_by": "semantic_edit.py"}
+        return folder.why_again(latent, latent.with_suffix(".png"), item.sources, said, self.session.G, whole=self.whole)
+
+    def of_all(self, path, found, what, **more):
+        """The item of a file that shows several faces, and whether it must be made."""
+        from editor import folder
+
+        made_of = {f"latent {i}": one for i, one in enumerate(found)} | {f"boundary {one.path.stem}": one.path for one in what.boundaries}
+        item = self.item(path.name, made_of, self.said[what.name] | more)
+        return item, self.args.redo or self.run.journal is None or folder.noted(item, self.run.journal, path) is not None
+
+
+def write_strips(found, asked, together, strips, layers):
     """Each face's strip along each edit, and where `together` a sheet of all for each edit."""
     from editor import images
 
+    args, session, run = strips.args, strips.session, strips.run
+    sheets = {what.name: Path(args.out_dir) / f"{name_of_all(found, what)}.png" for what in asked} if together else {}
+    wanted = {what.name: strips.of_all(sheets[what.name], found, what) for what in asked if sheets}
     rows, count = {what.name: {} for what in asked}, sum(map(len, found.values()))
     with cli.progress(count * len(asked), args.quiet, "strip") as show:
         for i, (path, one) in enumerate(faces(found, session)):
             for j, what in enumerate(asked):
-                with failures.catch(f"{one.name}_{what.name}"):
-                    pictures, paths = write(path, one, what, args, session, layers)
-                    cli.written(args, *paths, what=f"{one.name}: {what.name}")
-                    if together:
-                        rows[what.name][one.name] = [small(picture) for picture in pictures]
+                item, pictures = strips.items[one.name, what.name], None
+                if item.name in strips.left:
+                    with run.item(item):
+                        pictures, paths = write(path, one, what, strips, layers)
+                        cli.written(args, *paths, what=f"{one.name}: {what.name}")
+                elif sheets and wanted[what.name][1]:
+                    pictures = drawn(session, what.latents(one.ws, args, layers), one)
+                if pictures and sheets:
+                    rows[what.name][one.name] = [small(picture) for picture in pictures]
                 show(i * len(asked) + j + 1)
     for what in asked:
-        if len(rows[what.name]) > 1:
-            sheet = Path(args.out_dir) / f"{name_of_all(found, what)}.png"
-            images.save(sheet, images.sheet(list(rows[what.name].values()), what.labels, list(rows[what.name])))
-            cli.written(args, sheet, what=f"{len(rows[what.name])} faces: {what.name}")
+        if len(rows[what.name]) > 1 and wanted[what.name][1]:
+            with run.item(wanted[what.name][0]) as said:
+                sheet = sheets[what.name]
+                images.save(sheet, images.sheet(list(rows[what.name].values()), what.labels, list(rows[what.name])))
+                said["sha256"] = files.file_hash(sheet)
+                cli.written(args, sheet, what=f"{len(rows[what.name])} faces: {what.name}")
 
 
-def write_animations(found, asked, together, args, session, layers, failures):
+def write_animations(found, asked, together, strips, layers):
     """Each face's animation along each boundary, and where `together` one of all side by side."""
+    args, session, run = strips.args, strips.session, strips.run
     groups = [[one for _, one in faces(found, session)]] if together else ([one] for _, one in faces(found, session))
+    more = {"frames": args.frames, "fps": args.fps, "width": args.width}
     for people in groups:
         for what in asked:
             names = [f"{one.name}_{what.name}" for one in people] + [name_of_all(found, what)] * (len(people) > 1)
             paths = [Path(args.out_dir) / f"{name}.{args.animation}" for name in names]
-            with failures.catch(names[-1]):
-                animate(paths, people, what, args, session, layers)
-                cli.written(args, *paths, what=f"{what.name}: there and back")
+            of = found if len(people) > 1 else [people[0].path]
+            item, wanted = strips.of_all(paths[-1], of, what, **more)
+            if wanted and strips.items[people[0].name, what.name].name in strips.shared:
+                with run.item(item) as said:
+                    animate(paths, people, what, args, session, layers)
+                    said["sha256"] = files.file_hash(paths[-1])
+                    cli.written(args, *paths, what=f"{what.name}: there and back")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -264,7 +326,7 @@ def main(argv):
     parser = flags()
     args = parser.parse_args(argv)
     check(args, parser)
-    from editor import face
+    from editor import face, folder
     from editor import session as sessions
 
     if args.animation:
@@ -275,7 +337,10 @@ def main(argv):
     cli.require_different_names(paths, "results")
     session = sessions.open(args)
     layers = None if args.layers is None else face.layer_range(args.layers, session.G.num_ws)
-    of_edits = cli.Failures(single=bool(args.edit) or len(args.boundary or ()) == 1)
+    several = len(paths) > 1 or any(map(os.path.isdir, args.latent_file))
+    single = bool(args.edit) or len(args.boundary or ()) == 1
+    run = folder.Run(args, folder.Journal(args.out_dir) if several else None, "semantic_edit.py", single=single and not several)
+    of_edits = cli.Failures(single)
     asked = edits(args, session, of_edits)
     of_faces = cli.Failures(single=len(paths) == 1)
     found = readable(paths, asked, args, session, of_faces)
@@ -283,16 +348,17 @@ def main(argv):
     for remark in warned:
         cli.warn(remark)
     count = sum(map(len, found.values()))
-    together = 1 < count <= MOST_CELLS // args.steps
-    if count > 1 and not together:
+    together = 1 < count <= MOST_CELLS // args.steps and not args.shard
+    if count > MOST_CELLS // args.steps:
         cli.warn(f"no sheet of all: {count} faces times {args.steps} pictures are too many to look at")
-    write_strips(found, asked, together, args, session, layers, of_edits)
+    strips = Strips(found, asked, args, session, run)
+    write_strips(found, asked, together, strips, layers)
     if args.animation:
-        write_animations(found, asked, together, args, session, layers, of_edits)
+        write_animations(found, asked, together, strips, layers)
     for remark in session.remarks:
         if remark not in warned:
             cli.warn(remark)
-    return of_faces.exit_code or of_edits.exit_code
+    return of_faces.exit_code or of_edits.exit_code or run.failures.exit_code
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,6 +140,43 @@ def add_tuning_flags(parser):
     )
 
 
+def add_folder_flags(parser):
+    """Add --redo, --retry and --shard, of all commands that take a folder; `editor.folder` acts by them."""
+    parser.add_argument("--redo", action="store_true", help="of a folder, do again what is done (default: skip it)")
+    parser.add_argument("--retry", action="store_true", help="of a folder, try again what failed in an earlier run (default: name it)")
+    parser.add_argument(
+        "--shard", type=shard, metavar="I/N", help="do part I of N of a folder, by a hash of the names: for several machines on one share"
+    )
+
+
+def add_worker_flags(parser):
+    """Add --workers, --devices and --ray, of commands whose batches other processes can work on."""
+    parser.add_argument(
+        "--workers", type=number(int, 1, most=1024), metavar="N", help="work on a folder in N processes, which share the cores' threads "
+        "(default: in this one; with --ray, actors)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="work on a folder on a Ray cluster: auto, HOST:6379 or ray://HOST:10001 (requirements-ray.txt)"
+    )
+    parser.add_argument("--devices", type=devices, metavar="A,B", help="a process for each, such as cuda:0,cuda:1 (default: --device)")
+
+
+def shard(text):
+    """--shard I/N -> (I, N)."""
+    i, slash, n = text.partition("/")
+    if not (i.isascii() and i.isdecimal() and n.isascii() and n.isdecimal() and len(text) < 20 and 1 <= int(i) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text[:40]}: expected I/N with I from 1 to N, such as 1/2")
+    return int(i), int(n)
+
+
+def devices(text):
+    """--devices A,B -> list."""
+    names = text.split(",")
+    if not all(re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name) for name in names):
+        raise argparse.ArgumentTypeError(f"{text[:80]}: expected devices such as cuda:0,cuda:1, or cpu,cpu")
+    return names
+
+
 class Listing(argparse.Action):
     """--list: print what can be named, from the dicts that the commands themselves look names up in."""
 
@@ -213,17 +251,53 @@ def written(args, *paths, what=None):
 
 @contextmanager
 def progress(total, quiet=False, unit="step"):
-    """A progress bar on stderr; yields what to call with (how many are done, loss of them or None)."""
+    """A progress bar on stderr, or where that is no terminal a line a minute; yields what to call with (how many are done, loss of
+    them or None, more to show by name).
+    """
     from tqdm import tqdm
 
+    if not (quiet or sys.stderr.isatty()):
+        yield Minutes(total, unit)
+        return
     with tqdm(total=total, disable=quiet, unit=unit, file=sys.stderr) as bar:
 
-        def show(done, loss=None):
+        def show(done, loss=None, /, **more):
             if loss is not None:
-                bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+                more["loss"] = f"{loss:.3g}"
+            if more:
+                bar.set_postfix(more, refresh=False)
             bar.update(done - bar.n)
 
         yield show
+
+
+class Minutes:
+    """A line of progress a minute, for logs: how much is done, the rate, the time left."""
+
+    EVERY = 60.0  # seconds
+
+    def __init__(self, total, unit):
+        self.total, self.unit = total, unit
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, done, loss=None, /, **more):
+        now = time.monotonic()
+        if now - self.said < self.EVERY or not 0 < done < self.total:
+            return
+        self.said, rate = now, done / (now - self.began)
+        left = round((self.total - done) / rate)
+        more = [f"{count} {name}" for name, count in more.items()] + ([] if loss is None else [f"loss {loss:.3g}"])
+        each = f"{rate:.3g} {self.unit}s a second" if rate > 0.1 else f"{3600 * rate:.3g} {self.unit}s an hour"
+        say(
+            ", ".join(
+                [
+                    f"{done / self.total:.0%} of {self.total} {self.unit}s",
+                    each,
+                    f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
+                    *more,
+                ]
+            )
+        )
 
 
 def require_default(parser, args, names, why):
@@ -363,19 +437,25 @@ def _nothing_left_to_stop():
         signal.signal(number, signal.SIG_IGN)
 
 
+def begin():
+    """How a process begins whose main thread works: signals, streams, memory."""
+    global RUNNING
+    RUNNING = True
+    stand_ready()
+    open_streams()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait yield: on a busy machine spinning ones crawl
+    if not {"--low_memory", "--low-memory"} & set(sys.argv[1:]):  # a worker has the words of who started it
+        keep_buffers()
+
+
 def run(main):
     """Run a command's `main(argv) -> exit code or None` and leave Python with its exit code.
 
     ValueError and OSError (bad input, a missing file, a full disk) become one line on stderr and exit code 2.
     """
-    global RUNNING
-    program, RUNNING = os.path.basename(sys.argv[0]), True
-    stand_ready()
+    program = os.path.basename(sys.argv[0])
+    begin()
     atexit.register(_nothing_left_to_stop)
-    open_streams()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait yield: on a busy machine spinning ones crawl
-    if not {"--low_memory", "--low-memory"} & set(sys.argv[1:]):
-        keep_buffers()
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
@@ -388,4 +468,5 @@ def run(main):
     except KeyboardInterrupt as error:
         say(f"{program}: stopped" + (f"; {error}" if str(error) else ""))
         code = 143 if isinstance(error, Terminated) else 130
+    _nothing_left_to_stop()  # torch's own farewells come before those registered first
     sys.exit(code)

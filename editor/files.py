@@ -109,6 +109,16 @@ def _umask():
     return mask
 
 
+@contextmanager
+def marker(folder):
+    """An empty file in a folder for as long as the block runs, by which other machines see whether it is the same folder; its path."""
+    path = _temporary(Path(folder) / "shared")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def check_writable(*paths):
     """Raise OSError if a file could not be written under one of these names: found before the work, not after it."""
     for path in map(Path, paths):

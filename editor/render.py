@@ -1,9 +1,31 @@
 """Faces -> pictures; how near a picture is to another (PSNR, SSIM); a rendering laid into a photograph."""
 
+import contextlib
+
 import numpy as np
 
 from editor import tuning
 from editor.images import to_uint8
+
+ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU: as `session` embeds them
+
+
+@contextlib.contextmanager
+def one_thread(G):
+    """A block in which a small generator on a CPU computes with one thread: two would order sums otherwise, so that a process with
+    other threads might round a value to the next grey level. None: as it is.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    small = G is not None and G.w_avg.device.type == "cpu" and G.resolution <= ONE_THREAD_UP_TO and before > 1
+    if small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if small:
+            torch.set_num_threads(before)
 
 
 def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=(), warn=None):
@@ -43,7 +65,7 @@ def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=(), warn=N
             maps = noise(first, last) if callable(noise) else noise
             if not isinstance(maps, str):
                 maps = [(m if callable(noise) or len(m) == 1 else m[first:last]).to(device) for m in maps]
-            with torch.no_grad():
+            with torch.no_grad(), one_thread(G if last - first == 1 else None):
                 pixels = to_uint8(G.synthesis(ws[first:last].to(device), noise=maps, dtype=dtype or torch.float32))
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
             if not any(sign in str(error) for sign in OUT_OF_MEMORY):

@@ -74,7 +74,7 @@ def test_the_astronaut_has_one_face_and_it_goes_back(run, astronaut, tmp_path):
     (astronaut / "empty.png").write_bytes(b"")
     done = run("align_images.py", astronaut, tmp_path, "--output-size", 96)
     assert done.returncode == 1 and "empty.png" in done.stderr, done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["astronaut_01.json", "astronaut_01.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["astronaut_01.json", "astronaut_01.png", "runs.jsonl"]
     assert done.stdout == f"{tmp_path / 'astronaut_01.png'}\n"
     said = json.loads((tmp_path / "astronaut_01.json").read_text())
     crop, photo = images.open_image(tmp_path / "astronaut_01.png"), images.open_image(astronaut / "astronaut.png")
@@ -482,3 +482,41 @@ def test_bad_calls_say_so_in_one_line(astronaut, tmp_path, words, said):
 def test_a_folder_that_cannot_be_made_ends_it_with_exit_code_2(run, astronaut):
     done = run("align_images.py", astronaut / "astronaut.png", astronaut / "astronaut.png" / "out")
     assert done.returncode == 2 and "astronaut.png" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_folder_skips_what_is_done_and_names_what_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("raw").mkdir()
+    for name in ("a", "b", "c", "d"):
+        Image.fromarray(np.random.default_rng(ord(name)).integers(0, 255, (300, 300, 3), np.uint8)).save(f"raw/{name}.png")
+    calls = []
+
+    def find(image):  # one face, two in b's photograph, none in d's
+        calls.append(image)
+        kind = np.asarray(image)[0, 0].tolist()
+        many = {tuple(np.asarray(Image.open(f"raw/{n}.png"))[0, 0].tolist()): i for n, i in zip("abcd", (1, 2, 1, 0), strict=True)}
+        return [(1.0, a_face() + 60)] * many[tuple(kind)]
+
+    monkeypatch.setattr(align_images, "Detector", lambda *words: find)
+    monkeypatch.setattr(align_images, "check_quad", lambda *words: None)
+
+    def run(*words, code):
+        calls.clear()
+        assert align_images.main(["raw", "faces", "--quiet", *words]) == code
+        return len(calls), sorted(path.name for path in Path("faces").glob("*.png"))
+
+    assert run("--shard", "1/2", code=0) == (3, ["a_01.png", "b_01.png", "b_02.png", "c_01.png"])
+    assert run(code=1) == (1, ["a_01.png", "b_01.png", "b_02.png", "c_01.png"])
+    capsys.readouterr()
+    assert run(code=1)[0] == 0 and "failed: raw/d.png: no face found" in capsys.readouterr().err
+    assert run("--retry", code=1)[0] == 1
+    Path("faces/b_02.json").unlink()  # killed between its two faces
+    assert run(code=1)[0] == 1 and Path("faces/b_02.json").is_file()
+    Image.open("raw/c.png").transpose(Image.Transpose.ROTATE_180).save("raw/new.png")
+    os.replace("raw/new.png", "raw/d.png")
+    monkeypatch.setattr(align_images, "Detector", lambda *words: lambda image: calls.append(image) or [(1.0, a_face() + 60)])
+    assert run(code=0)[0] == 1 and run("--output_size", "64", code=0)[0] == 4 and run("--output_size", "64", "--redo", code=0)[0] == 4
+    states = [line["state"] for line in map(json.loads, Path("faces/runs.jsonl").read_text().splitlines())]
+    assert states.count("failed") == 2 and states.count("done") == 3 + 1 + 1 + 4 + 4
+    with pytest.raises(ValueError, match="--redo: of a folder"):
+        align_images.main(["raw/a.png", "faces", "--redo"])

@@ -243,13 +243,26 @@ def test_two_inputs_of_one_name():
             cli.require_different_names(["a/x.png", other], "results")
 
 
-def test_progress_shows_small_losses(capsys):
+def test_progress_shows_small_losses(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with cli.progress(10) as show:
         show(10, 0.0000123)
     assert "1.23e-05" in capsys.readouterr().err
     with cli.progress(10, quiet=True) as show:
         show(10, 1.0)
     assert capsys.readouterr().err == ""
+
+
+def test_progress_in_a_log_is_a_line_a_minute(capsys, monkeypatch):
+    now = iter([0.0, 30.0, 61.0, 100.0, 122.0, 200.0])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(now))
+    with cli.progress(400) as show:
+        for done in (10, 61, 80, 122, 400):
+            show(done, 0.5, failed=2)
+    assert capsys.readouterr().err.splitlines() == [
+        "15% of 400 steps, 1 steps a second, 0:05:39 left, 2 failed, loss 0.5",
+        "30% of 400 steps, 1 steps a second, 0:04:38 left, 2 failed, loss 0.5",
+    ]
 
 
 @pytest.mark.parametrize("program", ["train_generator", "train_encoder", "measure"])

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import image_crossover
-from editor import checkpoints, cli, face, files, images, projection
+from editor import checkpoints, cli, face, files, folder, images, projection
 from stylegan_layers import Config, Generator
 
 
@@ -188,6 +189,45 @@ def test_several_of_each_make_a_file_for_each_pair_and_a_sheet(cross, of, tiny):
     cross(*of("ac", "abd"), "--quiet")  # the same again: the same names
     cross(*of("ac", "bd"), "--quiet")  # others: another sheet
     assert len([path for path in files.visible(out, "*.png") if "_more" in path.name]) == 2
+
+
+def test_a_list_skips_what_is_done(cross, of, tiny, monkeypatch, capsys):
+    def lines():
+        return sorted((line["name"], line["state"]) for line in folder.Journal(out).lines())
+
+    def stamps():
+        return {path.name: path.stat().st_mtime_ns for path in out.glob("[!.]*.png")}
+
+    mix = face.mix
+    monkeypatch.setattr(face, "mix", lambda one, other, *rest, **more: 1 / 0 if one.name == "a" else mix(one, other, *rest, **more))
+    with pytest.raises(ZeroDivisionError):  # killed on the way
+        cross(*of("ca", "bd"), "--quiet")
+    out = Path("save_image/crossover")
+    assert lines() == [("c_x_b", "done"), ("c_x_d", "done")]
+
+    def bad(one, other, *rest, **more):
+        raise ValueError("bad")
+
+    before, usual = stamps(), ["--weight_file", tiny.weights, "--precision", "fp32"]
+    monkeypatch.setattr(face, "mix", bad)
+    for words, count in (((), 4), ((), 4), (("--retry",), 6)):
+        assert image_crossover.main([str(w) for w in [*usual, *of("ca", "bd"), "--quiet", *words]]) == 1
+        assert len(lines()) == count and stamps() == before
+    monkeypatch.setattr(face, "mix", mix)
+    for shard in ("1/2", "2/2"):
+        cross(*of("ca", "bd"), "--quiet", "--retry", "--shard", shard)
+    assert {name: stamp for name, stamp in stamps().items() if name in before} == before and len(stamps()) == 4, "no sheet of a part"
+    cross(*of("ca", "bd"), "--quiet")
+    after = stamps()
+    assert len(after) == 5
+    capsys.readouterr()
+    cross(*of("ca", "bd"))
+    assert stamps() == after and capsys.readouterr().err == "4 of 4 are done already\n"
+    cross(*of("ca", "bd"), "--quiet", "--no_saved_noise")
+    assert all(stamp != after[name] for name, stamp in stamps().items()), "the sheet, too"
+    after = stamps()
+    cross(*of("ca", "bd"), "--quiet", "--no_saved_noise", "--redo")
+    assert all(stamp != after[name] for name, stamp in stamps().items())
 
 
 def test_a_folder_and_a_file_of_several_mean_their_faces(cross, tiny, tmp_path):
@@ -450,7 +490,7 @@ EFFECTS = {
 
 def test_every_flag_has_a_test_of_its_effect():
     flags = {option for action in image_crossover.flags()._actions for option in action.option_strings if option.startswith("--")}
-    assert flags == {f"--{name}" for name in EFFECTS} | {"--help", "--version"}
+    assert flags == {f"--{name}" for name in EFFECTS} | {"--help", "--version", "--redo", "--retry", "--shard"}
 
 
 @pytest.mark.parametrize("flag", EFFECTS)
@@ -459,9 +499,9 @@ def test_the_flag_acts(flag, mixed, joined, tiny, capfd):
 
 
 def test_aligned_images_are_found_in_the_default_folders(cross, tiny, tmp_path):
-    for folder, name in (("aligned_images", "a"), ("source_image", "b")):
-        (tmp_path / folder).mkdir()
-        images.save(tmp_path / folder / f"{name}.png", pixels(tiny.folder / f"{name}.png"))
+    for place, name in (("aligned_images", "a"), ("source_image", "b")):
+        (tmp_path / place).mkdir()
+        images.save(tmp_path / place / f"{name}.png", pixels(tiny.folder / f"{name}.png"))
     out = cross("--src_im1", "a.png", "--src_im2", "b.png", "--mask", "box:0,0,0.5,1", "--iteration", 1)
     assert json.loads((out / "a_x_b_box-0-0-0.5-1.json").read_text())["sources"]["image2"]["path"] == os.path.join("source_image", "b.png")
 

@@ -26,7 +26,8 @@ def said(name="w/a.json"):
 
 
 def stamps(*folders):
-    return {str(path): path.stat().st_mtime_ns for folder in folders for path in Path(folder).rglob("*") if path.name != "metrics.csv"}
+    found = [path for folder in folders for path in Path(folder).rglob("*") if path.name not in ("metrics.csv", "runs.jsonl")]
+    return {str(path): path.stat().st_mtime_ns for path in found}
 
 
 TUNED = ["--src_im", "a.png", "--preset", "editable", "--w_iteration", 2, "--iteration", 0, "--tune", 4, "--lr", 0.1, "--quiet"]

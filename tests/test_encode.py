@@ -87,7 +87,8 @@ def rows():
 
 
 def stamps(*folders):
-    return {str(path): path.stat().st_mtime_ns for folder in folders for path in Path(folder).rglob("*") if path.name != "metrics.csv"}
+    found = [path for folder in folders for path in Path(folder).rglob("*") if path.name not in ("metrics.csv", "runs.jsonl")]
+    return {str(path): path.stat().st_mtime_ns for path in found}
 
 
 BUNDLED = ("--perceptual", "bundled")
@@ -249,7 +250,7 @@ def test_resume_skips_what_is_done_and_says_why_the_rest_is_not(encode, photogra
     assert encode("--src_im", "a.png", "--quiet") == 0
     before = stamps("w", "s")
     assert encode("--resume") == 0
-    assert "--resume: 1 of 3 are done already; to do: 2 not done before" in capsys.readouterr().err
+    assert "1 of 3 are done already; to do: 2 not done before" in capsys.readouterr().err
     after = stamps("w", "s")
     assert {name: after[name] for name in before} == before and rows() == ["name", "a", "b", "c"]
     assert encode("--resume", "--quiet") == 0 and stamps("w", "s") == after and capsys.readouterr().err == ""
@@ -271,7 +272,7 @@ def paint():
         (None, ["--seed", 1], "3 done with other settings"),
         (None, ["--lambda_noise", 1, "--joint"], "3 done with other settings"),
         (None, ["--perceptual", "bundled"], "3 done with other settings"),
-        (None, ["--precision", "bf16"], "3 done with another --precision"),
+        (None, ["--precision", "bf16"], "3 done with other settings"),
         (lambda: Path("w/a.npy").write_bytes(b""), [], "1 unfinished, damaged or of another generator"),
         (lambda: Path("w/a.npy").unlink(), [], "1 not done before"),
         (lambda: Path("w/a.json").unlink(), [], "1 done with other settings"),
@@ -333,7 +334,7 @@ def interrupt(monkeypatch, after):
 def test_ctrl_c_keeps_the_best_so_far_and_resume_does_it_again(encode, photographs, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupt(patch, 5)  # a takes 3 evaluations, b is in its second step
-        with pytest.raises(KeyboardInterrupt, match="best so far is in w, and --resume goes on"):
+        with pytest.raises(KeyboardInterrupt, match="best so far is in w, and the same command goes on"):
             encode("--quiet")
     assert said("w/a.json")["complete"] and not said("w/b.json")["complete"] and said("w/b.json")["stopped"] == "Ctrl-C"
     assert not Path("w/c.npy").exists() and rows() == ["name", "a", "b"]
@@ -354,22 +355,22 @@ def test_a_run_that_is_stopped_does_not_replace_what_an_earlier_one_finished(enc
     assert "the finished one of an earlier run stays" in capsys.readouterr().err
 
 
-def test_the_table_holds_all_results_of_its_folder_whatever_their_records_say(encode, photographs, tmp_path, monkeypatch):
+def test_the_table_holds_all_results_of_its_folder_whatever_the_lines_say(encode, photographs, tmp_path, monkeypatch):
     assert encode("--src_im", "a.png", "--quiet") == 0
-    absurd = [[], {}, {"picture": {"path": "s/x.png"}}, {"made_by": "encode_image.py", "picture": {"path": "s/\0.png"}},
-              {"made_by": "encode_image.py", "picture": {"path": 3}}, {"made_by": "encode_image.py", "picture": "s/x.png"}]  # fmt: skip
-    absurd.append(said() | {"made_by": "local_edit.py style"})  # another command's
-    for i, record in enumerate(absurd):
-        Path(f"w/x{i}.json").write_text(json.dumps(record))
-    odd = said() | {"psnr": [1], "name": "\ud800=1+1"}
-    Path("w/odd.json").write_text(json.dumps(odd | {"picture": said()["picture"] | {"path": "s/odd\udce9.png"}}))
+    line = json.loads(Path("s/runs.jsonl").read_text())
+    absurd = [[], {}, 3, {"name": 3}, line | {"name": "../x"}, line | {"name": "\0"}, line | {"state": "x"}, line | {"latent": None}]
+    absurd += [line | {"name": "a", "command": "local_edit.py"}, line | {"name": "gone"}, line | {"name": "odd\udce9", "psnr": [1]}]
+    with open("s/runs.jsonl", "a") as f:
+        f.write("\n".join(map(json.dumps, absurd)) + '\n{"name": "torn", "sta')
     Path("s/odd\udce9.png").write_bytes(Path("s/a.png").read_bytes())
     monkeypatch.chdir(tmp_path / "in")  # the same folders, called otherwise
     assert encode("--src_dir", ".", "--src_im", "b.png", "--latent_dir", "../w", "--save_dir", "../s", "--quiet") == 0
     monkeypatch.chdir(tmp_path)
-    assert rows() == ["name", "a", "b", "odd"]
+    assert rows() == ["name", "a", "b", "odd\\udce9"]
     assert encode("--src_im", "c.png", "--save_dir", "elsewhere", "--quiet") == 0
-    assert rows() == ["name", "a", "b", "odd"] and len(Path("elsewhere/metrics.csv").read_text().splitlines()) == 2
+    assert len(rows()) == 4 and len(Path("elsewhere/metrics.csv").read_text().splitlines()) == 2
+    Path("s/runs.jsonl").unlink()  # an older toolkit's folder has a table alone
+    assert encode("--src_im", "c.png", "--quiet") == 0 and rows() == ["name", "a", "b", "c"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

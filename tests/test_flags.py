@@ -11,6 +11,9 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if '\nif __name__ == "_
 
 ENCODE = "tests/test_encode.py::"
 CHANGES = ENCODE + "test_flags_change_the_latent"
+FOLDER = "tests/test_folder.py::"
+ALIGN = "tests/test_align.py::test_a_folder_skips_what_is_done_and_names_what_failed"
+SEMANTIC = "tests/test_semantic.py::test_a_folder_skips_what_is_done"
 EDITABLE = "tests/test_editable.py::"
 TUNING = EDITABLE + "test_flags_of_the_tuning_change_the_weights"
 NOISE = ENCODE + "test_flags_of_the_noise_change_the_noise_alone"
@@ -71,6 +74,12 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "save_video": ENCODE + "test_pictures_and_animations_on_the_way",
         "early_stop": ENCODE + "test_early_stop",
         "resume": ENCODE + "test_resume_asks_the_record",
+        "redo": FOLDER + "test_a_folder_skips_what_is_done_and_names_what_failed",
+        "retry": FOLDER + "test_a_folder_skips_what_is_done_and_names_what_failed",
+        "shard": FOLDER + "test_two_shards_are_one_run",
+        "workers": "tests/test_workers.py::test_workers_give_one_process_bytes_and_survive_a_kill",
+        "ray": "tests/test_cluster.py::test_a_cluster_gives_one_process_bytes_and_survives_the_death_of_an_actor",
+        "devices": "tests/test_workers.py::test_a_worker_for_each_device_ends_with_the_process_that_started_them",
         "compile": PLACE,
         "low_memory": PLACE,
         "device": PLACE,
@@ -106,6 +115,9 @@ SEEN = {  # command -> flag -> where a test sees its effect
     "image_crossover": {
         "latent_file1": "tests/test_crossover.py::test_the_flag_acts",
         "latent_file2": "tests/test_crossover.py::test_the_flag_acts",
+        "redo": "tests/test_crossover.py::test_a_list_skips_what_is_done",
+        "retry": "tests/test_crossover.py::test_a_list_skips_what_is_done",
+        "shard": "tests/test_crossover.py::test_a_list_skips_what_is_done",
         "layers": "tests/test_crossover.py::test_the_flag_acts",
         "src_im1": "tests/test_crossover.py::test_the_flag_acts",
         "src_im2": "tests/test_crossover.py::test_the_flag_acts",
@@ -162,6 +174,9 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "list": "tests/test_exchange.py::test_the_flag_acts",
     },
     "semantic_edit": {
+        "redo": SEMANTIC,
+        "retry": SEMANTIC,
+        "shard": SEMANTIC,
         "latent_file": "tests/test_semantic.py::test_a_strip_is_a_sheet_of_its_latents_pictures",
         "boundary": "tests/test_semantic.py::test_a_strip_is_a_sheet_of_its_latents_pictures",
         "start_distance": "tests/test_semantic.py::test_a_strip_is_a_sheet_of_its_latents_pictures",
@@ -234,6 +249,9 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "weight_file": "tests/test_generate.py::test_another_generators_faces_are_not_replaced",
     },
     "align_images": {
+        "redo": ALIGN,
+        "retry": ALIGN,
+        "shard": ALIGN,
         "min_score": "tests/test_align.py::test_min_score_says_what_is_a_face",
         "shape_predictor": "tests/test_align.py::test_senseless_flags",
         "weight_file": "tests/test_align.py::test_faces_are_cut_for_the_generator_that_is_named",

@@ -131,7 +131,7 @@ def test_a_killed_and_resumed_folder_gives_the_bytes_of_an_undisturbed_one(encod
         assert done.returncode == 9
     capsys.readouterr()
     assert encode(*broken) == 0
-    assert "--resume: 1 of 3 are done already; " in capsys.readouterr().err, "a was whole after the second kill"
+    assert "1 of 3 are done already; " in capsys.readouterr().err, "a was whole after the second kill"
     names = sorted(str(path.relative_to("whole")) for path in Path("whole").rglob("*") if path.is_file())
     assert sorted(str(path.relative_to("broken")) for path in Path("broken").rglob("*") if path.is_file()) == names
     for name in names:

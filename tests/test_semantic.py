@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import semantic_edit
-from editor import boundaries, checkpoints, cli, downloads, face, images, render
+from editor import boundaries, checkpoints, cli, downloads, face, folder, images, render
 from stylegan_layers import Config, Generator
 
 LAYERS = 6
@@ -407,3 +407,46 @@ def test_the_command_in_the_docstring_works(place, run):
     """As a process of its own, with the bundled boundaries."""
     done = run("semantic_edit.py", "--latent_file", "face.npy", "--boundary", "smile", "--steps", "2", cwd=place)
     assert done.returncode == 0 and done.stdout == f"{OUT}/face_smile.png\n" and (place / OUT / "face_smile.png").is_file(), done.stderr
+
+
+def test_a_folder_skips_what_is_done(place, G, monkeypatch, capsys):
+    Path("faces").mkdir()
+    for name in ("face", "noisy"):
+        for path in Path().glob(f"{name}.*"):
+            path.rename(Path("faces", path.name))
+    usual = ["--latent_file", "faces", "--boundary", "one", "--steps", 2, "--animation", "--frames", 2]
+
+    def stamps():
+        return {path.name: path.stat().st_mtime_ns for path in OUT.iterdir() if path.suffix in (".png", ".gif")}
+
+    def strips():
+        return {name: stamp for name, stamp in stamps().items() if name in before and name.endswith(".png")}
+
+    def lines():
+        return [(line["name"], line["state"]) for line in folder.Journal(OUT).lines()]
+
+    shard = {(i + 1): folder.of_shard([folder.Item(f"{n}_one", "", {}, {}) for n in ("face", "noisy")], (i + 1, 5)) for i in range(5)}
+    first = next(i for i, items in shard.items() if [item.name for item in items] == ["face_one"])
+    assert call(*usual, "--shard", f"{first}/5") == 0 and sorted(stamps()) == ["face_one.gif", "face_one.png"]
+    before, write = {"face_one.png": stamps()["face_one.png"]}, semantic_edit.write
+
+    def bad(*words):
+        raise ValueError("bad")
+
+    monkeypatch.setattr(semantic_edit, "write", bad)
+    for words in ([], [], ["--retry"]):
+        assert call(*usual, *words) == 1
+        assert strips() == before
+    assert [line for line in lines() if line[1] == "failed"] == [("noisy_one", "failed")] * 2, "not tried again but with --retry"
+    monkeypatch.setattr(semantic_edit, "write", write)
+    assert call(*usual, "--retry") == 0
+    (sheet,) = OUT.glob("face_and_1_more_*_one.png")
+    after = stamps()
+    assert strips() == before and "noisy_one.gif" in after and len(after) == 6
+    capsys.readouterr()
+    assert call(*usual, quiet=False) == 0 and stamps() == after and "2 of 2 are done already\n" in capsys.readouterr().err
+    sheet.unlink()
+    assert call(*usual) == 0 and sheet.is_file() and {**stamps(), sheet.name: 0} == {**after, sheet.name: 0}
+    for words in (["--end_distance", 2], ["--condition", "two"], ["--no_saved_noise"], ["--redo"]):
+        before = stamps()
+        assert call(*usual, *words) == 0 and all(stamp != before[name] for name, stamp in stamps().items()), words
