@@ -80,6 +80,7 @@ def flags():
     p.add_argument("--joint", action="store_true", help="move the noise maps with the latent from the first step on")
     p.add_argument("--lambda_start", type=weight, help="holds the latent near --init (default: 0; with --mask 1, near one w for all)")
     p.add_argument("--lambda_prior", type=weight, help="holds it where the mapping network puts w (default: the preset's)")
+    p.add_argument("--lambda_cosine", type=weight, help="holds each layer's style where styles point (default: the preset's)")
     p.add_argument("--mask", help="where the rendering must match, white: a picture, ellipse:cx,cy,rx,ry, box:x0,y0,x1,y1 or part:NAME")
     p.add_argument("--invert_mask", action="store_true", help="black must match instead")
     p.add_argument("--composite", action="store_true", help="save the photograph with only the masked-out part taken from the rendering")
@@ -259,6 +260,7 @@ def write(photo, found, i, args, session, chosen):
     info = session.record(
         "encode_image.py", sources(photo.path, args), name=photo.latent.stem, psnr=round(psnr, 2), ssim=round(ssim, 4),
         loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(found.seconds, 1), settings=chosen, stopped=found.stopped,
+        history=found.curve(i),
         complete=found.interrupted is None,
     )  # fmt: skip
     shown = render.composite(picture, target, known) if args.composite else picture
@@ -282,7 +284,8 @@ def configure(args, session):
     config = settings.Config(
         iteration=args.iteration, w_iteration=args.w_iteration, space=args.space, lr=args.lr, schedule=args.schedule,
         lambda_mse=args.lambda_mse,
-        lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, noise_iteration=args.noise_iteration, noise_lr=args.noise_lr,
+        lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, lambda_cosine=args.lambda_cosine,
+        noise_iteration=args.noise_iteration, noise_lr=args.noise_lr,
         noise_layers=face.layer_range(args.noise_layers, num_ws) if args.noise_layers else None, lambda_noise=args.lambda_noise,
         joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed, low_memory=args.low_memory,
         show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), **start,

@@ -309,7 +309,8 @@ def exchange_photographs(args, session):
     latents = reserved(args, sources, *(f"{paths[0].stem}_x_{paths[1].stem}_exchange{i}" for i in (1, 2)))
     start, encoder = session.start(None)
     config = settings.Config(
-        iteration=args.iteration, w_iteration=args.w_iteration, seed=args.seed, low_memory=args.low_memory, **start
+        iteration=args.iteration, w_iteration=args.w_iteration, lambda_cosine=settings.PRESETS["editable"]["lambda_cosine"],
+        seed=args.seed, low_memory=args.low_memory, **start,
     )  # fmt: skip
     tuned = settings.Tuning(steps=args.tune)
     content, gram = (torch.tensor(pair, device=session.device) for pair in ([args.lambda_content, 1.0], [args.lambda_style, 0.0]))

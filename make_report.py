@@ -210,12 +210,13 @@ def encoded(said, sources, path):
         "lambda_mse",
         "lambda_percep",
         "lambda_prior",
+        "lambda_cosine",
         "noise_iteration",
         "noise_lr",
         "lambda_noise",
         "joint",
     )
-    flags |= {name: chosen[name] for name in names if chosen[name] != getattr(config, name)}
+    flags |= {name: chosen[name] for name in names if name in chosen and chosen[name] != getattr(config, name)}
     flags |= {name: ",".join(map(str, chosen[name])) for name in ("layers", "noise_layers") if chosen[name] is not None}
     if chosen["lambda_start"] or chosen["mask"]:
         flags["lambda_start"] = chosen["lambda_start"]

@@ -14,9 +14,9 @@ DISTANCES = {  # what --perceptual may say
 }
 COMPILES = {"auto": "where it pays", "on": "always", "off": "never"}
 PRESETS = {  # of encode_image.py: what a flag that is not given is set to
-    "editable": {"w_iteration": 100, "iteration": 0, "lambda_prior": 0.0, "tune": 100},
-    "exact": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "tune": 0},
-    "latenteditor": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "tune": 0,
+    "editable": {"w_iteration": 80, "iteration": 0, "lambda_prior": 0.0, "lambda_cosine": 3.0, "tune": 120},
+    "exact": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0},
+    "latenteditor": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0,
                      "init": "zeros", "lr": 0.01, "schedule": "constant"},
 }  # fmt: skip
 PRESET_HELP = {

@@ -35,13 +35,15 @@ TUNED = ["--src_im", "a.png", "--preset", "editable", "--w_iteration", 2, "--ite
 
 def test_the_default_is_one_w_and_weights_tuned_around_it(encode, photographs, G):
     default = encode_image.settled(encode_image.flags().parse_args([]))
-    assert (default.w_iteration, default.iteration, default.lambda_prior, default.batch_size) == (100, 0, 0.0, "auto") and default.tune > 0
+    assert (default.w_iteration, default.iteration, default.lambda_prior, default.batch_size) == (80, 0, 0.0, "auto")
+    assert default.tune > 0 and default.lambda_cosine > 0
     assert encode(*TUNED) == 0
     found = face.read("w/a.npy", G)
     assert torch.equal(found.ws, found.ws[:, :1].expand_as(found.ws)) and found.info["steps"] == 6 and found.info["complete"]
     assert np.array_equal(render.one(G, found), picture("s/a.png")) and "tuned" in found.info["files"]
     assert not np.array_equal(render.one(G, dataclasses.replace(found, tuned=None)), picture("s/a.png"))
     difference = picture("s/a.png").astype(float) - picture("in/a.png")
+    assert [step for step, _ in found.info["history"]] == [0, 1, 2, 5], "a curve for the report, through both stages"
     assert found.info["psnr"] == pytest.approx(10 * np.log10(255**2 / np.square(difference).mean()), abs=0.01)
     assert encode(*TUNED, "--resume", "--batch_size", 3) == 0 and "editable" in settings.PRESETS
     before = stamps("w", "s")

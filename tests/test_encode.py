@@ -110,6 +110,7 @@ Z = ("--init", "z")
         ((), ["--layers", "2-3"]),
         ((), ["--lambda_start", 1000]),
         ((), ["--lambda_prior", 1000]),
+        ((), ["--lambda_cosine", 1000]),
         (("--iteration", 4), ["--joint"]),
         ((), ["--precision", "bf16"]),
         ((), ["--mask", "box:0,0,0.5,1"]),
@@ -497,7 +498,7 @@ def test_senseless_calls_end_before_the_work(encode, photographs, monkeypatch, w
     assert {path: files.file_hash(path) for path in Path("in").iterdir()} == before
 
 
-@pytest.mark.parametrize("flag", ["lr", "noise_lr", "lambda_mse", "lambda_percep", "lambda_start", "lambda_prior", "lambda_noise"])
+@pytest.mark.parametrize("flag", ["lr", "noise_lr", *(f"lambda_{what}" for what in ("mse", "percep", "start", "prior", "cosine", "noise"))])
 @pytest.mark.parametrize("value", ["-1", "nan", "inf"])
 def test_senseless_rates_and_weights_are_refused(flag, value, capsys):
     with pytest.raises(SystemExit) as ended:
