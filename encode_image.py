@@ -26,6 +26,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 from pathlib import Path
 
 from editor import cli, files, settings
@@ -578,6 +579,8 @@ def main(argv):
             workers.share(("encode_image", "Work"), args, work, batches, run, lambda item: done_again(item, args), kept, folders)
     finally:
         folder.write_table(args.save_dir)
+    if not args.src_im and not args.quiet:
+        cli.say(f"all of it as a page: make_report.py {shlex.quote(args.save_dir)}")
     return run.failures.exit_code
 
 
