@@ -40,9 +40,10 @@ from training import data, make_boundaries, measure
 
 SETTINGS = {  # flags of encode_image.py; STEPS is --steps
     "encoder": "--preset exact --iteration 0",
-    "W": "--preset editable --tune 0",
+    "W": "--preset editable --lambda_cosine 0 --tune 0",
     "W+": "--preset exact --iteration STEPS",
     "W+ prior": "--preset exact --iteration STEPS --lambda_prior 0.0003",
+    "tuned, not held": "--preset editable --lambda_cosine 0",
     "tuned": "--preset editable",
     "tuned full": "--preset editable --tune_form full",
 }
