@@ -384,8 +384,9 @@ def main(argv):
     latents, faces, sources, noted, *interrupted = work(args, session)
     cli.warn_of(session)
     noted |= {"mode": mode, "seconds": round(time.time() - began, 1)}
-    for latent, person in zip(latents, faces, strict=True):
-        cli.written(args, *session.save(latent, person, session.record("facial_exchange.py", sources, **noted)))
+    for latent, person, amount in zip(latents, faces, noted["strengths"], strict=True):
+        what = f"strength {amount:.2f}" if noted["change"] == "expression" else None
+        cli.written(args, *session.save(latent, person, session.record("facial_exchange.py", sources, **noted)), what=what)
     cli.warn_of(session)
     if any(interrupted):
         cli.say(f"the best of {noted['steps']} steps is in {args.out_dir}")

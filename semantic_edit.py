@@ -57,7 +57,9 @@ def flags():
     p.add_argument("--mode", default="relative", choices=MODES, help=f"{modes} (default: %(default)s)")
     p.add_argument("--layers", help="W+ layers to move, such as 0-4 (default: all)")
     p.add_argument("--out_dir", default="save_image/boundary", metavar="DIR", help="where results go (default: %(default)s)")
-    p.add_argument("--animation", nargs="?", const="gif", choices=KINDS, help="animate each strip as well, there and back (default: gif)")
+    p.add_argument(
+        "--animation", nargs="?", const="gif", choices=KINDS, help="animate each strip, too, there and back (alone: gif; default: none)"
+    )
     p.add_argument("--frames", type=cli.number(int, 2, most=10000), default=40, help="of the animation, one way (default: %(default)s)")
     p.add_argument("--fps", type=cli.number(float, 0.1, most=240), default=20, help="frames a second (default: %(default)s)")
     p.add_argument("--width", type=cli.number(int, 4, most=8192), help="of the animation in pixels (default: as the generator draws)")

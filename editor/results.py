@@ -16,6 +16,7 @@ from editor import files, images
 SIDE, STRIP, SHEET = (256, 256), (1600, 256), (512, 512)  # pixels of a small copy: of a face; of a row of faces; of a sheet
 FRAMES = 24  # of a morph that are shown
 LONGEST_LIST = 2000  # of what a record says
+SHOWN = (*images.SUFFIXES, ".gif", ".mp4", ".webm", ".apng")  # of sheets and animations, which have no record
 FIGURES = {  # numbers of a record or a line of runs.jsonl, and what they are called
     "psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "identity": "identity", "loss": "loss", "steps": "steps", "seconds": "seconds",
     "held_out_accuracy": "held out", "train_accuracy": "trained on", "accuracy_on_all": "on all", "trained_on": "latents to train",
@@ -276,6 +277,8 @@ def _add_outcomes(results, last):
         named.setdefault(result.name, result)
     for name, said in last.items():
         result = named.get(name) or named.get(Path(name).stem)
+        if result is None and said.get("state") == "done" and Path(name).suffix.lower() in SHOWN:
+            continue  # a sheet or an animation, which has no record: it is shown as what it is
         if result is None:
             image = next((said[key] for key in ("image", "source", "path") if isinstance(said.get(key), str)), "")
             result = Result(name, before=_there("photograph", image))

@@ -172,7 +172,8 @@ def test_failures_come_first_and_an_outcome_is_the_last_line(tmp_path):
         put(tmp_path, name)
     put(tmp_path, "half", complete=False)
     lines = [{"name": "a", "state": "failed", "error": "at first"}, {"name": "a", "state": "done"}, {"name": "b", "state": "failed"},
-             {"name": "z.png", "state": "failed", "error": "a text file, <b>expected</b> an image"}]  # fmt: skip
+             {"name": "z.png", "state": "failed", "error": "a text file, <b>expected</b> an image"},
+             {"name": "a_and_2_more_smile.png", "state": "done"}]  # fmt: skip
     (tmp_path / "w" / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert report(tmp_path / "w") == 0
     found = data(tmp_path / "w" / "report.html")["results"]
