@@ -432,6 +432,11 @@ class Work:
         from editor import folder
 
         now = expected(self.args, self.session, self.chosen)
+        picture = destination(item.path, self.args)[1]
+        if self.args.save_video and not video(item.path, self.args).is_file():
+            return "its animation is not there"
+        if self.args.save_every and not picture.with_name(f"{picture.stem}_steps").is_dir():
+            return "its pictures on the way are not there"
         return folder.why_again(*destination(item.path, self.args), item.sources, now, self.session.G, what="the photograph")
 
     def remarks(self, tell):
@@ -562,6 +567,8 @@ def main(argv):
             read_mask(args, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
     work, journal = Work(args, session), folder.Journal(args.save_dir)
     run = folder.Run(args, journal, "encode_image.py", single=bool(args.src_im), steps=work.steps)
+    if args.tune_together:  # with others it would be another result
+        work.chosen["tuning"]["together"] = folder.everyone(paths)
     mark = expected(args, session, work.chosen) | {"generator_hash": session.G.meta["hash"]}
     items = folder.of_shard([folder.Item(result_name(path, args), path, sources(path, args), mark) for path in paths], args.shard)
     found = planned(items, args, work, journal)

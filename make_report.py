@@ -224,7 +224,7 @@ def encoded(said, sources, path):
     flags["mask"] = sources["mask"]["path"] if "mask" in sources else chosen["mask"]
     if chosen["tuning"]:
         tuning, plain = chosen["tuning"], settings.Tuning()
-        flags |= {"tune": tuning["steps"], "tune_together": tuning["together"]}
+        flags |= {"tune": tuning["steps"], "tune_together": bool(tuning["together"])}
         flags |= {f"tune_{name}": tuning[name] for name in ("form", "lr", "locality", "until") if tuning[name] != getattr(plain, name)}
     flags |= opened_with(said) | {"latent_dir": path.parent, "save_dir": Path(said["picture"]["path"]).parent}
     return given(flags)

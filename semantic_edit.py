@@ -231,6 +231,8 @@ def settings_of(what, args, session):
     conditions, _ = boundaries.read(args.condition, args.boundary_dir, session.G, session.force)
     moves = {boundary.path.stem: [float(d) for d in at] for boundary, at in zip(what.boundaries, what.distances, strict=True)}
     said = {"distances": moves, "mode": args.mode, "conditions": args.condition, "layers": args.layers}
+    if args.mode == "absolute":  # which a boundary's record says, not its file
+        said["offsets"] = [boundary.offset for boundary in what.boundaries]
     return said | {"condition_hashes": [files.file_hash(one.path) for one in conditions.values()]} | folder.carried(args, session)
 
 
@@ -263,13 +265,13 @@ class Strips:
         said = item.settings | {"made_by": "semantic_edit.py"}
         return folder.why_again(latent, latent.with_suffix(".png"), item.sources, said, self.session.G, whole=self.whole)
 
-    def of_all(self, path, found, what, **more):
-        """The item of a file that shows several faces, and whether it must be made."""
+    def of_all(self, paths, found, what, **more):
+        """The item of files that no record is of, named after the last, and whether they must be made."""
         from editor import folder
 
         made_of = {f"latent {i}": one for i, one in enumerate(found)} | {f"boundary {one.path.stem}": one.path for one in what.boundaries}
-        item = self.item(path.name, made_of, self.said[what.name] | more)
-        return item, self.args.redo or self.run.journal is None or folder.noted(item, self.run.journal, path) is not None
+        item = self.item(paths[-1].name, made_of, self.said[what.name] | more)
+        return item, self.args.redo or self.run.journal is None or folder.noted(item, self.run.journal, paths) is not None
 
 
 def write_strips(found, asked, together, strips, layers):
@@ -278,7 +280,7 @@ def write_strips(found, asked, together, strips, layers):
 
     args, session, run = strips.args, strips.session, strips.run
     sheets = {what.name: Path(args.out_dir) / f"{name_of_all(found, what)}.png" for what in asked} if together else {}
-    wanted = {what.name: strips.of_all(sheets[what.name], found, what) for what in asked if sheets}
+    wanted = {what.name: strips.of_all([sheets[what.name]], found, what) for what in asked if sheets}
     rows, count = {what.name: {} for what in asked}, sum(map(len, found.values()))
     with cli.progress(count * len(asked), args.quiet, "strip") as show:
         for i, (path, one) in enumerate(faces(found, session)):
@@ -298,7 +300,7 @@ def write_strips(found, asked, together, strips, layers):
             with run.item(wanted[what.name][0]) as said:
                 sheet = sheets[what.name]
                 images.save(sheet, images.sheet(list(rows[what.name].values()), what.labels, list(rows[what.name])))
-                said["sha256"] = files.file_hash(sheet)
+                said["sha256"] = [files.file_hash(sheet)]
                 cli.written(args, sheet, what=f"{len(rows[what.name])} faces: {what.name}")
 
 
@@ -312,11 +314,11 @@ def write_animations(found, asked, together, strips, layers):
             names = [f"{one.name}_{what.name}" for one in people] + [name_of_all(found, what)] * (len(people) > 1)
             paths = [Path(args.out_dir) / f"{name}.{args.animation}" for name in names]
             of = found if len(people) > 1 else [people[0].path]
-            item, wanted = strips.of_all(paths[-1], of, what, **more)
+            item, wanted = strips.of_all(paths, of, what, **more)
             if wanted and strips.items[people[0].name, what.name].name in strips.shared:
                 with run.item(item) as said:
                     animate(paths, people, what, args, session, layers)
-                    said["sha256"] = files.file_hash(paths[-1])
+                    said["sha256"] = [*map(files.file_hash, paths)]
                     cli.written(args, *paths, what=f"{what.name}: there and back")
 
 

@@ -63,6 +63,16 @@ def contents(sources):
     return {role: [files.file_hash(path), None] for role, path in sources.items()}
 
 
+def everyone(paths):
+    """A hash of what all files hold that can be read."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(ValueError, OSError):
+            files.require_regular(path, "a photograph is a file")
+            found.append(files.file_hash(path))
+    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
+
+
 def of_shard(items, shard):
     """The items of shard (i, n), i = 1 .. n: chosen by a hash of the name, so that no two shards share one and all have all."""
     if shard is None:
@@ -190,10 +200,10 @@ class Plan:
         return not self.done and not self.failed and set(self.reasons) <= {"not done before", "once more"}
 
 
-def noted(item, journal, path):
-    """Why a file without a record (an animation, a sheet) is to be made again; None where the journal says that this one was."""
+def noted(item, journal, paths):
+    """Why files without a record (animations, a sheet) are to be made again; None where the journal says that these were."""
     line = journal.last().get((item.name, item.content(), item.mark), {})
-    if line.get("state") != "done" or not path.is_file() or line.get("sha256") != files.file_hash(path):
+    if line.get("state") != "done" or not all(path.is_file() for path in paths) or line.get("sha256") != [*map(files.file_hash, paths)]:
         return "not done before"
     return None
 
@@ -338,9 +348,10 @@ class Run:
         """Say what a `Plan` found; name what failed before. `again`: done item -> its figures, for lines that a killed run left out."""
         for item, error in found.failed.values():
             self.failures.add(item.path, f"{error} (in an earlier run; --retry tries again)")
-        known = {line["name"] for line in self.journal.lines() if line["state"] == "done"} if found.done and self.journal else ()
+        lines = self.journal.lines() if found.done and self.journal else ()
+        known = {line["name"]: (line.get("content"), line.get("settings")) for line in lines if line["state"] == "done"}
         for item in found.done:
-            if item.name not in known:
+            if known.get(item.name) != (item.content(), item.mark):
                 self.note(item, "done", **again(item))
         if not (self.args.quiet or found.plain):
             cli.say(str(found))

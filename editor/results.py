@@ -198,7 +198,7 @@ def _read_folder(folder, shown):
     found = sorted(p for p in folder.iterdir() if p.suffix == ".json" and not p.name.startswith("."))
     rows = {Path(row["latent"]).with_suffix(".json"): row for row in _table_rows(folder)}
     for path in [*found, *rows]:
-        key = os.path.abspath(path)
+        key = os.path.realpath(path)
         if key in shown:
             continue
         if path in rows and not os.path.lexists(path):
@@ -214,7 +214,7 @@ def _read_folder(folder, shown):
     except (ValueError, OSError) as error:
         damaged.faults.append(str(error))
     if damaged.faults:
-        shown[os.path.abspath(folder / "runs.jsonl")] = damaged
+        shown[os.path.realpath(folder / "runs.jsonl")] = damaged
     return last
 
 
@@ -422,7 +422,7 @@ def _face_of(said, edit):
 
 def _unclaimed(folders, results):
     """Pictures of the folders that belong to no record: sheets of several faces, strips of boundaries."""
-    used = {os.path.abspath(p.path) for r in results for p in (r.before, r.after, *r.others, *r.edits) if p}
-    used |= {os.path.abspath(r.path.parent / Path(name).name) for r in results for name in _frames(r.said)}
+    used = {os.path.realpath(p.path) for r in results for p in (r.before, r.after, *r.others, *r.edits) if p}
+    used |= {os.path.realpath(r.path.parent / Path(name).name) for r in results for name in _frames(r.said)}
     found = [p for folder in folders for p in files.visible(folder, "*") if p.suffix.lower() in images.SUFFIXES]
-    return [Result(p.stem, state="no record", after=Picture(p.name, p, SHEET)) for p in found if os.path.abspath(p) not in used]
+    return [Result(p.stem, state="no record", after=Picture(p.name, p, SHEET)) for p in found if os.path.realpath(p) not in used]

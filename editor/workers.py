@@ -193,9 +193,10 @@ class Workers:
             worker.ready, self.early = True, 0
         elif kind == "batch":
             worker.batch = None
-        if kind == "outcome":
+        early = kind == "outcome" and words[1] == "stopped" and not self.stopping  # it was told to stop by somebody else
+        if kind == "outcome" and not early:
             worker.finished.add(words[0].name)
-        if kind != "ready":
+        if kind != "ready" and not early:
             self.hear(worker.number, kind, *words)
         if kind in ("ready", "batch"):
             self.give(worker)

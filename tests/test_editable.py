@@ -136,8 +136,13 @@ def test_shared_weights_are_resumed_together(encode, photographs, capsys):
     assert "2 of 2 are done already" in capsys.readouterr().err
     Path("c.png").rename("in/c.png")
     assert encode(*words) == 0
-    assert "0 of 3 are done already; to do: 3 shares its weights with those to do" in capsys.readouterr().err
+    assert "0 of 3 are done already; to do: 2 done with other settings; 1 not done before" in capsys.readouterr().err
     assert len({Path(f"w/{name}.tuned.safetensors").read_bytes() for name in "abc"}) == 1
+    Path("s/b.png").unlink()
+    assert encode(*words) == 0
+    assert "to do: 3 shares its weights with those to do" in capsys.readouterr().err
+    Path("in/c.png").unlink()
+    assert encode(*words) == 0 and "to do: 2 done with other settings" in capsys.readouterr().err
 
 
 def test_other_tuned_weights_make_another_source(encode, photographs, G):

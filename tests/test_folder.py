@@ -100,7 +100,13 @@ def test_a_folder_skips_what_is_done_and_names_what_failed(encode, photographs, 
     images.save("in/t.png", picture("in/a.png"))
     assert encode("--quiet") == 0 and lines()[5:] == [("t", "done")] and rows() == ["name", "a", "b", "c", "t"]
     assert encode("--redo", "--quiet", "--batch_size", 4) == 0 and len(lines()) == 10
-    Path("s/runs.jsonl").unlink()  # or a run was killed between a record and its line
+    before = Path("s/runs.jsonl").read_bytes()
+    assert encode("--iteration", 3, "--quiet") == 0
+    Path("s/runs.jsonl").write_bytes(before)  # a run was killed between the records and their lines: these are of earlier ones
+    assert encode("--iteration", 3, "--quiet") == 0
+    assert {row["name"]: row["steps"] for row in folder.table_rows("s")} == dict.fromkeys("abct", 3)
+    assert encode("--quiet", "--redo") == 0
+    Path("s/runs.jsonl").unlink()
     assert encode("--quiet") == 0 and sorted(lines()) == [(name, "done") for name in "abct"]
     with pytest.raises(ValueError, match="--shard: of a folder, and --src_im names one"):
         encode("--src_im", "a.png", "--shard", "1/2")

@@ -1,5 +1,6 @@
 """Semantic edits: the arithmetic, and the script on the bundled generator."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -447,6 +448,14 @@ def test_a_folder_skips_what_is_done(place, G, monkeypatch, capsys):
     assert call(*usual, quiet=False) == 0 and stamps() == after and "2 of 2 are done already\n" in capsys.readouterr().err
     sheet.unlink()
     assert call(*usual) == 0 and sheet.is_file() and {**stamps(), sheet.name: 0} == {**after, sheet.name: 0}
+    Path(OUT, "noisy_one.gif").unlink()
+    assert call(*usual) == 0 and Path(OUT, "noisy_one.gif").is_file()
+    for offset in (0.5, 1.5):  # of the boundary, which its record says
+        said = json.loads(Path("bounds/one.json").read_text()) if Path("bounds/one.json").exists() else {}
+        Path("bounds/one.json").write_text(json.dumps(said | {"offset": offset}))
+        before = stamps()
+        assert call(*usual, "--mode", "absolute") == 0 and all(stamp != before[name] for name, stamp in stamps().items()), offset
+        assert call(*usual, "--mode", "absolute") == 0
     for words in (["--end_distance", 2], ["--condition", "two"], ["--no_saved_noise"], ["--redo"]):
         before = stamps()
         assert call(*usual, *words) == 0 and all(stamp != before[name] for name, stamp in stamps().items()), words
