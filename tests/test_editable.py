@@ -1,7 +1,6 @@
 """encode_image.py as it is by default: one w, and the weights tuned around it; what presets say. The tuning itself: test_tuning.py."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -10,25 +9,8 @@ import pytest
 import torch
 
 import encode_image
-from editor import checkpoints, face, images, render, session, settings, tuning
-
-
-def picture(path):
-    return np.asarray(images.open_image(path))
-
-
-def latent(name="w/a.npy"):
-    return np.load(name, allow_pickle=False)
-
-
-def said(name="w/a.json"):
-    return json.loads(Path(name).read_text())
-
-
-def stamps(*folders):
-    found = [path for folder in folders for path in Path(folder).rglob("*") if path.name not in ("metrics.csv", "runs.jsonl")]
-    return {str(path): path.stat().st_mtime_ns for path in found}
-
+from editor import checkpoints, face, render, session, settings, tuning
+from tests.test_encode import latent, picture, said, stamps
 
 TUNED = ["--src_im", "a.png", "--preset", "editable", "--w_iteration", 2, "--iteration", 0, "--tune", 4, "--lr", 0.1, "--quiet"]
 
