@@ -18,13 +18,14 @@ import math
 import os
 import sys
 import tempfile
+import time
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from editor import checkpoints, files, folder, images
+from editor import batches, checkpoints, files, folder, images, workers
 from editor.landmarks import Detector, face_quad, smallest
 
 MAX_SIDE = 4096  # of a crop, in pixels
@@ -267,47 +268,70 @@ def settings_of(args, cut, marks):
     return chosen | {"shape_predictor": files.file_hash(args.shape_predictor) if own else None}
 
 
-def align(path, args, cut, find, settings):
-    """Cut the faces out of one photograph and write them; `find` is the detector, or gives the landmarks of --landmarks.
+class Work:
+    """What cuts the faces out of photographs, one in each process that does; what becomes of them is told, not printed (`folder.Run`)."""
 
-    Returns:
-        how many faces were cut out.
-    """
-    image = images.open_image(path)
-    found = find(image)
-    if not found:
-        least = smallest(image.size)
-        raise ValueError(
-            f"{path}: no face found; it must be upright, from the front, and {least} pixels or more in this photograph of "
-            f"{image.width}x{image.height}; lower --min_score, or pass --landmarks"
-        )
-    faces = chosen(found, args.face, path)
-    for number, score, marks in faces:
-        quad = face_quad(marks, cut.scale, cut.em_scale)
-        try:
-            check_quad(quad, image.size)
-        except ValueError as error:
-            raise ValueError(f"{args.landmarks or path}: {error}") from None
-        side = np.hypot(*(quad[3] - quad[0]))
-        if 2 * side < cut.size:
-            cli.warn(f"{path}: face {number} has {side:.0f} pixels a side, enlarged to {cut.size}: it will look soft")
-        target = Path(args.aligned) / f"{path.stem}_{number:02}.png"
-        record = target.with_suffix(".json")
-        if target.exists() and not record.exists() and target.parent.resolve() == path.parent.resolve():
-            raise ValueError(f"{target}: a picture beside {path.name} that align_images.py did not write; choose another folder")
-        require_own(target, path)
-        record.unlink(missing_ok=True)  # a crop without a record is unfinished, one with another's would be wrong
-        images.save(target, crop_quad(image, quad, cut.size))
-        said = {"source": str(path), "source_size": image.size, "source_sha256": files.file_hash(path), "quad": quad.tolist(),
-                "landmarks": marks.tolist(), "score": score, "scale": cut.scale, "em_scale": cut.em_scale,
-                "faces": [one[0] for one in faces], "settings": settings}  # fmt: skip
-        with files.atomic(record) as temporary:
-            temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
-        cli.written(args, target)
-    older = Path(args.aligned) / f"{path.stem}_{len(found) + 1:02}.png"
-    if args.face == "all" and older.exists() and older.with_suffix(".json").exists():
-        cli.warn(f"{older}: left by an earlier run that found more faces; encode_image.py will take it too unless you remove it")
-    return len(faces)
+    def __init__(self, args):
+        self.args, self.cut, marks = args, cut_of(args), None
+        if args.landmarks:
+            marks = points(read_json(args.landmarks), "landmarks", 68, args.landmarks)
+            self.find = lambda _: [(None, marks)]
+        else:
+            self.find = Detector(args.shape_predictor, args.min_score, downloading(args.quiet))
+        self.settings = settings_of(args, self.cut, marks)
+
+    def why(self, item):
+        return why_again(item, self.args)
+
+    def batch(self, items, tell):
+        for item in items:
+            began = time.time()
+            with folder.caught(item, tell, not Path(self.args.raw).is_dir()):
+                faces = self.align(item.path, tell)
+                tell("outcome", item, "done", {"seconds": round(time.time() - began, 1), "faces": faces})
+
+    def align(self, path, tell):
+        """Cut the faces out of one photograph and write them; returns how many."""
+        image = images.open_image(path)
+        found = self.find(image)
+        if not found:
+            least = smallest(image.size)
+            raise ValueError(
+                f"{path}: no face found; it must be upright, from the front, and {least} pixels or more in this photograph of "
+                f"{image.width}x{image.height}; lower --min_score, or pass --landmarks"
+            )
+        faces = chosen(found, self.args.face, path)
+        for number, score, marks in faces:
+            quad = face_quad(marks, self.cut.scale, self.cut.em_scale)
+            try:
+                check_quad(quad, image.size)
+            except ValueError as error:
+                raise ValueError(f"{self.args.landmarks or path}: {error}") from None
+            side = np.hypot(*(quad[3] - quad[0]))
+            if 2 * side < self.cut.size:
+                tell("warn", f"{path}: face {number} has {side:.0f} pixels a side, enlarged to {self.cut.size}: it will look soft")
+            said = {"source": str(path), "source_size": image.size, "source_sha256": files.file_hash(path), "quad": quad.tolist(),
+                    "landmarks": marks.tolist(), "score": score, "scale": self.cut.scale, "em_scale": self.cut.em_scale,
+                    "faces": [one[0] for one in faces], "settings": self.settings, **files.typed("align_images.py")}  # fmt: skip
+            target = Path(self.args.aligned) / f"{path.stem}_{number:02}.png"
+            write(target, path, crop_quad(image, quad, self.cut.size), said)
+            tell("written", [target])
+        older = Path(self.args.aligned) / f"{path.stem}_{len(found) + 1:02}.png"
+        if self.args.face == "all" and older.exists() and older.with_suffix(".json").exists():
+            tell("warn", f"{older}: left by an earlier run that found more faces; encode_image.py will take it too unless you remove it")
+        return len(faces)
+
+
+def write(target, photo, crop, said):
+    """A face's picture, and last the record of what it is."""
+    record = target.with_suffix(".json")
+    if target.exists() and not record.exists() and target.parent.resolve() == photo.parent.resolve():
+        raise ValueError(f"{target}: a picture beside {photo.name} that align_images.py did not write; choose another folder")
+    require_own(target, photo)
+    record.unlink(missing_ok=True)  # a crop without a record is unfinished, one with another's would be wrong
+    images.save(target, crop)
+    with files.atomic(record) as temporary:
+        temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 def flags():
@@ -327,6 +351,7 @@ def flags():
     p.add_argument("--quad", metavar="FILE.json", help="what align_images.py wrote beside the crop")
     p.add_argument("--out", metavar="OUT.png", help="the photograph with the edited face")
     cli.add_folder_flags(p)
+    cli.add_workers_flag(p, "work on a folder in N processes (default: in this one)")
     cli.add_quiet_flag(p)
     return p
 
@@ -399,28 +424,28 @@ def main(argv):
         raise ValueError(f"--face {args.face}: use all, largest, or a number from 1")
     if not math.isfinite(args.min_score):
         raise ValueError(f"--min_score {args.min_score}: a number is needed")
-    cut, paths = cut_of(args), photographs(args)
-    marks = points(read_json(args.landmarks), "landmarks", 68, args.landmarks) if args.landmarks else None
-    find = (lambda _: [(None, marks)]) if args.landmarks else Detector(args.shape_predictor, args.min_score, downloading(args.quiet))
+    paths, work = photographs(args), Work(args)
     require_writable(args.aligned)
-    return align_all(paths, args, cut, find, settings_of(args, cut, marks))
+    return align_all(paths, args, work)
 
 
-def align_all(paths, args, cut, find, settings):
+def align_all(paths, args, work):
     """The photographs of a folder that are not done already, or the one that is named; returns the exit code."""
     of_folder = Path(args.raw).is_dir()
     if not of_folder:
-        cli.require_default(flags(), args, ("redo", "retry", "shard"), f"of a folder, and {args.raw} is one photograph")
-    items = folder.of_shard([folder.Item(path.stem, path, {"photograph": path}, settings) for path in paths], args.shard)
+        cli.require_default(flags(), args, ("redo", "retry", "shard", "workers"), f"of a folder, and {args.raw} is one photograph")
+    items = folder.of_shard([folder.Item(path.stem, path, {"photograph": path}, work.settings) for path in paths], args.shard)
     journal = folder.Journal(args.aligned) if of_folder else None
     run = folder.Run(args, journal, "align_images.py", single=not of_folder)
-    found = folder.plan(items, journal, lambda item: why_again(item, args), redo=args.redo or not of_folder, retry=args.retry)
+    found = folder.plan(items, journal, work.why, redo=args.redo or not of_folder, retry=args.retry)
     run.start(found)
     with run.shown(len(found.left), args.quiet or not of_folder):
-        for item in found.left:
-            with run.item(item) as said:
-                said["faces"] = align(item.path, args, cut, find, settings)
-            run.hear(0, "batch", [item])
+        waiting = batches.of(found.left, 1)
+        if args.workers and waiting:
+            done = batches.unless(work.why, lambda item: {})
+            workers.Workers(("align_images", "Work"), args, ["cpu"] * args.workers, 1, run.hear).run(waiting, done)
+        else:
+            batches.alone(work, waiting, run.hear)
     return run.failures.exit_code
 
 

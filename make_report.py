@@ -281,7 +281,7 @@ def edited(said, sources, what):
 # The page
 
 
-ELSEWHERE = ("made_by", "name", "sources", "picture", "files", "history", "frames", "landmarks", "quad")  # not among the settings
+ELSEWHERE = ("made_by", "name", "sources", "picture", "files", "history", "frames", "landmarks", "quad", "argv")  # not among the settings
 
 
 def plain_settings(result):

@@ -408,9 +408,9 @@ def main(argv):
     conditions = read_conditions(args.condition, shape, args.per_layer, hashes)
     boundary = train(high, low, config, conditions) if ws is None else train_by_scores(ws, scores, config, conditions)
     boundary.info |= {
-        "made_by": "train_boundary.py", "sources": sessions.origins(named), "generator_hash": next(iter(hashes), None),
-        "conditions": [Path(c).stem for c in args.condition], "split": config.split, "cost": config.cost, "seed": config.seed,
-        "toolkit": cli.__version__,
+        "made_by": "train_boundary.py", **files.typed("train_boundary.py"), "sources": sessions.origins(named),
+        "generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "split": config.split,
+        "cost": config.cost, "seed": config.seed, "toolkit": cli.__version__,
     }  # fmt: skip
     boundaries.save(out, boundary)
     if not hashes:

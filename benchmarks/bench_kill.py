@@ -66,7 +66,7 @@ def state(place):
     records = {}
     for path in (place / "w").glob("[!.]*.json"):
         said = json.loads(path.read_text())  # whole, or this fails
-        records[path.stem] = {key: value for key, value in said.items() if key not in ("seconds", "picture")}
+        records[path.stem] = {key: value for key, value in said.items() if key not in ("seconds", "picture", "argv")}
     return hashes, records, {path.name: path.stat().st_mtime_ns for path in (place / "w").glob("[!.]*.npy")}
 
 

@@ -149,12 +149,14 @@ def add_folder_flags(parser):
     )
 
 
+def add_workers_flag(parser, text):
+    """Add --workers, of commands whose batches other processes can work on."""
+    parser.add_argument("--workers", type=number(int, 1, most=1024), metavar="N", help=text)
+
+
 def add_worker_flags(parser):
-    """Add --workers, --devices and --ray, of commands whose batches other processes can work on."""
-    parser.add_argument(
-        "--workers", type=number(int, 1, most=1024), metavar="N", help="work on a folder in N processes, which share the cores' threads "
-        "(default: in this one; with --ray, actors)",
-    )  # fmt: skip
+    """Add --workers, --devices and --ray, of commands whose batches other processes and machines can work on."""
+    add_workers_flag(parser, "work on a folder in N processes, which share the cores' threads (default: in this one; with --ray, actors)")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="work on a folder on a Ray cluster: auto, HOST:6379 or ray://HOST:10001 (requirements-ray.txt)"
     )

@@ -176,6 +176,7 @@ class Session:
             "made_by": made_by,
             "sources": origins(sources),
             **more,
+            **files.typed(made_by),
             "seed": self.seed,
             "generator": str(self.G.meta["path"]),
             "generator_hash": self.G.meta["hash"],

@@ -520,3 +520,21 @@ def test_a_folder_skips_what_is_done_and_names_what_failed(tmp_path, monkeypatch
     assert states.count("failed") == 2 and states.count("done") == 3 + 1 + 1 + 4 + 4
     with pytest.raises(ValueError, match="--redo: of a folder"):
         align_images.main(["raw/a.png", "faces", "--redo"])
+
+
+def test_workers_cut_what_one_process_cuts(run, astronaut, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    photo = Image.open(astronaut / "astronaut.png")
+    for i in range(3):
+        photo.crop((0, 0, photo.width - i, photo.height - i)).save(raw / f"{i}.png")
+    (raw / "bad.png").write_bytes(b"no picture")
+    for where, words in (("one", ()), ("two", ("--workers", 2))):
+        done = run("align_images.py", raw, tmp_path / where, *words)
+        assert done.returncode == 1 and "failed: " in done.stderr and "bad.png" in done.stderr, done.stderr
+        assert sorted(Path(line).name for line in done.stdout.splitlines()) == ["0_01.png", "1_01.png", "2_01.png"]
+    lines = [json.loads(line) for line in (tmp_path / "two" / "runs.jsonl").read_text().splitlines()]
+    assert {line["worker"] for line in lines} == {1, 2} and len({line["name"] for line in lines}) == len(lines) == 4
+    for name in ("0_01.png", "0_01.json", "1_01.json", "2_01.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert run("align_images.py", raw / "0.png", tmp_path / "one", "--workers", 2).returncode == 2

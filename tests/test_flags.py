@@ -253,6 +253,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "redo": ALIGN,
         "retry": ALIGN,
         "shard": ALIGN,
+        "workers": "tests/test_align.py::test_workers_cut_what_one_process_cuts",
         "min_score": "tests/test_align.py::test_min_score_says_what_is_a_face",
         "shape_predictor": "tests/test_align.py::test_senseless_flags",
         "weight_file": "tests/test_align.py::test_faces_are_cut_for_the_generator_that_is_named",

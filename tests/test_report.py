@@ -122,6 +122,17 @@ def test_what_commands_write_and_the_commands_that_repeat_it(encode, photographs
     assert [p for p in before if not p.is_file() or p.read_bytes() != before[p]] == []
 
 
+def test_the_words_that_a_command_was_given_are_the_ones_that_repeat_it(run, G, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b c"):
+        np.save(f"{name}.npy", G.mapping.w_avg.repeat(1, G.num_ws, 1).numpy())
+    words = ["--latent_file1", "a.npy", "--latent_file2", "b c.npy", "--out", "mix", "--device", "cpu"]
+    assert run("image_crossover.py", *words, cwd=tmp_path).returncode == 0
+    assert json.loads(Path("mix.json").read_text())["argv"] == words
+    assert report(".") == 0
+    assert f"<pre>{shlex.join(['python', 'image_crossover.py', *words])}</pre>" in html.unescape(Path("report.html").read_text())
+
+
 def test_edits_stand_beside_their_face_wherever_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     latent = tmp_path / "w" / "a.npy"

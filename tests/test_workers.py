@@ -53,7 +53,7 @@ def content(place):
         if path.suffix in (".npy", ".png"):
             found[path.name] = path.read_bytes()
         elif path.suffix == ".json":
-            found[path.name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "generator")}
+            found[path.name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "generator", "argv")}
     return found
 
 
