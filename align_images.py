@@ -279,6 +279,7 @@ class Work:
         else:
             self.find = Detector(args.shape_predictor, args.min_score, downloading(args.quiet))
         self.settings = settings_of(args, self.cut, marks)
+        self.places = folder.Places(*{Path(args.raw) if Path(args.raw).is_dir() else Path(args.raw).parent, Path(args.aligned)})
 
     def why(self, item):
         return why_again(item, self.args)
@@ -286,6 +287,7 @@ class Work:
     def batch(self, items, tell):
         for item in items:
             began = time.time()
+            self.places.check()
             with folder.caught(item, tell, not Path(self.args.raw).is_dir()):
                 faces = self.align(item.path, tell)
                 tell("outcome", item, "done", {"seconds": round(time.time() - began, 1), "faces": faces})

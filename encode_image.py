@@ -114,8 +114,7 @@ def settled(args):
     if found.w_iteration and args.space != "w+":
         raise ValueError(f"--w_iteration is of --space w+; --space {args.space} has --iteration")
     if found.w_iteration and not found.iteration:
-        names = ("layers", "joint", "lambda_start")
-        cli.require_default(flags(), args, names, "of the steps after --w_iteration; give --iteration N, or --preset exact")
+        cli.require_default(flags(), args, ("layers", "joint", "lambda_start"), "of the steps after --w_iteration; give --iteration N")
     if not found.tune:
         cli.require_default(flags(), args, ("tune_form", "tune_lr", "tune_locality", "tune_until", "tune_together"), "needs --tune N")
     return found
@@ -424,6 +423,7 @@ class Work:
         auto = auto_batch(1 << 30, self.session.G.resolution, self.session.device.type)
         self.size = auto if args.batch_size == "auto" else args.batch_size  # images that fit together
         self.owners = {row["name"]: row["latent"] for row in folder.table_rows(args.save_dir)}
+        self.places = folder.Places(args.latent_dir, args.save_dir)
         self.stopping = False  # whether to keep the best so far and end
         self.session.distance()  # read, or downloaded, before the bar starts
 
@@ -449,6 +449,7 @@ class Work:
 
         photos = []
         for item in items:
+            self.places.check(item.path.parent)
             with folder.caught(item, tell, self.args.src_im):
                 photos.append(read(item, self.args, self.session, self.owners))
             self.remarks(tell)
@@ -513,6 +514,7 @@ class Work:
         from editor import folder
 
         for i, photo in enumerate(photos):
+            self.places.check()
             with folder.caught(photo.item, tell, self.args.src_im):
                 if found.interrupted and finished(photo.latent, self.session):
                     tell("say", f"{photo.latent}: stopped before its end; the finished one of an earlier run stays")
@@ -551,9 +553,12 @@ def main(argv):
     from editor import folder, images, workers
     from editor import session as sessions
 
-    paths = (
-        [sessions.aligned_image(args.src_im, args.src_dir)] if args.src_im else images.list_images(sessions.aligned_folder(args.src_dir))
-    )
+    if args.src_im:
+        paths = [sessions.aligned_image(args.src_im, args.src_dir)]
+    else:
+        paths = images.list_images(sessions.aligned_folder(args.src_dir))
+        for line in images.left_out(paths[0].parent):
+            cli.warn(f"{paths[0].parent}: {line}")
     check(args, paths)
     files.check_writable(Path(args.save_dir) / "metrics.csv", Path(args.latent_dir) / "check.npy")
     devices = workers.devices(args)
@@ -573,17 +578,17 @@ def main(argv):
     items = folder.of_shard([folder.Item(result_name(path, args), path, sources(path, args), mark) for path in paths], args.shard)
     found = planned(items, args, work, journal)
     batches = divided(found.left, args, work, devices)
-    run.start(found, lambda item: done_again(item, args))
+    opener, known = ("encode_image", "Work"), lambda item: done_again(item, args)
+    run.start(found, known)
     if not args.quiet and batches:
         cli.warn_of(session)
         how = f"{session.device.type}: {session.dtype_name}, compile {'on' if session.compiles(work.config) else 'off'}"
         how = f"{len(devices)} {'actors' if args.ray else 'processes'}" if devices else how
         cli.say(f"{how}, batches of {max(map(len, batches))}; {stages(work.config, work.tuning)}")
     folders = {str(paths[0].parent): False, args.latent_dir: True, args.save_dir: True}
-    kept = f"the best so far is in {args.latent_dir}, and {'--resume' if args.src_im else 'the same command'} goes on"
     try:
         with run.shown(len(found.left), args.quiet):
-            workers.share(("encode_image", "Work"), args, work, batches, run, lambda item: done_again(item, args), kept, folders)
+            workers.share(opener, args, work, batches, run, known, folders, args.latent_dir)
     finally:
         folder.write_table(args.save_dir)
     if not args.src_im and not args.quiet:

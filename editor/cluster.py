@@ -47,7 +47,7 @@ class Actor:
             return cli.one_line(error)
 
     def batch(self, items):
-        """Work on a batch; what there is to hear of it, the steps left out."""
+        """Work on a batch; what there is to hear of it, the steps left out; a sentence where this machine can work on no more."""
         import torch
 
         heard, lock = [], threading.Lock()
@@ -58,8 +58,12 @@ class Actor:
                     heard.append(words)
 
         torch.set_num_threads(self.threads)  # it is a thread's
-        with contextlib.suppress(KeyboardInterrupt):  # it was told to stop, and kept the best so far
+        try:
             self.work.batch(items, tell)
+        except KeyboardInterrupt:  # it was told to stop, and kept the best so far
+            pass
+        except (ValueError, OSError) as error:
+            return cli.one_line(error)
         return heard
 
     def stop(self):
@@ -185,10 +189,10 @@ class Cluster:
             return self.lost(actor, error=error)
         except ray.exceptions.TaskCancelledError:
             answer = []
+        if isinstance(answer, str):
+            return self.lost(actor, answer)
         del self.refs[ref]
         if batch is None:
-            if answer:
-                return self.lost(actor, answer)
             self.actors[actor][1], self.early = True, 0
         else:
             for words in answer:

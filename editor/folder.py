@@ -81,6 +81,29 @@ def of_shard(items, shard):
     return [item for item in items if int.from_bytes(hashlib.sha256(os.fsencode(item.name)).digest()[:8]) % n == i - 1]
 
 
+class Places:
+    """The folders that a run reads and writes. A share that goes away in mid-run ends it, before results go to where it was."""
+
+    def __init__(self, *folders):
+        self.known = {str(path): self._device(path) for path in folders}
+
+    def _device(self, path):
+        """What tells a share from the folder that it hides; None where there is no folder."""
+        return os.stat(path).st_dev if os.path.isdir(path) else None
+
+    def check(self, *more):
+        """Those, and `more`, are where they were.
+
+        Raises:
+            OSError: a folder is gone, or another one is where it was.
+        """
+        for path, device in (dict.fromkeys(map(str, more)) | self.known).items():
+            now = self._device(path)
+            if device is not None and now != device:
+                raise OSError(f"{path}: gone since this run began; what was done is in it, and once it is back the same command goes on")
+            self.known[path] = now
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # runs.jsonl
 
@@ -89,14 +112,16 @@ class Journal:
     """`runs.jsonl` of a folder: a line for each outcome, only ever added to, by any number of processes."""
 
     def __init__(self, folder):
-        self.folder, self.path = Path(folder), Path(folder) / "runs.jsonl"
+        self.folder, self.path, self.made = Path(folder), Path(folder) / "runs.jsonl", Path(folder).is_dir()
 
     @contextlib.contextmanager
     def locked(self):
         """The open file, which no other process writes to meanwhile (where the file system has locks; a line is one write anyway)."""
         if self.path.exists():
             files.require_regular(self.path, "remove it: lines of outcomes go there")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.made:  # once, so that a share that goes away is not taken for a folder that is yet to be made
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.made = True
         handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             with contextlib.suppress(ImportError, OSError):
@@ -266,6 +291,7 @@ class Run:
         self.figures, self.counts = [], dict.fromkeys(STATES, 0)
         self.behind, self.doing = 0, {}  # items of batches that ended; worker: steps of its batch
         self.full = False  # whether the journal could not be written to
+        self.places = Places(journal.folder) if journal else Places()
 
     def hear(self, worker, kind, *words):
         getattr(self, f"_{kind}")(worker, *words)
@@ -332,6 +358,7 @@ class Run:
     def item(self, item):
         """A block that makes an item, for commands that do so one by one; what it adds to the dict that is yielded goes to the journal."""
         figures, began = {}, time.time()
+        self.places.check()
         with self.failures.catch(item.path):
             try:
                 yield figures

@@ -208,6 +208,8 @@ class Workers:
         worker.kill()
         if self.stopping:
             return
+        if worker.ready and refusal:  # it worked, so this is no matter of its device
+            raise OSError(refusal)
         self.early += not worker.ready
         if refusal:
             self.devices.remove(worker.device)
@@ -273,13 +275,14 @@ def clustered(args):
     return cluster.shares(args.workers, checkpoints.read_metadata(args.weight_file)["resolution"] <= 256)
 
 
-def share(opener, args, work, waiting, run, figures, kept, folders):
+def share(opener, args, work, waiting, run, figures, folders, latents):
     """Work on batches in this process, or as --workers, --devices and --ray say.
 
     Args:
         opener: as of `batches.opened`. work: what it makes, for this process, with `why(item)`. run: a `folder.Run`.
-        figures: item that is done -> what a line says of it. kept: what to say after Ctrl-C.
+        figures: item that is done -> what a line says of it.
         folders: {folder that all machines of a cluster must see: whether it is written to}.
+        latents: the folder where, after Ctrl-C, the best so far is.
     """
     done = batches.unless(work.why, figures)
     try:
@@ -294,5 +297,6 @@ def share(opener, args, work, waiting, run, figures, kept, folders):
         else:
             batches.alone(work, waiting, run.hear)
     except KeyboardInterrupt as error:
-        error.args = (kept,)
+        kept = f"the best so far is in {latents}" if run.counts["done"] or run.counts["stopped"] else "nothing new was written"
+        error.args = (f"{kept}, and {'--resume' if run.failures.single else 'the same command'} goes on",)
         raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import encode_image
 from editor import batches, cli, files, folder, images
 from tests.test_encode import picture, rows, said, stamps
 
@@ -175,3 +176,22 @@ def test_the_journal_is_json_a_line_and_says_who_what_when(encode, photographs):
     line = json.loads(Path("s/runs.jsonl").read_text())
     assert line.keys() >= {"name", "state", "seconds", "psnr", "ssim", "loss", "settings", "content", "host", "process", "worker", "time"}
     assert line["psnr"] == said()["psnr"] and line["latent"] == os.path.abspath("w/a.npy") and line["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("lost", ["w", "s", "in"])
+def test_a_share_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(encode, photographs, monkeypatch, lost):
+    write = encode_image.write
+
+    def goes(photo, *rest):
+        said = write(photo, *rest)
+        os.rename(lost, "away")
+        return said
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_image, "write", goes)
+        with pytest.raises(OSError, match=f"{lost}: gone since this run began; .* the same command goes on"):
+            encode("--quiet", "--batch_size", 1)
+    assert not Path(lost).exists()
+    os.rename("away", lost)
+    latent = Path("w/a.npy").stat().st_mtime_ns
+    assert encode("--quiet") == 0 and len(list(Path("w").glob("*.npy"))) == 3 and Path("w/a.npy").stat().st_mtime_ns == latent

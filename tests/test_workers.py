@@ -169,6 +169,9 @@ class Told(Deadly):
             tell("outcome", item, "stopped" if first else "done", {})
             if first:
                 raise KeyboardInterrupt
+class Adrift(Deadly):
+    def batch(self, items, tell):
+        raise OSError("the share is gone")
 def closed(args):
     raise ValueError("no memory on the card")
 def bug(args):
@@ -210,6 +213,8 @@ def test_what_kills_its_worker_twice_is_named_and_its_neighbours_are_done(crew):
 def test_a_worker_that_cannot_open_is_one_line_and_a_bug_keeps_its_traceback(crew):
     with pytest.raises(OSError, match="no memory on the card"):
         crew("closed", ["cpu"], ["a"])
+    with pytest.raises(OSError, match="^the share is gone$"):
+        crew("Adrift", ["cpu", "cpu"], ["a", "b"])
     with pytest.raises(RuntimeError, match="in worker 1:\n(?s:.*)ZeroDivisionError"):
         crew("bug", ["cpu"], ["a"])
     heard = crew("half", ["cuda:0", "cpu"], ["a", "c"])
