@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 
-from editor import fast_conv
+from editor import coarse, fast_conv
 from perceptual_model import gram
 
 LOW_MEMORY_FROM = 128
@@ -351,12 +351,13 @@ def noise_goal(G, goal, ws, maps, config):
     return Goal(torch.lerp(drawn, goal.image, mask))
 
 
-def descend(variables, evaluate, iteration, config, result, callback=None, show=None, enough=None, also=None):
+def descend(variables, stages, iteration, config, result, callback=None, show=None, enough=None, also=None):
     """Adam on `variables`, in place; in the end each image has the values at which its own loss was lowest.
 
     Args:
         variables: list of `Variable`.
-        evaluate: () -> (losses [N], images), at the variables' values.
+        stages: [(first step, evaluate), ...]; evaluate: () -> (losses [N], images), at the variables' values. The last one's losses
+            are those that count: what an earlier one finds is where the next one begins.
         enough: images -> whether they are near enough to end here; asked every `check_every` steps.
         also: step -> one more loss [1] whose gradient is added, or None; after the others', so that both are never in memory at once.
         result: a `Projection`; history, steps, stopped, interrupted and diverged are written to it.
@@ -368,10 +369,12 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
     optimiser = torch.optim.Adam(
         [{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999), fused=values[0].device.type != "mps"
     )
-    best, first, marker = Best(variables), result.steps, math.inf
+    best, first, marker, starts, evaluate = Best(variables), result.steps, math.inf, dict(stages), stages[0][1]
     result.stopped = None  # an earlier stage's reason is not this one's
     try:
         for step in range(iteration):
+            if step and step in starts:
+                evaluate, best = starts[step], Best(variables)
             for group, v in zip(optimiser.param_groups, variables, strict=True):
                 group["lr"] = rate(v.lr, config.schedule, step, iteration)
             losses, images = evaluate()
@@ -404,6 +407,8 @@ def descend(variables, evaluate, iteration, config, result, callback=None, show=
     except KeyboardInterrupt as interruption:
         result.stopped, result.interrupted = "Ctrl-C", interruption
     with torch.no_grad():
+        if evaluate is not stages[-1][1]:  # what ended it came before the stage that counts
+            evaluate, best = stages[-1][1], Best(variables)
         last, _ = evaluate()
     best.keep(last)
     best.restore()
@@ -443,9 +448,8 @@ def project(G, distance, targets, config, callback=None, show=None):
     value = first_value(G, config, n, device)
     latent = Variable(value, config.lr, movable(G, config, device) if config.space == "w+" else torch.ones((), device=device))
     w0, held = value.detach().clone(), holding(G, config, device)
-    losses_of = objective(G, distance, goal, config)
 
-    def latent_losses():
+    def latent_losses(losses_of):
         ws = to_ws(G, latent.value, config.space)
         losses, images = losses_of(ws, noise.maps() if config.joint else config.noise)
         if config.lambda_start:
@@ -455,7 +459,8 @@ def project(G, distance, targets, config, callback=None, show=None):
         return losses + config.lambda_noise * noise.drift() if config.joint else losses, images
 
     variables = [latent, *(noise.variables if config.joint else [])]
-    result.loss = descend(variables, latent_losses, config.iteration, config, result, callback, show)
+    stages = [(step, functools.partial(latent_losses, objective(*parts, config))) for step, *parts in coarse.stages(G, distance, goal, config)]
+    result.loss = descend(variables, stages, config.iteration, config, result, callback, show)
     result.ws = to_ws(G, latent.value.detach(), config.space).contiguous().clone()
     if config.noise_iteration and not result.interrupted:
         pixels = objective(G, None, noise_goal(G, goal, result.ws, noise.maps(), config), replace(config, lambda_mse=1.0))
@@ -464,7 +469,7 @@ def project(G, distance, targets, config, callback=None, show=None):
             losses, images = pixels(result.ws, noise.maps())
             return losses + config.lambda_noise * noise.drift(), images
 
-        result.noise_loss = descend(noise.variables, noise_losses, config.noise_iteration, config, result, callback, show)
+        result.noise_loss = descend(noise.variables, [(0, noise_losses)], config.noise_iteration, config, result, callback, show)
     maps = config.noise if noise is None else noise.maps()
     if not isinstance(maps, str):  # maps that were given belong to the result even if they did not move: it was found under them
         result.noise = [m.detach().expand(n, -1, -1, -1).clone() for m in maps]

@@ -178,7 +178,7 @@ def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, sho
     found = projection.Projection(ws=ws, loss=None)
     moving = [projection.Variable(value, tuning.lr, torch.ones((), device=ws.device)) for value in variables.values()]
     heard = callback, show, enough if tuning.until else None, look_at_others
-    found.loss = projection.descend(moving, evaluate, tuning.steps, config, found, *heard)
+    found.loss = projection.descend(moving, [(0, evaluate)], tuning.steps, config, found, *heard)
     weights = {name: value[0].detach().half() for name, value in variables.items()}
     found.tuned = [weights if any(value.any() for value in weights.values()) else None] * len(ws)  # None: no step was better than none
     return found
