@@ -17,6 +17,7 @@ from pathlib import Path
 
 from editor import cli, files
 
+STOPPED = "stopped before its end"  # why a result is made again
 STATES = ("done", "failed", "stopped")  # stopped: the best so far of what Ctrl-C ended
 LONGEST = 100_000  # bytes of a line; a longer one is none of ours
 
@@ -192,14 +193,30 @@ def why_again(latent, picture, sources, expected, G=None, *, whole=True, what="a
         return "unfinished, damaged or of another generator"
     if {key: said.get(key) for key in expected} != json.loads(json.dumps(expected)):
         return "done with other settings"
-    if not said.get("complete", True):
-        return "stopped before its end"
     before = entry(said, "sources")
     if {role: [entry(before, role).get("sha256"), entry(before, role).get("parts")] for role in before} != contents(sources):
         return f"{what} changed"
+    if not said.get("complete", True):
+        return STOPPED
     if not picture.is_file() or entry(said, "picture").get("sha256") != files.file_hash(picture):
         return "its picture is gone or changed"
     return None
+
+
+def stays(latent, picture, sources, expected, G, *, steps):
+    """What an earlier run's face is, in words, that one which was stopped after so many steps must not replace; None: no better one.
+
+    Other arguments: as of `why_again`.
+    """
+    from editor import face
+
+    try:
+        said = face.read(latent, G).info
+        why = why_again(latent, picture, sources, expected, G)
+    except (ValueError, OSError):
+        return None
+    further = why == STOPPED and isinstance(said.get("steps"), int) and said["steps"] >= steps
+    return "the finished one" if said.get("complete") else "one that came further" if further else None
 
 
 @dataclass
@@ -255,10 +272,12 @@ def plan(items, journal, why, *, redo=False, retry=False, together=None):
             reason = why(item)
         except (ValueError, OSError):
             reason = "not readable"
-        line = last.get((item.name, item.content(), item.mark), {}) if reason and item.name in names and not retry else {}
-        if line.get("state") == "failed" and line.get("final"):
+        line = last.get((item.name, item.content(), item.mark), {}) if reason and item.name in names else {}
+        failed = line.get("state") == "failed" and line.get("final")
+        if failed and not retry:
             found.failed[item.name] = item, str(line.get("error"))
         elif reason:
+            reason = "failed before" if failed else reason
             found.left.append(item)
             found.reasons[reason] = found.reasons.get(reason, 0) + 1
         else:
