@@ -541,3 +541,19 @@ def test_workers_cut_what_one_process_cuts(run, astronaut, tmp_path):
         first, second = (json.loads(path.with_suffix(".json").read_text()) for path in (one, two))
         assert first | {"argv": second["argv"]} == second and second["argv"][-1] == "2"
     assert run("align_images.py", raw / "0.png", tmp_path / "one", "--workers", 2).returncode == 2
+
+
+def test_a_folder_that_goes_away_while_a_face_is_cut_is_not_made_anew(tmp_path, monkeypatch):
+    raw, aligned, marks, crop_quad = tmp_path / "raw", tmp_path / "aligned", tmp_path / "marks.json", align_images.crop_quad
+    raw.mkdir()
+    Image.new("RGB", (512, 512)).save(raw / "a.png")
+    marks.write_text(json.dumps(a_face().tolist()))
+
+    def goes(*words):
+        aligned.rename(tmp_path / "away")
+        return crop_quad(*words)
+
+    monkeypatch.setattr(align_images, "crop_quad", goes)
+    with pytest.raises(OSError, match="aligned: gone since this run began"):
+        align_images.main([str(raw), str(aligned), "--landmarks", str(marks), "--quiet"])
+    assert not aligned.exists()
