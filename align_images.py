@@ -445,11 +445,15 @@ def align_all(paths, args, work):
     run.start(found)
     with run.shown(len(found.left), args.quiet or not of_folder):
         waiting = batches.of(found.left, 1)
-        if args.workers and waiting:
-            done = batches.unless(work.why, lambda item: {})
-            workers.Workers(("align_images", "Work"), args, ["cpu"] * args.workers, 1, run.hear).run(waiting, done)
-        else:
-            batches.alone(work, waiting, run.hear)
+        try:
+            if args.workers and waiting:
+                done = batches.unless(work.why, lambda item: {})
+                workers.Workers(("align_images", "Work"), args, ["cpu"] * args.workers, 1, run.hear).run(waiting, done)
+            else:
+                batches.alone(work, waiting, run.hear)
+        except KeyboardInterrupt as error:
+            error.args = ("the same command goes on",)
+            raise
     return run.failures.exit_code
 
 

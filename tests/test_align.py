@@ -518,6 +518,9 @@ def test_a_folder_skips_what_is_done_and_names_what_failed(tmp_path, monkeypatch
     assert run(code=0)[0] == 1 and run("--output_size", "64", code=0)[0] == 4 and run("--output_size", "64", "--redo", code=0)[0] == 4
     states = [line["state"] for line in map(json.loads, Path("faces/runs.jsonl").read_text().splitlines())]
     assert states.count("failed") == 2 and states.count("done") == 3 + 1 + 1 + 4 + 4
+    monkeypatch.setattr("editor.folder.Run.note", lambda *words, **figures: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        run("--redo", code=0)
     with pytest.raises(ValueError, match="--redo: of a folder"):
         align_images.main(["raw/a.png", "faces", "--redo"])
 
