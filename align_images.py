@@ -316,7 +316,9 @@ class Work:
                     "landmarks": marks.tolist(), "score": score, "scale": self.cut.scale, "em_scale": self.cut.em_scale,
                     "faces": [one[0] for one in faces], "settings": self.settings, **files.typed("align_images.py")}  # fmt: skip
             target = Path(self.args.aligned) / f"{path.stem}_{number:02}.png"
-            write(target, path, crop_quad(image, quad, self.cut.size), said)
+            crop = crop_quad(image, quad, self.cut.size)
+            self.places.check()  # finding and cutting took long
+            write(target, path, crop, said)
             tell("written", [target])
         older = Path(self.args.aligned) / f"{path.stem}_{len(found) + 1:02}.png"
         if self.args.face == "all" and older.exists() and older.with_suffix(".json").exists():
@@ -443,11 +445,15 @@ def align_all(paths, args, work):
     run.start(found)
     with run.shown(len(found.left), args.quiet or not of_folder):
         waiting = batches.of(found.left, 1)
-        if args.workers and waiting:
-            done = batches.unless(work.why, lambda item: {})
-            workers.Workers(("align_images", "Work"), args, ["cpu"] * args.workers, 1, run.hear).run(waiting, done)
-        else:
-            batches.alone(work, waiting, run.hear)
+        try:
+            if args.workers and waiting:
+                done = batches.unless(work.why, lambda item: {})
+                workers.Workers(("align_images", "Work"), args, ["cpu"] * args.workers, 1, run.hear).run(waiting, done)
+            else:
+                batches.alone(work, waiting, run.hear)
+        except KeyboardInterrupt as error:
+            error.args = ("the same command goes on",)
+            raise
     return run.failures.exit_code
 
 

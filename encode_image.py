@@ -298,9 +298,7 @@ def configure(args, session):
         config = dataclasses.replace(config, layers=face.layer_range(args.layers, num_ws))
     if args.lambda_start is not None:
         config.lambda_start = args.lambda_start
-    tuning = settings.Tuning(
-        steps=args.tune, form=args.tune_form, lr=args.tune_lr, locality=args.tune_locality, until=args.tune_until
-    )  # fmt: skip
+    tuning = settings.Tuning(steps=args.tune, form=args.tune_form, lr=args.tune_lr, locality=args.tune_locality, until=args.tune_until)
     return config, encoder, tuning, remembered(config, encoder, tuning, args, session)
 
 
@@ -330,16 +328,6 @@ PASSING = ("dtype", "compile", "low_memory", "show_every", "check_every", "noise
 def expected(args, session, chosen):
     """What a record says besides its sources where --resume may skip its photograph."""
     return {"settings": chosen} | ({} if args.precision == "auto" else {"precision": session.dtype_name})
-
-
-def finished(latent, session):
-    """Whether an earlier run's face lies there whole: what was stopped half way does not replace it."""
-    from editor import face
-
-    try:
-        return bool(face.read(latent, session.G).info.get("complete"))
-    except (ValueError, OSError):
-        return False
 
 
 def done_again(item, args):
@@ -516,8 +504,10 @@ class Work:
         for i, photo in enumerate(photos):
             self.places.check()
             with folder.caught(photo.item, tell, self.args.src_im):
-                if found.interrupted and finished(photo.latent, self.session):
-                    tell("say", f"{photo.latent}: stopped before its end; the finished one of an earlier run stays")
+                now = expected(self.args, self.session, self.chosen)
+                known = photo.latent, photo.picture, sources(photo.path, self.args), now, self.session.G
+                if found.interrupted and (what := folder.stays(*known, steps=found.steps)):
+                    tell("say", f"{photo.latent}: stopped before its end; {what} of an earlier run stays")
                     continue
                 said = write(photo, found, i, self.args, self.session, self.chosen)
                 tell("outcome", photo.item, "stopped" if found.interrupted else "done", figures(said, photo.latent))

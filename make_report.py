@@ -169,7 +169,7 @@ def command(result):
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):  # a record that lacks what its command writes
         words = None
     if not words and isinstance(argv, list) and all(isinstance(w, str) for w in argv):
-        words = argv
+        words = argv + ["--redo"] * (result.of_folder and "--redo" not in argv)
     return " ".join(word(w) for w in ["python", made_by.split()[0], *words]) if words else ""
 
 

@@ -391,12 +391,13 @@ def open_streams():
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def _on_signal(number, frame):
+def on_signal(number, frame):
     """Ctrl-C and SIGTERM raise KeyboardInterrupt; before `run`, and inside an import, which would be left half done, they end at once."""
     error, inner = (Terminated if number == signal.SIGTERM else KeyboardInterrupt), frame
     while inner is not None and WAITING is None:
         if not RUNNING or inner.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, f"{os.path.basename(sys.argv[0])}: stopped\n".encode())
+            if "--multiprocessing-fork" not in sys.orig_argv:  # else a worker of the command that has this name
+                os.write(2, f"{os.path.basename(sys.argv[0])}: stopped\n".encode())
             os._exit(128 + number)
         inner = inner.f_back
     if WAITING is None:
@@ -407,7 +408,7 @@ def _on_signal(number, frame):
 def stand_ready():
     """From here on Ctrl-C and SIGTERM end the process as `run` says; for programs that import for seconds before they call it."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+        signal.signal(number, on_signal)
 
 
 RUNNING = False  # whether `run` has begun

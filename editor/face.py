@@ -121,6 +121,8 @@ def read(path, G=None, force=False, saved_noise=True, strength=1.0):
         found.noise = _read_noise(noise_path(path), G)
     if G is not None and strength and _belongs(found, "tuned", tuning.path_of(path), "--tuned_strength 0"):
         found.tuned = tuning.scaled(tuning.read(tuning.path_of(path), G, force), strength, G)
+    if said.get("complete") is False:
+        found.remarks.append(f"{path}: stopped before its end; encode_image.py, called as before, finishes it")
     if G is not None and torch.equal(ws, ws[:, :1].expand_as(ws)) and (distance := _distance(ws, G)) > FAR:
         found.remarks.append(
             f"{path}: {distance:.1f} times as far from the mean latent as faces are; is it a z? "

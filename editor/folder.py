@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import time
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from editor import cli, files
 
+STOPPED = "stopped before its end"  # why a result is made again
 STATES = ("done", "failed", "stopped")  # stopped: the best so far of what Ctrl-C ended
 LONGEST = 100_000  # bytes of a line; a longer one is none of ours
 
@@ -82,26 +85,44 @@ def of_shard(items, shard):
 
 
 class Places:
-    """The folders that a run reads and writes. A share that goes away in mid-run ends it, before results go to where it was."""
+    """The folders that a run reads and writes. One that goes away in mid-run ends it, before results go to where it was.
+
+    Each is held open where the system lets it be: so long, no other folder gets its number, nor it another one on a network.
+    """
 
     def __init__(self, *folders):
-        self.known = {str(path): self._device(path) for path in folders}
+        self.known, self.held = {str(path): self._found(path) for path in folders}, set()
 
-    def _device(self, path):
-        """What tells a share from the folder that it hides; None where there is no folder."""
-        return os.stat(path).st_dev if os.path.isdir(path) else None
+    def _found(self, path):
+        """What tells a folder from another one in its place, or a share from the folder that it hides; None where there is no folder."""
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+
+    def _hold(self, path):
+        self.held.add(path)
+        with contextlib.suppress(OSError):  # Windows opens no folder
+            weakref.finalize(self, os.close, os.open(path, os.O_RDONLY))
 
     def check(self, *more):
         """Those, and `more`, are where they were.
 
         Raises:
-            OSError: a folder is gone, or another one is where it was.
+            Gone: a folder is gone, or another one is where it was.
         """
-        for path, device in (dict.fromkeys(map(str, more)) | self.known).items():
-            now = self._device(path)
-            if device is not None and now != device:
-                raise OSError(f"{path}: gone since this run began; what was done is in it, and once it is back the same command goes on")
+        for path, before in (dict.fromkeys(map(str, more)) | self.known).items():
+            now = self._found(path)
+            if before is not None and now != before:
+                raise Gone(f"{path}: gone since this run began; what was done is in it, and once it is back the same command goes on")
+            if path not in self.held and now is not None:
+                self._hold(path)
             self.known[path] = now
+
+
+class Gone(OSError):
+    """A folder that a run needs is not where it was: no matter of an item's."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,14 +213,30 @@ def why_again(latent, picture, sources, expected, G=None, *, whole=True, what="a
         return "unfinished, damaged or of another generator"
     if {key: said.get(key) for key in expected} != json.loads(json.dumps(expected)):
         return "done with other settings"
-    if not said.get("complete", True):
-        return "stopped before its end"
     before = entry(said, "sources")
     if {role: [entry(before, role).get("sha256"), entry(before, role).get("parts")] for role in before} != contents(sources):
         return f"{what} changed"
+    if not said.get("complete", True):
+        return STOPPED
     if not picture.is_file() or entry(said, "picture").get("sha256") != files.file_hash(picture):
         return "its picture is gone or changed"
     return None
+
+
+def stays(latent, picture, sources, expected, G, *, steps):
+    """What an earlier run's face is, in words, that one which was stopped after so many steps must not replace; None: no better one.
+
+    Other arguments: as of `why_again`.
+    """
+    from editor import face
+
+    try:
+        said = face.read(latent, G).info
+        why = why_again(latent, picture, sources, expected, G)
+    except (ValueError, OSError):
+        return None
+    further = why == STOPPED and isinstance(said.get("steps"), int) and said["steps"] >= steps
+    return "the finished one" if said.get("complete") else "one that came further" if further else None
 
 
 @dataclass
@@ -255,10 +292,12 @@ def plan(items, journal, why, *, redo=False, retry=False, together=None):
             reason = why(item)
         except (ValueError, OSError):
             reason = "not readable"
-        line = last.get((item.name, item.content(), item.mark), {}) if reason and item.name in names and not retry else {}
-        if line.get("state") == "failed" and line.get("final"):
+        line = last.get((item.name, item.content(), item.mark), {}) if reason and item.name in names else {}
+        failed = line.get("state") == "failed" and line.get("final")
+        if failed and not retry:
             found.failed[item.name] = item, str(line.get("error"))
         elif reason:
+            reason = "failed before" if failed else reason
             found.left.append(item)
             found.reasons[reason] = found.reasons.get(reason, 0) + 1
         else:
@@ -418,7 +457,7 @@ def caught(item, tell, single=False):
     """A block whose errors are the item's, and told; of a single one, the command's."""
     try:
         yield
-    except BrokenPipeError:
+    except (BrokenPipeError, Gone):
         raise
     except (ValueError, OSError) as error:
         tell("outcome", item, "failed", failure(error))

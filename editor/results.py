@@ -59,6 +59,7 @@ class Result:
     others: list = field(default_factory=list)
     edits: list = field(default_factory=list)
     made: list = field(default_factory=list)
+    of_folder: bool = False  # whether a command made it that skips what is done
 
     @property
     def made_by(self):
@@ -285,6 +286,7 @@ def _add_outcomes(results, last):
             results.append(result)
             if said.get("state") != "failed":
                 result.remarks.append("its record is in none of these folders")
+        result.of_folder = True
         result.figures = numbers(said) | result.figures
         result.said = {"history": said["history"]} | result.said if result.said and "history" in said else result.said
         if said.get("state") == "failed":

@@ -210,7 +210,7 @@ class Session:
 
         def finish():
             images.save(path, picture)
-            if earlier not in (None, files.file_hash(path)):
+            if earlier not in (None, files.file_hash(path)) and before.get("complete", True):  # what was stopped is to be replaced
                 what = "what an earlier run made of the same files with other settings" if before.get("files") else "a picture of that name"
                 self.remarks.append(f"{path}: replaces {what}")
             return {"picture": {"path": str(path), "sha256": files.file_hash(path)}}

@@ -55,13 +55,20 @@ def interrupt():
         _thread.interrupt_main()
 
 
+def once(number, frame):
+    """A worker is told to stop by who started it, and maybe by a terminal or `kill` as well: the first time counts."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cli.on_signal(number, frame)
+
+
 def serve(connection, opener, args, threads):
     """A worker's life, in its process."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch and the others read it
     tell, inbox = Voice(connection), queue.SimpleQueue()
-    cli.begin()
-    threading.Thread(target=listen, args=(connection, inbox, interrupt), daemon=True).start()
     try:
+        cli.begin()
+        signal.signal(signal.SIGTERM, once)
+        threading.Thread(target=listen, args=(connection, inbox, interrupt), daemon=True).start()
         work = batches.opened(opener, args)
         tell("ready")
         while True:
@@ -135,6 +142,8 @@ class Workers:
     def __init__(self, opener, args, devices, threads, hear):
         self.opener, self.args, self.devices, self.threads, self.hear = opener, args, list(devices), threads, hear
         self.workers, self.early, self.stopping = [], 0, False
+        if self.devices.count("cpu") > (cores := os.cpu_count() or 1):
+            hear(0, "warn", f"{self.devices.count('cpu')} processes share {cores} cores; more than one a core only takes memory")
 
     def run(self, waiting, done):
         """Work on all batches. `done`: item -> its figures where it is done by now, else None.

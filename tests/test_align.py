@@ -518,6 +518,9 @@ def test_a_folder_skips_what_is_done_and_names_what_failed(tmp_path, monkeypatch
     assert run(code=0)[0] == 1 and run("--output_size", "64", code=0)[0] == 4 and run("--output_size", "64", "--redo", code=0)[0] == 4
     states = [line["state"] for line in map(json.loads, Path("faces/runs.jsonl").read_text().splitlines())]
     assert states.count("failed") == 2 and states.count("done") == 3 + 1 + 1 + 4 + 4
+    monkeypatch.setattr("editor.folder.Run.note", lambda *words, **figures: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        run("--redo", code=0)
     with pytest.raises(ValueError, match="--redo: of a folder"):
         align_images.main(["raw/a.png", "faces", "--redo"])
 
@@ -541,3 +544,19 @@ def test_workers_cut_what_one_process_cuts(run, astronaut, tmp_path):
         first, second = (json.loads(path.with_suffix(".json").read_text()) for path in (one, two))
         assert first | {"argv": second["argv"]} == second and second["argv"][-1] == "2"
     assert run("align_images.py", raw / "0.png", tmp_path / "one", "--workers", 2).returncode == 2
+
+
+def test_a_folder_that_goes_away_while_a_face_is_cut_is_not_made_anew(tmp_path, monkeypatch):
+    raw, aligned, marks, crop_quad = tmp_path / "raw", tmp_path / "aligned", tmp_path / "marks.json", align_images.crop_quad
+    raw.mkdir()
+    Image.new("RGB", (512, 512)).save(raw / "a.png")
+    marks.write_text(json.dumps(a_face().tolist()))
+
+    def goes(*words):
+        aligned.rename(tmp_path / "away")
+        return crop_quad(*words)
+
+    monkeypatch.setattr(align_images, "crop_quad", goes)
+    with pytest.raises(OSError, match="aligned: gone since this run began"):
+        align_images.main([str(raw), str(aligned), "--landmarks", str(marks), "--quiet"])
+    assert not aligned.exists()

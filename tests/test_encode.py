@@ -345,6 +345,27 @@ def test_ctrl_c_keeps_the_best_so_far_and_resume_does_it_again(encode, photograp
     assert all(said(f"w/{n}.json")["complete"] for n in "abc") and rows() == ["name", "a", "b", "c"]
 
 
+def test_of_two_that_were_stopped_the_one_that_came_further_stays(encode, photographs, monkeypatch, capsys):
+    def stopped(after, *words):
+        with monkeypatch.context() as patch:
+            interrupt(patch, after)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                encode("--src_im", "a.png", "--iteration", 20, *words)
+        return said("w/a.json")["steps"], str(caught.value), capsys.readouterr().err
+
+    steps, _, _ = stopped(9)
+    before = Path("w/a.npy").read_bytes()
+    again, words, told = stopped(4)
+    assert steps == again and Path("w/a.npy").read_bytes() == before
+    assert "one that came further of an earlier run stays" in told and "nothing new was written" in words
+    further, _, told = stopped(13)
+    assert further > steps and "replaces" not in told  # it goes on with it, so that is no surprise
+    assert "stopped before its end" in face.read("w/a.npy").remarks[0]
+    assert stopped(3, "--lr", 0.03)[0] < steps  # other settings: another result
+    Image.open("in/b.png").save("in/a.png")
+    assert encode("--src_im", "a.png") == 0 and not face.read("w/a.npy").remarks
+
+
 def test_a_run_that_is_stopped_does_not_replace_what_an_earlier_one_finished(encode, photographs, monkeypatch, capsys):
     assert encode("--src_im", "a.png", "--quiet") == 0
     before = {path: path.read_bytes() for path in (Path("w/a.npy"), Path("w/a.json"), Path("s/a.png"))}

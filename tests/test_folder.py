@@ -195,3 +195,22 @@ def test_a_share_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(enc
     os.rename("away", lost)
     latent = Path("w/a.npy").stat().st_mtime_ns
     assert encode("--quiet") == 0 and len(list(Path("w").glob("*.npy"))) == 3 and Path("w/a.npy").stat().st_mtime_ns == latent
+
+
+def test_a_folder_in_another_ones_place_is_seen_and_a_link_to_it_is_not_another_one(tmp_path):
+    there, away = tmp_path / "there", tmp_path / "away"
+    places = folder.Places(there)
+    places.check()  # not made yet
+    there.mkdir()
+    places.check()
+    there.rename(away)
+    there.symlink_to(away)
+    places.check()
+    there.unlink()
+    there.mkdir()
+    with pytest.raises(folder.Gone, match="there: gone since this run began"):
+        places.check()
+    there.rmdir()
+    there.write_text("a file")
+    with pytest.raises(folder.Gone, match="there: gone since this run began"):
+        places.check(tmp_path)

@@ -131,6 +131,11 @@ def test_the_words_that_a_command_was_given_are_the_ones_that_repeat_it(run, G, 
     assert json.loads(Path("mix.json").read_text())["argv"] == words
     assert report(".") == 0
     assert f"<pre>{shlex.join(['python', 'image_crossover.py', *words])}</pre>" in html.unescape(Path("report.html").read_text())
+    words = ["--latent_file1", "a.npy", "--latent_file2", "a.npy", "b c.npy", "--out", "many/x"]  # a folder's: done, so skipped
+    run("image_crossover.py", *words, cwd=tmp_path)
+    assert report("many") == 0
+    typed = html.unescape(Path("many/report.html").read_text())
+    assert f"<pre>{shlex.join(['python', 'image_crossover.py', *words, '--redo'])}</pre>" in typed
 
 
 def test_edits_stand_beside_their_face_wherever_it_is(tmp_path, monkeypatch):
