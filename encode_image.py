@@ -71,6 +71,7 @@ def flags():
     p.add_argument("--schedule", choices=settings.SCHEDULES, help=f"of the learning rate (default: {config.schedule})")
     p.add_argument("--lambda_mse", type=weight, default=config.lambda_mse, help="weight of the squared error (default: %(default)s)")
     p.add_argument("--lambda_percep", type=weight, default=config.lambda_percep, help="weight of the distance (default: %(default)s)")
+    p.add_argument("--coarse", type=cli.number(float, 0, most=1), help="share of first steps at half the side (default: the preset's)")
     p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the first and last two)")
     p.add_argument(
         "--noise_iteration", type=cli.number(int, 0), default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)"
@@ -283,11 +284,11 @@ def configure(args, session):
     start, encoder = session.start(args.init, args.space, whole=not args.mask)
     config = settings.Config(
         iteration=args.iteration, w_iteration=args.w_iteration, space=args.space, lr=args.lr, schedule=args.schedule,
-        lambda_mse=args.lambda_mse,
-        lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, lambda_cosine=args.lambda_cosine,
+        lambda_mse=args.lambda_mse, lambda_percep=args.lambda_percep, lambda_prior=args.lambda_prior, lambda_cosine=args.lambda_cosine,
         noise_iteration=args.noise_iteration, noise_lr=args.noise_lr,
         noise_layers=face.layer_range(args.noise_layers, num_ws) if args.noise_layers else None, lambda_noise=args.lambda_noise,
-        joint=args.joint, early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed, low_memory=args.low_memory,
+        joint=args.joint, coarse=0.0 if args.mask else args.coarse, betas=settings.BETAS.get(args.preset, settings.Config.betas),
+        early_stop=1e-3 if args.early_stop else 0.0, seed=args.seed, low_memory=args.low_memory,
         show_every=args.save_every or (max(1, total // 100) if args.save_video else 0), **start,
     )  # fmt: skip
     if args.mask and args.space == "w+":

@@ -201,7 +201,7 @@ def encoded(said, sources, path):
     chosen, config = said["settings"], settings.Config()
     if not isinstance(chosen["init"], str):
         return None
-    flags = {"src_im": sources["image"]["path"], "preset": "exact", "iteration": chosen["iteration"], "init": chosen["init"]}
+    flags = {"src_im": sources["image"]["path"], "iteration": chosen["iteration"], "init": chosen["init"]}
     flags |= {"w_iteration": chosen["w_iteration"] or None, "perceptual": chosen["perceptual"]}
     names = (
         "space",
@@ -216,7 +216,10 @@ def encoded(said, sources, path):
         "lambda_noise",
         "joint",
     )
-    flags |= {name: chosen[name] for name in names if name in chosen and chosen[name] != getattr(config, name)}
+    flags["preset"] = "latenteditor" if chosen.get("betas") == list(settings.BETAS["latenteditor"]) else "exact"
+    flags["coarse"] = chosen.get("coarse", 0.0)
+    usual = {} if flags["preset"] == "latenteditor" else vars(config)
+    flags |= {name: chosen[name] for name in names if name in chosen and (name not in usual or chosen[name] != usual[name])}
     flags |= {name: ",".join(map(str, chosen[name])) for name in ("layers", "noise_layers") if chosen[name] is not None}
     if chosen["lambda_start"] or chosen["mask"]:
         flags["lambda_start"] = chosen["lambda_start"]

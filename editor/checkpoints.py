@@ -24,6 +24,7 @@ BUNDLED = {
     "features": HERE / "weight_files" / "features.safetensors",
     "encoder": HERE / "weight_files" / "encoder.safetensors",
     "attributes": HERE / "weight_files" / "attributes.safetensors",
+    "readout": HERE / "weight_files" / "readout.safetensors",
 }
 PROTECTED = [*BUNDLED.values(), HERE / "weight_files" / "faces128_discriminator.safetensors"]  # never written by a command
 FFHQ_ALIGNMENT = {"scale": 1.0, "em_scale": 0.1}

@@ -1,105 +1,164 @@
-"""The first blocks of a generator with a linear read-out: what a picture will look like, at a quarter or half of its side.
+"""Coarse first: synthesis that stops at half the side, with a linear read-out, for the early steps of the optimiser.
 
-Early steps of the optimiser ask for pose and colours, which the coarse layers decide; the fine ones hold most of the arithmetic (at
-1024x1024 those above 256 hold three quarters of the activations). So synthesis stops after the block of `side` pixels. What is
-missing is guessed there: full renderings, averaged down to `side`, are fitted by least squares from that block's features, 1x1 (and,
-StyleGAN2, from the image that its ToRGB layers have summed so far). The read-out is found once for a generator, and kept.
+Early steps ask for pose and colours, which the coarse layers decide, while the last block holds half of the arithmetic. What it would
+make is guessed: full renderings, averaged down to half the side, are fitted by least squares from the features before it, 1x1
+(StyleGAN2: what the image that its ToRGB layers have summed so far misses of them). The read-out is found once for a generator, with
+its own figure, and kept in the cache; the bundled generator's comes with it.
 """
 
-import copy
-from dataclasses import replace
+import contextlib
+import functools
+import threading
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
 
-COUNT = 64  # faces that are fitted to; 16 more judge
-PSI = 1.0
+from editor import checkpoints, downloads, files
+from editor.fast_conv import branch
+
+SMALLEST = 64  # side of a generator's pictures; below, there is nothing to save
+FEWEST = 20  # steps of a stage; of fewer none is coarse
+LEAST = 20.0  # dB that a read-out has to reach; a worse one leads astray
+JUDGED = 8  # faces that a read-out is judged by
+FORMAT = "stylegan-latent-editor read-out 1"
+LOCK = threading.Lock()
 
 
-class Blocks:
-    """`synthesis` as far as `side` pixels, with a read-out (weight [3, C], bias [3]), or None: as its ToRGB layers show it."""
+class ReadOut(nn.Module):
+    """Features -> what is missing of the image; in the place of a ToRGB layer, whose own share (StyleGAN2) is added."""
 
-    def __init__(self, synthesis, side, readout=None):
-        self.side, self.readout = side, readout
-        self.net = copy.copy(synthesis)
-        self.net.config = replace(synthesis.config, resolution=side)
-        self.num_ws, self.count = self.net.config.num_ws, len(self.net.layers())
-        self.features = None
+    def __init__(self, weight, bias, torgb=None):
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.torgb = torgb
 
-    def layers(self):
-        return self.net.layers()
+    def forward(self, x, w=None):
+        """x [N, C, r, r], w [N, 512] -> [N, 3, r, r]"""
+        y = (self.weight @ x.float().flatten(2)).unflatten(2, x.shape[2:]) + self.bias.view(-1, 1, 1)
+        return y if self.torgb is None else y + self.torgb(x, w)
 
-    def __call__(self, ws, noise="const", dtype=torch.float32, recompute_from=float("inf")):
-        """ws [N, L, 512] of the whole generator -> image [N, 3, side, side]."""
-        block, seen = getattr(self.net, f"b{self.side}"), []
-        hook = block.conv1.register_forward_hook(lambda _, __, out: seen.append(out))
-        try:
-            image = self.net(ws[:, : self.num_ws], noise if isinstance(noise, str) else noise[: self.count], dtype, recompute_from)
-        finally:
-            hook.remove()
-        self.features = seen[0]
-        if self.readout is None:
-            return image
-        weight, bias = self.readout
-        more = torch.einsum("oc,nchw->nohw", weight, self.features.float()) + bias.view(-1, 1, 1)
-        return image + more
+
+class Half:
+    """A generator that stops at half the side. `synthesis` takes what G's own takes, and makes [N, 3, R / 2, R / 2]."""
+
+    def __init__(self, G, readout):
+        """readout: (ToRGB of StyleGAN2, or None) -> what stands in its place."""
+        side = G.resolution // 2
+        self.net = branch(G.synthesis)
+        self.net.config = replace(G.config, resolution=side)
+        if hasattr(self.net, "torgb"):
+            self.net.torgb = readout(None)
+        else:
+            block = branch(getattr(G.synthesis, f"b{side}"))
+            block.torgb = readout(block.torgb)
+            setattr(self.net, f"b{side}", block)
+
+    def synthesis(self, ws, noise="const", **options):
+        maps = noise if isinstance(noise, str) else noise[: len(self.net.layers())]
+        return self.net(ws[:, : self.net.config.num_ws], noise=maps, **options)
+
+
+class Kept(ReadOut):
+    """A read-out of nothing that keeps the features it sees."""
+
+    def __init__(self, channels, torgb):
+        super().__init__(torch.zeros(3, channels), torch.zeros(3), torgb)
+
+    def forward(self, x, w=None):
+        self.seen = x.float()
+        return super().forward(x, w)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """weight [3, C], bias [3] of a read-out. psnr: of faces that it was not fitted to, in dB; plain: of StyleGAN2's image without it."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    psnr: float
+    plain: float
 
 
 @torch.no_grad()
-def fit(G, side, count=COUNT, judged=16, seed=0):
-    """(weight [3, C], bias [3]), and its PSNR in dB on other faces, and that of the plain skip image."""
-    blocks = Blocks(G.synthesis, side)
-    generator = torch.Generator().manual_seed(seed)
-    c = G.config.channels(side)
-    square, product = torch.zeros(c + 1, c + 1, dtype=torch.float64), torch.zeros(c + 1, 3, dtype=torch.float64)
-    solved, errors, plain = None, [], []
-    for i in range(count + judged):
-        z = torch.randn(1, G.config.z_dim, generator=generator)
-        ws = G.truncate(G.mapping(z), PSI)
-        full = F.avg_pool2d(G.synthesis(ws), G.resolution // side)
-        image = blocks(ws)
-        x = blocks.features[0].flatten(1).double()
-        x = torch.cat([x, torch.ones(1, x.shape[1], dtype=torch.float64)])
-        y = (full - image)[0].flatten(1).double()
+def fit(G, count=None):
+    """The `Fitted` of a frozen generator, from random faces (default: as many as give two million pixels)."""
+    side, device = G.resolution // 2, G.w_avg.device
+    count = count or min(64, max(12, 2_000_000 // side**2))
+    generator, kept = torch.Generator().manual_seed(0), []
+    half = Half(G, lambda torgb: kept.append(Kept(G.config.channels(side), torgb).to(device)) or kept[0])
+    size = G.config.channels(side) + 1
+    square, product, errors = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, 3, dtype=torch.float64), []
+    for i in range(count + JUDGED):
+        ws = G.truncate(G.mapping(torch.randn(1, G.config.z_dim, generator=generator).to(device)))
+        wanted = F.avg_pool2d(G.synthesis(ws), 2) - half.synthesis(ws)
+        x, y = (t[0].flatten(1).cpu().double() for t in (kept[0].seen, wanted))
+        x = torch.cat([x, torch.ones(1, x.shape[1], dtype=torch.float64)])  # [C + 1, pixels]
         if i < count:
-            square += x @ x.t()
-            product += x @ y.t()
+            square, product = square + x @ x.t(), product + x @ y.t()
             continue
-        if solved is None:
-            solved = torch.linalg.solve(square + 1e-6 * square.diagonal().mean() * torch.eye(c + 1), product)
-        errors.append((y - solved.t() @ x).square().mean())
-        plain.append(y.square().mean())
-    db = lambda e: 10 * torch.log10(4 / torch.stack(e).mean()).item()
-    return (solved[:-1].t().float().contiguous(), solved[-1].float()), db(errors), db(plain)
+        if i == count:  # features that never act have no share
+            solved = torch.linalg.lstsq(square, product, driver="gelsd").solution.half().double()
+        errors.append([(y - solved.t() @ x).square().mean(), y.square().mean()])
+    psnr, plain = (10 * (4 / torch.tensor(errors).mean(0)).log10()).tolist()
+    return Fitted(solved[:-1].t().float().contiguous(), solved[-1].float(), psnr, plain)
 
 
-SCHEDULE = ()  # (share of the steps, part of the side) of each stage before the last
-_known = {}
+def read(path, G):
+    """A kept `Fitted` of a generator, or None: no such file, or another one's."""
+    try:
+        with safe_open(path, "pt") as held:
+            said = held.metadata() or {}
+            if said.get("format") == FORMAT and said.get("generator_hash") == G.meta["hash"]:
+                return Fitted(held.get_tensor("weight"), held.get_tensor("bias"), float(said["psnr"]), float(said["plain"]))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        pass
+    return None
 
 
-class View:
-    def __init__(self, G, side):
-        key = id(G), side
-        if key not in _known:
-            _known[key] = fit(G, side)[0]
-        self.synthesis = Blocks(G.synthesis, side, _known[key])
+def write(path, fitted, G):
+    said = {"format": FORMAT, "generator_hash": G.meta["hash"], "psnr": f"{fitted.psnr:.2f}", "plain": f"{fitted.plain:.2f}"}
+    with files.atomic(path) as temporary:
+        save_file({"weight": fitted.weight, "bias": fitted.bias}, temporary, metadata=said)
 
 
-def smaller(distance, side):
-    if distance is None:
-        return None
-    found = copy.copy(distance)
-    if hasattr(found, "config"):
-        found.config = replace(distance.config, size=min(side, distance.config.size))
-    else:
-        found.size = min(side, distance.size or side)
-    return found
+def found(G):
+    """The `Fitted` of a frozen generator: the one that is kept, else found now, and kept."""
+    with LOCK:  # threads with an image each
+        return _found(G)
 
 
-def stages(G, distance, goal, config):
-    found, first = [], 0
-    for share, part in SCHEDULE:
-        side = G.resolution // part
-        found.append((first, View(G, side), smaller(distance, side), replace(goal, image=F.avg_pool2d(goal.image, part))))
-        first += round(share * config.iteration)
-    return [*found, (first, G, distance, goal)]
+@functools.lru_cache(maxsize=2)
+def _found(G):
+    if not hasattr(G, "meta"):  # no file's
+        return fit(G)
+    try:
+        kept = downloads.cache_folder() / "readouts" / f"{G.meta['hash']}.safetensors"
+    except ValueError:  # no home folder
+        kept = None
+    fitted = read(checkpoints.BUNDLED["readout"], G) or kept and read(kept, G)
+    if not fitted:
+        fitted = fit(G)
+        with contextlib.suppress(OSError, TypeError):  # it cannot be kept: the next command finds it again
+            write(kept, fitted, G)
+    return fitted
+
+
+def first(G, config, goal):
+    """How many steps of a stage stop at half the side: none where that saves nothing, where the goal is more than an image, or where
+    the read-out does not guess well.
+    """
+    plain = goal.mask is None and goal.style is None and goal.gram is None and not config.joint and not config.compile
+    steps = round(config.coarse * config.iteration) if plain and G.resolution >= SMALLEST and config.iteration >= FEWEST else 0
+    return steps if steps and found(G).psnr >= LEAST else 0
+
+
+def half(G):
+    """`Half` of a frozen generator."""
+    fitted = found(G)
+    weight, bias = (t.to(G.w_avg.device) for t in (fitted.weight, fitted.bias))
+    return Half(G, lambda torgb: ReadOut(weight, bias, torgb))

@@ -14,6 +14,7 @@ is little to do for each; and hundreds of steps of Adam make tenths of a decibel
 leave them no choice.
 """
 
+import copy
 import math
 
 import torch
@@ -75,6 +76,15 @@ class Freezable(nn.Module):
             self.frozen = tuple(None if t is None else fn(t) for t in self.frozen)
             self.kernels = self.fast_kernels()
         return self
+
+
+def branch(module):
+    """A module of its own with the parts and the parameters of another."""
+    other = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict):  # its parts, parameters, hooks
+            setattr(other, name, copy.copy(value))
+    return other
 
 
 def usable(layer, x):

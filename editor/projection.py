@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from editor import coarse, fast_conv
-from perceptual_model import gram
+from perceptual_model import gram, resized
 
 LOW_MEMORY_FROM = 128
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")  # PyTorch, oneDNN
@@ -182,6 +182,28 @@ def to_ws(G, variable, space):
     return w[:, None].expand(-1, G.num_ws, -1) if w.ndim == 2 else w
 
 
+class Rows:
+    """ws [N, L, 512] as `G.synthesis` takes them, whose rows that may not move have no gradient: so layers below the first that moves
+    have none at all, and cost no backward pass.
+    """
+
+    ndim = 3
+
+    def __init__(self, ws, layers):
+        self.ws, self.layers = ws, layers
+        self.shape, self.device = ws.shape, ws.device
+
+    def __len__(self):
+        return len(self.ws)
+
+    def __getitem__(self, key):
+        """[:, i] -> [N, 512]; [:, :n] -> the first n rows."""
+        _, i = key
+        if isinstance(i, slice):
+            return Rows(self.ws[key], self.layers)
+        return self.ws[key] if i in self.layers else self.ws[key].detach()
+
+
 class NoiseMaps:
     """The noise maps as variables: map = where it starts + added / strength.
 
@@ -308,6 +330,14 @@ def objective(G, distance, goal, config):
     return torch.compile(losses_of, mode=graphs)
 
 
+def looks(G, distance, goal, config):
+    """[(first step, `objective`)]: what the latents are judged by, the last until their end."""
+    whole = objective(G, distance, goal, config)
+    early = coarse.first(G, config, goal) if config.coarse else 0
+    small = early and objective(coarse.half(G), distance, replace(goal, image=F.avg_pool2d(goal.image, 2)), config)
+    return [(0, small), (early, whole)] if early else [(0, whole)]
+
+
 class Best:
     """For each image the values of the variables at which its own loss was lowest."""
 
@@ -356,8 +386,7 @@ def descend(variables, stages, iteration, config, result, callback=None, show=No
 
     Args:
         variables: list of `Variable`.
-        stages: [(first step, evaluate), ...]; evaluate: () -> (losses [N], images), at the variables' values. The last one's losses
-            are those that count: what an earlier one finds is where the next one begins.
+        stages: [(first step, evaluate)]; evaluate: () -> (losses [N], images), at the variables' values. The last one's losses count.
         enough: images -> whether they are near enough to end here; asked every `check_every` steps.
         also: step -> one more loss [1] whose gradient is added, or None; after the others', so that both are never in memory at once.
         result: a `Projection`; history, steps, stopped, interrupted and diverged are written to it.
@@ -367,14 +396,14 @@ def descend(variables, stages, iteration, config, result, callback=None, show=No
     """
     values = [v.value.requires_grad_(True) for v in variables]
     optimiser = torch.optim.Adam(
-        [{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=(0.9, 0.999), fused=values[0].device.type != "mps"
+        [{"params": [v.value], "lr": v.lr, "eps": v.eps} for v in variables], betas=config.betas, fused=values[0].device.type != "mps"
     )
     best, first, marker, starts, evaluate = Best(variables), result.steps, math.inf, dict(stages), stages[0][1]
     result.stopped = None  # an earlier stage's reason is not this one's
     try:
         for step in range(iteration):
             if step and step in starts:
-                evaluate, best = starts[step], Best(variables)
+                evaluate, best, marker = starts[step], Best(variables), math.inf
             for group, v in zip(optimiser.param_groups, variables, strict=True):
                 group["lr"] = rate(v.lr, config.schedule, step, iteration)
             losses, images = evaluate()
@@ -407,10 +436,8 @@ def descend(variables, stages, iteration, config, result, callback=None, show=No
     except KeyboardInterrupt as interruption:
         result.stopped, result.interrupted = "Ctrl-C", interruption
     with torch.no_grad():
-        if evaluate is not stages[-1][1]:  # what ended it came before the stage that counts
-            evaluate, best = stages[-1][1], Best(variables)
-        last, _ = evaluate()
-    best.keep(last)
+        best = best if evaluate is stages[-1][1] else Best(variables)  # what ended it may have come before the stage that counts
+        best.keep(last := stages[-1][1]()[0])
     best.restore()
     result.diverged = [bool(x) for x in ~torch.isfinite(last).cpu() | torch.tensor(result.diverged or [False] * len(last))]
     return best.loss
@@ -451,16 +478,17 @@ def project(G, distance, targets, config, callback=None, show=None):
 
     def latent_losses(losses_of):
         ws = to_ws(G, latent.value, config.space)
-        losses, images = losses_of(ws, noise.maps() if config.joint else config.noise)
+        rows = ws if config.layers is None or config.compile else Rows(ws, config.layers)
+        losses, images = losses_of(rows, noise.maps() if config.joint else config.noise)
         if config.lambda_start:
             losses = losses + config.lambda_start * fast_conv.mean_squared_error(latent.value, w0)
         for weight, far in held:
             losses = losses + weight * far(ws)
         return losses + config.lambda_noise * noise.drift() if config.joint else losses, images
 
-    variables = [latent, *(noise.variables if config.joint else [])]
-    stages = [(step, functools.partial(latent_losses, objective(*parts, config))) for step, *parts in coarse.stages(G, distance, goal, config)]
-    result.loss = descend(variables, stages, config.iteration, config, result, callback, show)
+    stages = [(step, functools.partial(latent_losses, look)) for step, look in looks(G, distance, goal, config)]
+    seen = (lambda step, images: show(step, resized(images, G.resolution))) if show else None
+    result.loss = descend([latent, *(noise.variables if config.joint else [])], stages, config.iteration, config, result, callback, seen)
     result.ws = to_ws(G, latent.value.detach(), config.space).contiguous().clone()
     if config.noise_iteration and not result.interrupted:
         pixels = objective(G, None, noise_goal(G, goal, result.ws, noise.maps(), config), replace(config, lambda_mse=1.0))

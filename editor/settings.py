@@ -14,18 +14,29 @@ DISTANCES = {  # what --perceptual may say
 }
 COMPILES = {"auto": "where it pays", "on": "always", "off": "never"}
 PRESETS = {  # of encode_image.py: what a flag that is not given is set to
-    "editable": {"w_iteration": 80, "iteration": 0, "lambda_prior": 0.0, "lambda_cosine": 3.0, "tune": 120},
-    "exact": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0},
-    "latenteditor": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0,
+    "editable": {"w_iteration": 40, "iteration": 0, "lambda_prior": 0.0, "lambda_cosine": 3.0, "tune": 95, "coarse": 0.7},
+    "exact": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0, "coarse": 0.7},
+    "latenteditor": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0, "coarse": 0.0,
                      "init": "zeros", "lr": 0.01, "schedule": "constant"},
 }  # fmt: skip
+BETAS = {"latenteditor": (0.9, 0.999)}  # of presets that have Adam's usual ones
 PRESET_HELP = {
     "editable": "one w, and what it misses in weights tuned around it",
     "exact": "free in W+",
     "latenteditor": "free in W+, from zeros, as LatentEditor",
 }
 TUNED_FORMS = {"kernel": "one factor for each convolution kernel: small files", "full": "all weights of the convolutions"}
-WEIGHTS = ("lambda_mse", "lambda_percep", "lambda_style", "lambda_start", "lambda_prior", "lambda_cosine", "lambda_noise", "early_stop")
+WEIGHTS = (
+    "lambda_mse",
+    "lambda_percep",
+    "lambda_style",
+    "lambda_start",
+    "lambda_prior",
+    "lambda_cosine",
+    "lambda_noise",
+    "early_stop",
+    "coarse",
+)
 
 
 @dataclass
@@ -55,6 +66,8 @@ class Config:
     noise_layers: list | None = None  # the noise maps that may move; None: all
     lambda_noise: float = 0.0  # holds the maps near those they start from
     joint: bool = False  # move the maps together with the latent, too (Image2StyleGAN++ advises against it)
+    coarse: float = 0.0  # share of the steps of a stage, its first, whose pictures have half the side (editor/coarse.py)
+    betas: tuple = (0.8, 0.95)  # Adam's: of some hundred steps, each has to count for more than with its usual 0.9 and 0.999
     early_stop: float = 0.0  # stop when 100 steps lower the loss by less than this share; 0: never
     check_every: int = 10  # steps between looks at the losses (each look waits for the device)
     show_every: int = 0  # steps between pictures for `show`; 0: none
@@ -78,6 +91,8 @@ class Config:
         for name in WEIGHTS:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} {getattr(self, name)}: a finite number, 0 or more")
+        if not 0 <= self.coarse <= 1:
+            raise ValueError(f"--coarse {self.coarse}: a share, 0 to 1")
         if self.layers is not None and self.space != "w+":
             raise ValueError("--layers needs --space w+: the other spaces have one vector for all layers")
 
@@ -98,7 +113,7 @@ class Tuning:
     steps: int = 0
     form: str = "kernel"
     from_side: int = 16  # side in pixels of the coarsest layers that are tuned: with coarser ones edits go less far (benchmarks)
-    lr: float = 0.01
+    lr: float = 0.018
     pixels: float = 4.0  # times lambda_mse: the latent's stage has found what the face is, this one what it looks like
     locality: float = 0.5  # weight of what holds the generator's other faces as they are
     locality_every: int = 4  # steps between looks at another face

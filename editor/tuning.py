@@ -6,7 +6,6 @@ Pivotal tuning (Roich et al. 2021, "Pivotal tuning for latent-based editing of r
 are float16 from the moment they are found, so that what is rendered then and what is rendered from the file is one picture.
 """
 
-import copy
 import functools
 import json
 import re
@@ -15,6 +14,7 @@ from dataclasses import replace
 import torch
 
 from editor import checkpoints, files, projection
+from editor.fast_conv import branch
 from stylegan_layers import Freezable
 
 SUFFIX = ".tuned.safetensors"
@@ -65,15 +65,6 @@ def set_weights(net, weights):
     for name, value in weights.items():
         path, _, last = name.rpartition(".")
         setattr(net.synthesis.get_submodule(path), last, value)
-
-
-def branch(module):
-    """A module of its own with the parts and the parameters of another."""
-    other = copy.copy(module)
-    for name, value in vars(module).items():
-        if isinstance(value, dict):  # its parts, parameters, hooks
-            setattr(other, name, copy.copy(value))
-    return other
 
 
 def changed(weight, delta):

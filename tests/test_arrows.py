@@ -68,7 +68,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "animation": ["files", "images"],
     "landmarks": ["downloads", "files"],
     "masks": ["images", "landmarks"],
-    "tuning": ["checkpoints", "files", "projection", "stylegan_layers"],
+    "tuning": ["checkpoints", "fast_conv", "files", "projection", "stylegan_layers"],
     "parallel": [],
     "folder": ["cli", "face", "files", "session"],
     "batches": [],
@@ -77,7 +77,8 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "face": ["files", "pickles", "tuning"],
     "boundaries": ["face", "files", "downloads"],
     "render": ["images", "face", "projection", "tuning"],
-    "projection": ["settings", "fast_conv", "perceptual_model"],
+    "coarse": ["checkpoints", "downloads", "files", "fast_conv"],
+    "projection": ["settings", "coarse", "fast_conv", "perceptual_model"],
     "session": [
         "checkpoints",
         "perceptual_model",

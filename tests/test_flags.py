@@ -68,6 +68,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "lambda_start": CHANGES,
         "lambda_prior": CHANGES,
         "lambda_cosine": CHANGES,
+        "coarse": CHANGES,
         "mask": ENCODE + "test_a_fill_in_never_replaces_the_embedding",
         "invert_mask": ENCODE + "test_a_fill_in_never_replaces_the_embedding",
         "composite": ENCODE + "test_a_fill_in_never_replaces_the_embedding",

@@ -208,7 +208,7 @@ def test_the_gram_loss_looks_at_the_deepest_features(small_G, aim):
 def test_noise_maps_move_by_their_rate_however_small_the_gradient(small_G, aim):
     maps = projection.NoiseMaps(small_G, settings.Config(noise_iteration=1), 2, "cpu")
     evaluate = lambda: (sum(v.value.flatten(1).sum(1) for v in maps.variables) * 1e-9, aim)  # noqa: E731
-    projection.descend(maps.variables, evaluate, 1, settings.Config(schedule="constant"), projection.Projection(ws=None, loss=None))
+    projection.descend(maps.variables, [(0, evaluate)], 1, settings.Config(schedule="constant"), projection.Projection(ws=None, loss=None))
     assert all(torch.allclose(v.value, torch.full_like(v.value, -0.02), rtol=0.01) for v in maps.variables)
 
 
