@@ -12,12 +12,12 @@ import encode_image
 from editor import checkpoints, face, render, session, settings, tuning
 from tests.test_encode import latent, picture, said, stamps
 
-TUNED = ["--src_im", "a.png", "--preset", "editable", "--w_iteration", 2, "--iteration", 0, "--tune", 4, "--lr", 0.1, "--quiet"]
+TUNED = ["--src_im", "a.png", "--preset", "editable", "--w_iteration", 2, "--iteration", 0, "--tune", 4, "--tune_lr", 0.01, "--lr", 0.1, "--quiet"]
 
 
 def test_the_default_is_one_w_and_weights_tuned_around_it(encode, photographs, G):
     default = encode_image.settled(encode_image.flags().parse_args([]))
-    assert (default.w_iteration, default.iteration, default.lambda_prior, default.batch_size) == (80, 0, 0.0, "auto")
+    assert (default.w_iteration, default.iteration, default.lambda_prior, default.batch_size) == (40, 0, 0.0, "auto")
     assert default.tune > 0 and default.lambda_cosine > 0
     assert encode(*TUNED) == 0
     found = face.read("w/a.npy", G)

@@ -162,7 +162,7 @@ def test_flags_that_would_do_nothing_are_refused(encode, photographs, words):
 
 
 def test_early_stop(encode, photographs):
-    words = ["--src_im", "a.png", "--iteration", 250, "--lambda_mse", 0, "--quiet"]  # nothing falls
+    words = ["--src_im", "a.png", "--iteration", 250, "--coarse", 0, "--lambda_mse", 0, "--quiet"]  # nothing falls
     assert encode(*words, "--early_stop") == 0 and said()["steps"] == 201 and said()["stopped"] == "the loss no longer falls"
     assert said()["complete"]
 
