@@ -255,7 +255,7 @@ def write(photo, found, i, args, session, chosen):
         raise OSError(f"{photo.path}: another picture than when it was read, and nothing was written; run again")
     noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
     person = face.Face(found.ws[i : i + 1], noise, found.tuned and found.tuned[i])
-    picture, target = render.one(session.G, person), images.to_uint8(photo.image)[0]
+    picture, target = render.one(session.G, person, session.dtype), images.to_uint8(photo.image)[0]
     known = np.ones(picture.shape[:2]) if photo.mask is None else photo.mask[0, 0].cpu().numpy()
     psnr, ssim = render.measures(picture, target, known > 0.5)
     info = session.record(
@@ -568,12 +568,13 @@ def main(argv):
     mark = expected(args, session, work.chosen) | {"generator_hash": session.G.meta["hash"]}
     items = folder.of_shard([folder.Item(result_name(path, args), path, sources(path, args), mark) for path in paths], args.shard)
     found = planned(items, args, work, journal)
+    session.images = len(found.left)
     batches = divided(found.left, args, work, devices)
     opener, known = ("encode_image", "Work"), lambda item: done_again(item, args)
     run.start(found, known)
     if not args.quiet and batches:
         cli.warn_of(session)
-        how = f"{session.device.type}: {session.dtype_name}, compile {'on' if session.compiles(work.config) else 'off'}"
+        how = f"{session.device.type}: {session.formats}, compile {'on' if session.compiles(work.config) else 'off'}"
         how = f"{len(devices)} {'actors' if args.ray else 'processes'}" if devices else how
         cli.say(f"{how}, batches of {max(map(len, batches))}; {stages(work.config, work.tuning)}")
     folders = {str(paths[0].parent): False, args.latent_dir: True, args.save_dir: True}

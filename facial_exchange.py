@@ -169,7 +169,7 @@ class Expression:
         """[1, L, 512] -> [1, L, 512]; rest: how much what is not along counts."""
         import torch
 
-        whole = difference.double()
+        whole = difference.cpu().double()  # Apple's MPS has no float64
         kept = torch.zeros_like(whole)
         kept[:, self.layers] = whole[:, self.layers]
         if self.held:
@@ -180,7 +180,7 @@ class Expression:
         for direction in self.along:
             direction = direction.to(whole)
             found = found + GAIN * (whole * direction).sum(2, keepdim=True).mean(1, keepdim=True) * direction
-        return found.to(difference.dtype)
+        return found.float().to(difference)
 
 
 def expression_of(args, session):

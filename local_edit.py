@@ -320,7 +320,7 @@ def write(found, tuned, picture, args, session, named, seconds):
         f"local_edit.py {args.command}", named, **remembered(args, session), steps=found.steps, loss=round(float(found.loss[0]), 5),
         stopped=found.stopped, complete=found.interrupted is None, seconds=round(seconds, 1),
     )  # fmt: skip
-    paths = session.write(picture, render.one(session.G, person), person, info)
+    paths = session.write(picture, render.one(session.G, person, session.dtype), person, info)
     cli.written(args, *paths, what=f"the edited face, after {found.steps} steps")
     cli.warn_of(session)
     if found.interrupted:

@@ -186,13 +186,16 @@ def listed(value):
     return value if isinstance(value, (list, tuple)) else [value]
 
 
+PRECISIONS = {("float32", "float32"): "fp32", ("tf32", "float32"): "tf32", ("bfloat16", "bfloat16"): "bf16"}  # of steps, pictures
+
+
 def opened_with(said):
     """The flags of the model, where they are not the defaults."""
     bundled = Path(said["generator"]).name == "faces128.safetensors"
     return {
         "weight_file": None if bundled else said["generator"],
         "seed": said["seed"] or None,
-        "precision": {"float32": "fp32", "bfloat16": "bf16"}.get(said["precision"]),
+        "precision": PRECISIONS.get((said["precision"], said.get("pictures", said["precision"]))),
     }
 
 

@@ -19,6 +19,7 @@ VGG_LAYERS = {  # name -> channels (Simonyan & Zisserman 2015, table 1, D); max 
 }
 IMAGE2STYLEGAN_LAYERS = ("conv1_1", "conv1_2", "conv3_2", "conv4_2")  # Abdal et al. 2019, below equation 2
 LPIPS_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")  # Zhang et al. 2018; the last of each block
+LPIPS_EPS = 1e-10  # below a float32's rounding of any feature that is not 0; where all are, values and gradients stay finite
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # the lpips package's own, for images in [-1, 1]
 
 
@@ -114,21 +115,23 @@ class LPIPS(VGG16):
         super().__init__(LPIPS_LAYERS, size=size)
         self.mean.copy_((torch.tensor(LPIPS_SHIFT).view(3, 1, 1) + 1) / 2)  # `features` normalises (x + 1) / 2
         self.std.copy_(torch.tensor(LPIPS_SCALE).view(3, 1, 1) / 2)
-        self.linear = None
+        for i, layer in enumerate(self.layers):
+            self.register_buffer(f"linear{i}", torch.ones(VGG_LAYERS[layer], 1, 1), persistent=False)
 
     def load_linear(self, state):
         """Take the channels' weights, `lin0.model.1.weight` [1, C, 1, 1], ... Returns self."""
-        self.linear = [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(self.layers))]
+        for i in range(len(self.layers)):
+            getattr(self, f"linear{i}").copy_(state[f"lin{i}.model.1.weight"].view(-1, 1, 1))
         return self
 
     def features(self, images):
         """images [N, 3, H, W] in [-1, 1] -> for each layer [N, C, h, w], of length 1 over the channels"""
         found = super().features(images)
-        return [f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10) for f in found]
+        return [f / (f.square().sum(1, keepdim=True) + LPIPS_EPS).sqrt() for f in found]
 
     def compare(self, a, b):
-        terms = zip(self.linear, a, b, strict=True)
-        return sum(((x - y).square() * w.to(x.device).view(-1, 1, 1)).sum(1).flatten(1).mean(1) for w, x, y in terms)
+        weights = (getattr(self, f"linear{i}") for i in range(len(self.layers)))
+        return sum(((x - y).square() * w).sum(1).flatten(1).mean(1) for w, x, y in zip(weights, a, b, strict=True))
 
 
 def gram(features):

@@ -91,7 +91,7 @@ class Edit:
         return [f"{d:+.1f}" for d in self.distances[0]] if len(self.distances) == 1 else None
 
     def latents(self, ws, args, layers):
-        """A face's latents along the edit: ws [1, L, 512] -> [pictures, L, 512]."""
+        """A face's latents along the edit: ws [1, L, 512] -> [pictures, L, 512], on the CPU."""
         import torch
 
         from editor import boundaries

@@ -125,16 +125,15 @@ def upsample(x):
 def apply_layer(layer, *inputs, recompute=False):
     """layer(*inputs); with `recompute` its inner tensors are not kept for the backward pass but computed a second time there."""
     if recompute and torch.is_grad_enabled():
-        return checkpoint(layer, *inputs, use_reentrant=False)
+        return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)  # layers draw nothing: maps come from outside
     return layer(*inputs)
 
 
-def filtered(x, taps, padding, stride=1, gain=1.0, bias=None):
-    """Each channel of x [N, C, H, W] filtered with the outer product of `taps`, whose sum is made `gain`; bias [C] or None."""
-    k = torch.tensor(taps, dtype=x.dtype, device=x.device)
-    k = k.outer(k) * (gain / k.sum() ** 2)
+def filtered(x, kernel, padding, stride=1, bias=None):
+    """Each channel of x [N, C, H, W] filtered with one kernel [k, k]; bias [C] or None."""
     channels = x.shape[1]
-    return F.conv2d(x, k.expand(channels, 1, *k.shape), bias, stride=stride, padding=padding, groups=channels)
+    kernel = kernel.to(x.dtype).expand(channels, 1, -1, -1)
+    return F.conv2d(x, kernel, bias, stride=stride, padding=padding, groups=channels)
 
 
 def sum_of_shifts(weight):
@@ -176,6 +175,7 @@ class StyledConv1(Freezable):
             self.weight_gain = SQRT2 / math.sqrt(fan_in * 9)
         else:
             self.weight = None
+        self.register_buffer("blur", fast_conv.BLUR1 if up else None, persistent=False)  # on the device, and in no checkpoint
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.noise_strength = nn.Parameter(torch.zeros(fan_out))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
@@ -201,7 +201,7 @@ class StyledConv1(Freezable):
         weight, bias, strength = (None if t is None else t.to(x.dtype) for t in self.tensors())
         if self.up:
             x = F.conv_transpose2d(x, weight, stride=2, padding=1)  # [N, O, 2H, 2W]
-            x = filtered(x, [1, 2, 1], padding=1, bias=bias)
+            x = filtered(x, self.blur, padding=1, bias=bias)
         elif weight is not None:
             x = F.conv2d(x, weight, bias, padding=1)  # [N, O, H, W]
         else:
@@ -283,6 +283,7 @@ class DiscriminatorConv1(Freezable):
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.weight_gain, self.down = SQRT2 / math.sqrt(fan_in * 9), down
+        self.register_buffer("blur", fast_conv.BLUR1 if down else None, persistent=False)
 
     def derive(self):
         weight = self.weight * self.weight_gain
@@ -292,7 +293,7 @@ class DiscriminatorConv1(Freezable):
         """x [N, I, H, W] -> [N, O, H, W], or [N, O, H/2, W/2] with `down`"""
         weight, bias = (t.to(x.dtype) for t in self.tensors())
         if self.down:
-            x = filtered(x, [1, 2, 1], padding=1)  # [N, I, H, W]
+            x = filtered(x, self.blur, padding=1)  # [N, I, H, W]
         x = F.conv2d(x, weight, bias, padding=1, stride=2 if self.down else 1)
         return F.leaky_relu_(x, 0.2)
 
@@ -340,6 +341,7 @@ class StyledConv2(Freezable):
         super().__init__()
         self.up, self.clamp, self.resolution = up, clamp, resolution
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
+        self.register_buffer("blur", fast_conv.BLUR2 if up else None, persistent=False)
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
@@ -367,7 +369,7 @@ class StyledConv2(Freezable):
         x = x * style  # modulate: [N, I, H, W]
         if self.up:
             x = F.conv_transpose2d(x, weight.to(x.dtype), stride=2)  # [N, O, 2H + 1, 2W + 1]
-            x = filtered(x, [1, 3, 3, 1], padding=1, gain=4)  # [N, O, 2H, 2W]
+            x = filtered(x, self.blur, padding=1)  # [N, O, 2H, 2W]
         else:
             x = F.conv2d(x, weight.to(x.dtype), padding=1)  # [N, O, H, W]
         offset = bias if noise is None else bias + strength * noise  # [O, 1, 1] or [1 or N, O, R, R]
@@ -457,6 +459,7 @@ class Conv2(Freezable):
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
         self.weight_gain, self.kernel, self.down, self.gain = 1 / math.sqrt(fan_in * kernel**2), kernel, down, gain
         self.clamp = clamp * gain if clamp is not None and bias else None
+        self.register_buffer("blur", fast_conv.MEAN2 if down else None, persistent=False)
 
     def derive(self):
         gain = self.gain * (1 if self.bias is None else SQRT2)  # before a leaky ReLU as good as after it
@@ -466,10 +469,10 @@ class Conv2(Freezable):
         """x [N, I, H, W] -> [N, O, H, W], or [N, O, H/2, W/2] with `down`"""
         weight, bias = (None if t is None else t.to(x.dtype) for t in self.tensors())
         if self.down and self.kernel == 1:
-            x = filtered(x, [1, 3, 3, 1], padding=1, stride=2)  # [N, I, H/2, W/2]
+            x = filtered(x, self.blur, padding=1, stride=2)  # [N, I, H/2, W/2]
             x = F.conv2d(x, weight, bias)
         elif self.down:
-            x = filtered(x, [1, 3, 3, 1], padding=2)  # [N, I, H + 1, W + 1]
+            x = filtered(x, self.blur, padding=2)  # [N, I, H + 1, W + 1]
             x = F.conv2d(x, weight, bias, stride=2)
         else:
             x = F.conv2d(x, weight, bias, padding=self.kernel // 2)

@@ -145,10 +145,9 @@ def signed_distance(ws, boundary, layers=None):
         layers: those whose distance counts (default: all).
 
     Returns:
-        float64 [N], in units of W.
+        float64 [N] on the CPU (Apple's MPS has no float64), in units of W.
     """
-    ws = torch.as_tensor(ws)
-    normal = boundary.normal.to(ws.device)
+    ws, normal = torch.as_tensor(ws).cpu(), boundary.normal
     if layers is not None:
         ws, normal = ws[:, layers], normal if len(normal) == 1 else normal[layers]
     if len(normal) == 1:
@@ -182,14 +181,15 @@ def moved(ws, edits, absolute=False, layers=None):
         layers: the layers that move (default: all).
 
     Returns:
-        float64 [N, L, 512]. Relative edits add up, in any order; an absolute edit of the same boundaries forgets those before it.
+        float64 [N, L, 512] on the CPU, as `signed_distance`. Relative edits add up, in any order; an absolute edit of the same boundaries
+        forgets those before it.
 
     Raises:
         ValueError: absolute, and the directions do not lead to these distances.
     """
-    ws, chosen = ws.double(), list(range(ws.shape[1])) if layers is None else layers
-    ways = [b.way.to(ws.device).expand(ws.shape[1], -1)[chosen] for b, _ in edits]
-    amounts = torch.tensor([float(d) for _, d in edits], dtype=torch.float64, device=ws.device).expand(len(ws), -1)  # [N, edits]
+    ws, chosen = ws.cpu().double(), list(range(ws.shape[1])) if layers is None else layers
+    ways = [b.way.expand(ws.shape[1], -1)[chosen] for b, _ in edits]
+    amounts = torch.tensor([float(d) for _, d in edits], dtype=torch.float64).expand(len(ws), -1)  # [N, edits]
     if absolute:
         amounts = _amounts_to_reach(amounts, ws, [b for b, _ in edits], ways, chosen)
     ws = ws.clone()
@@ -201,8 +201,8 @@ def moved(ws, edits, absolute=False, layers=None):
 def _amounts_to_reach(distances, ws, boundaries, ways, layers):
     """How far to go along each way so that latents end at `distances` [N, edits] from the boundaries: [N, edits]."""
     here = torch.stack([signed_distance(ws, b, layers) for b in boundaries], 1)
-    normals = [b.normal.to(ws.device).expand(ws.shape[1], -1)[layers] for b in boundaries]
-    gains = torch.tensor([[(way * n).sum(1).mean().item() for way in ways] for n in normals], dtype=torch.float64, device=ws.device)
+    normals = [b.normal.expand(ws.shape[1], -1)[layers] for b in boundaries]
+    gains = torch.tensor([[(way * n).sum(1).mean().item() for way in ways] for n in normals], dtype=torch.float64)
     if torch.linalg.svdvals(gains).min() < 1e-6:
         what = "these layers do not change the distance" if len(ways) == 1 else "these edits cannot be told apart by the distances"
         raise ValueError(f"{what} to the boundary; use --mode relative or other --layers")

@@ -83,8 +83,9 @@ def add_run_flags(parser):
     """Add --device, --precision, --seed, --list and --quiet."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="number format of the convolutions (default: auto)"
-    )
+        "--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"),
+        help="number format; auto: steps in what pays, pictures in fp32; tf32: steps on CUDA; bf16: of pictures too (default: auto)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=number(int, 0, most=2**63 - 1), default=0, help="of everything drawn at random (default: 0)")
     parser.add_argument("--list", action=Listing, help="show the models, boundaries and parts of masks that can be named, and exit")
     add_quiet_flag(parser)
@@ -364,18 +365,22 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a command as Ctrl-C does, with exit code 143."""
 
 
+BUFFERS_KEPT = None  # what `keep_buffers` was answered; None: not asked
+
+
 def keep_buffers():
     """Let glibc keep large freed buffers instead of handing them to the kernel, which zeroes them page by page at the next step.
 
-    On a CPU this is worth more than most arithmetic (benchmarks/README.md). Elsewhere than on Linux with glibc nothing happens.
+    On a CPU this is worth more than most arithmetic (benchmarks/README.md). Elsewhere than on Linux with glibc nothing happens;
+    whether it was granted there stands in BUFFERS_KEPT, for who computes with large buffers to say.
     """
     import ctypes
     import platform
 
+    global BUFFERS_KEPT
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3
-        for option in (trim_threshold, mmap_threshold):
-            ctypes.CDLL(None).mallopt(option, 2**31 - 1)
+        BUFFERS_KEPT = all([ctypes.CDLL(None).mallopt(option, 2**31 - 1) == 1 for option in (trim_threshold, mmap_threshold)])
 
 
 def open_streams():

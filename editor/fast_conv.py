@@ -28,6 +28,7 @@ ROWS = 8  # matrices of so many rows, or a multiple, are multiplied alike
 
 BLUR1 = torch.tensor([1.0, 2, 1]).outer(torch.tensor([1.0, 2, 1])) / 16  # StyleGAN1's filter, [3, 3]
 BLUR2 = torch.tensor([1.0, 3, 3, 1]).outer(torch.tensor([1.0, 3, 3, 1])) / 16  # StyleGAN2's, [4, 4], times 4 for the zeros between pixels
+MEAN2 = BLUR2 / 4  # the same of sum 1, as its discriminator takes it
 
 # F(4x4, 3x3) of Lavin & Gray 2016: d -> B^T d B, kernel -> G g G^T, product -> A^T m A, each as one matrix for both sides
 _B = torch.tensor(
@@ -312,7 +313,7 @@ def styled1(layer, x, w, noise):
     weight, bias, strength = layer.tensors()
     if layer.up:
         x = UpConv.apply(x, weight, layer.kernels, 1)  # [N, O, 2H, 2W]
-        x = Blur.apply(x, BLUR1.to(x.device), bias, 1)
+        x = Blur.apply(x, layer.blur, bias, 1)
     elif weight is not None:
         x = conv(x, weight, bias, layer.kernels)
     else:
@@ -373,7 +374,7 @@ def styled2(layer, x, w, noise):
     x = Modulate.apply(x, style[:, :, None, None])
     if layer.up:
         x = UpConv.apply(x, weight, None, 0)  # [N, O, 2H + 1, 2W + 1]
-        x = Blur.apply(x, BLUR2.to(x.device), None, 1)  # [N, O, 2H, 2W]
+        x = Blur.apply(x, layer.blur, None, 1)  # [N, O, 2H, 2W]
     else:
         x = conv(x, weight, None, layer.kernels)
     x = Epilogue2.apply(x, demodulation[:, :, None, None], noise, strength, bias)

@@ -33,7 +33,7 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
         blur: sigma of a Gaussian, as a fraction of the side, 0 to 1; applied last.
 
     Returns:
-        float32 [1, 1, size, size] in 0..1; [N, 1, size, size] where a part is named.
+        float32 [1, 1, size, size] in 0..1; [N, 1, size, size] where a part is named. On the pictures' device, else on the CPU.
 
     Raises:
         ValueError, OSError: no such file, a shape or part that is not known, numbers out of order, no face found.
@@ -47,8 +47,8 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
         for word in text.split("+"):
             one = _shape(word, size, pictures)
             mask = one if mask is None else torch.maximum(mask, one)
-    mask = 1 - mask if invert else mask
-    return blurred(mask, blur * size)
+    mask = blurred(1 - mask if invert else mask, blur * size)
+    return mask if pictures is None else mask.to(pictures.device)
 
 
 def name(text):
@@ -122,4 +122,4 @@ def _part(name, size, pictures):
         picture = images.to_pil(image)
         marks = (landmarks.landmarks_of_crop(picture) + 0.5) / picture.width
         found.append(landmarks.draw_part(name, marks, size))
-    return torch.from_numpy(np.stack(found))[:, None].to(pictures.device)
+    return torch.from_numpy(np.stack(found))[:, None]

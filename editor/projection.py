@@ -70,6 +70,7 @@ class Projection:
     steps: int = 0
     seconds: float = 0.0
     interrupted: KeyboardInterrupt | None = None
+    not_compiled: str | None = None  # why the steps were not compiled, though asked for
 
     def curve(self, i):
         """[[step, loss], ...] of image i, as a record keeps it."""
@@ -255,10 +256,10 @@ class Prior:
     def __init__(self, G, device, count=8192):
         z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
         with torch.no_grad():
-            x = self.undo(G.mapping(z))
-        self.mean = x.mean(0)
+            x = self.undo(G.mapping(z)).cpu().double()  # Apple's MPS has neither float64 nor eigh
         values, vectors = torch.linalg.eigh(torch.cov(x.T))
-        self.whiten = vectors / values.clamp(min=values.max() * 1e-4).sqrt()  # [512, 512]
+        self.mean = x.mean(0).float().to(device)
+        self.whiten = (vectors / values.clamp(min=values.max() * 1e-4).sqrt()).float().to(device)  # [512, 512]
 
     @staticmethod
     def undo(w):
@@ -323,11 +324,43 @@ def objective(G, distance, goal, config):
             total = total + config.lambda_style * sum(share(a, b) for a, b in zip(styled(images), style, strict=True))
         return total, images
 
-    if not config.compile:
-        return losses_of
-    torch._dynamo.config.suppress_errors = True  # where compiling fails (no headers of Python, say), the step runs as it is
-    graphs = "reduce-overhead" if goal.image.is_cuda else None  # CUDA graphs: one launch for the whole step
-    return torch.compile(losses_of, mode=graphs)
+    return Compiled(losses_of, goal.image.is_cuda) if config.compile else losses_of
+
+
+class Compiled:
+    """A function (ws, maps) -> (losses, images), compiled for the steps that want its gradient.
+
+    What is asked without gradients, once in a descent, takes the plain function: half a minute of compiling would be for one call.
+    Where compiling fails (no headers of Python, say), the plain function does it all, and `failed` says why.
+    """
+
+    def __init__(self, plain, on_cuda):
+        self.plain, self.tried, self.failed = plain, False, None
+        self.compiled = torch.compile(plain, mode="reduce-overhead" if on_cuda else None)  # CUDA graphs: one launch for the whole step
+
+    def __call__(self, ws, maps):
+        if self.failed or not torch.is_grad_enabled():
+            return self.plain(ws, maps)
+        ws = ws.contiguous()  # one w for all layers and a w for each: one graph
+        if not self.tried:
+            self.tried, self.failed = True, self.why_not(ws, maps)
+            return self(ws, maps)
+        return self.compiled(ws, maps)
+
+    def why_not(self, ws, maps):
+        """Compile both directions, the backward one too before it is needed: None, or what the compiler says, on one line."""
+        from torch._dynamo.exc import TorchDynamoException
+
+        def alike(x):
+            return x.detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
+
+        ws, maps = alike(ws), maps if isinstance(maps, str) else [alike(m) for m in maps]
+        moving = [x for x in (ws, *maps) if isinstance(x, torch.Tensor) and x.requires_grad]
+        try:
+            torch.autograd.grad(self.compiled(ws, maps)[0].sum(), moving, allow_unused=True)
+        except TorchDynamoException as error:
+            return " ".join(f"{type(error).__name__} {error}".split())[:200]
+        return None
 
 
 def looks(G, distance, goal, config):
@@ -486,22 +519,30 @@ def project(G, distance, targets, config, callback=None, show=None):
             losses = losses + weight * far(ws)
         return losses + config.lambda_noise * noise.drift() if config.joint else losses, images
 
-    stages = [(step, functools.partial(latent_losses, look)) for step, look in looks(G, distance, goal, config)]
+    judges = looks(G, distance, goal, config)
+    stages = [(step, functools.partial(latent_losses, look)) for step, look in judges]
     seen = (lambda step, images: show(step, resized(images, G.resolution))) if show else None
     result.loss = descend([latent, *(noise.variables if config.joint else [])], stages, config.iteration, config, result, callback, seen)
+    result.not_compiled = getattr(judges[-1][1], "failed", None)
     result.ws = to_ws(G, latent.value.detach(), config.space).contiguous().clone()
     if config.noise_iteration and not result.interrupted:
-        pixels = objective(G, None, noise_goal(G, goal, result.ws, noise.maps(), config), replace(config, lambda_mse=1.0))
-
-        def noise_losses():
-            losses, images = pixels(result.ws, noise.maps())
-            return losses + config.lambda_noise * noise.drift(), images
-
-        result.noise_loss = descend(noise.variables, [(0, noise_losses)], config.noise_iteration, config, result, callback, show)
+        find_noise(G, goal, noise, config, result, callback, show)
     maps = config.noise if noise is None else noise.maps()
     if not isinstance(maps, str):  # maps that were given belong to the result even if they did not move: it was found under them
         result.noise = [m.detach().expand(n, -1, -1, -1).clone() for m in maps]
     return result
+
+
+def find_noise(G, goal, noise, config, result, callback, show):
+    """The noise stage of `project`: moves the `NoiseMaps` under result.ws."""
+    pixels = objective(G, None, noise_goal(G, goal, result.ws, noise.maps(), config), replace(config, lambda_mse=1.0))
+
+    def losses():
+        found, images = pixels(result.ws, noise.maps())
+        return found + config.lambda_noise * noise.drift(), images
+
+    result.noise_loss = descend(noise.variables, [(0, losses)], config.noise_iteration, config, result, callback, show)
+    result.not_compiled = result.not_compiled or getattr(pixels, "failed", None)
 
 
 def project_in_parts(G, distance, goal, config, size=None, start=None, callback=None, show=None, warn=None, later=0):

@@ -4,6 +4,10 @@ session = open(args)                                 # --device, --precision, --
 face = session.read(path)                            # --force, --no_saved_noise
 for first, last, found in session.embed(goal, config, ...):
     face.write(path, found.ws, session.record("encode_image.py", ...))
+
+Which number format a saved picture is rendered in is one rule for all commands, stills and frames: float32, without TF32 and not
+compiled, unless --precision bf16 asks for bfloat16. So a face's picture is the same whichever format `auto` chose for the steps that
+found it, and what one command writes another renders to the bit. `auto` and tf32 are for the optimiser's steps alone.
 """
 
 import hashlib
@@ -11,20 +15,27 @@ import os
 import re
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from editor import __version__, checkpoints, face, files, images, parallel, projection, render, tuning
+from editor import __version__, checkpoints, cli, face, files, images, parallel, projection, render, tuning
 from editor.settings import DISTANCES, Tuning
 
 ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU
+COMPILING = 71.0  # seconds that compiling a step takes (measured)
+GAIN = 0.08  # seconds that a compiled step of one image at 1024 saves on a CPU (measured); it goes with the pixels
+GAIN_CUDA = 0.01  # those on a CUDA card, in a batch of any size: a thousand launches less (expected; benchmarks/gpu.sh measures it)
+BUFFERS_COUNT_FROM = 512  # side from which steps on a CPU take a quarter longer where freed buffers are not kept (`cli.keep_buffers`)
 
 
 @dataclass
 class Session:
     """An open generator and what goes with it.
 
-    G: the generator, frozen, on `device`. dtype: of its convolutions. compile: what --compile says. perceptual: the distance's name.
+    G: the generator, frozen, on `device`. dtype: of its convolutions in pictures. compile: what --compile says. perceptual: the
+    distance's name. step_dtype: of its convolutions in the optimiser's steps (None: the same). tf32: whether what is float32 in those
+    takes TF32. images: how many there are to embed, as far as it is known.
     """
 
     G: object
@@ -38,6 +49,9 @@ class Session:
     perceptual: str = "bundled"
     remarks: list = field(default_factory=list)
     _distance: object = None
+    step_dtype: object = None
+    tf32: bool = False
+    images: int = 1
 
     def read(self, path):
         """A file's faces, on the session's device: `face.read`; what a user should know is added to `remarks`."""
@@ -54,11 +68,21 @@ class Session:
 
     @property
     def dtype_name(self):
-        return str(self.dtype).removeprefix("torch.")
+        """The steps' number format: float32, tf32 or bfloat16 (which on a CUDA card implies TF32 for the rest)."""
+        name = str(self.step_dtype or self.dtype).removeprefix("torch.")
+        return "tf32" if self.tf32 and name == "float32" else name
 
-    def compiles(self, config):
-        """Whether this session takes torch.compile for a `settings.Config`."""
-        return compiles(self.compile, self.device, self.dtype, self.G.resolution, config.steps)
+    @property
+    def formats(self):
+        """What --precision came to, in words."""
+        steps = self.dtype_name + (" and tf32" if self.tf32 and self.dtype_name != "tf32" else "")
+        pictures = str(self.dtype).removeprefix("torch.")
+        return steps if steps == pictures else f"{steps} (pictures {pictures})"
+
+    def compiles(self, config, images=1):
+        """Whether this session takes torch.compile for a `settings.Config` and so many images at least."""
+        config = config.steps, max(images, self.images)
+        return compiles(self.compile, self.device, self.step_dtype or self.dtype, self.G.resolution, *config)
 
     def _taken(self, found):
         self.remarks += found.remarks
@@ -118,15 +142,24 @@ class Session:
             tuned: a `settings.Tuning`: then the generator is tuned around each latent, and the noise maps come last (`tuning.follow`).
             together: one set of weights for all images, once all their latents are found.
         """
-        config.dtype = self.dtype
-        config.compile = self.compiles(config)
+        config.dtype = self.step_dtype or self.dtype
+        config.compile = self.compiles(config, len(goal.image))
         tuned = tuned or Tuning()
         if self.device.type == "cpu" and self.G.resolution <= ONE_THREAD_UP_TO and not config.compile and not together:
             yield from parallel.images(
                 lambda part, *heard: self._embed(part, config, encoder, 1, *heard, warn, tuned), goal, callback, show
             )
         else:
-            yield from self._embed(goal, config, encoder, size, callback, show, warn, tuned, together)
+            yield from self._in_steps_format(self._embed(goal, config, encoder, size, callback, show, warn, tuned, together))
+
+    def _in_steps_format(self, parts):
+        """The same parts; TF32 is allowed while they are worked on, and not while whoever takes them renders."""
+        while True:
+            with tf32_allowed(self.tf32):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
 
     def _embed(self, goal, config, encoder, size, callback, show, warn, tuned, together=False):
         """`embed`, in one thread of ours."""
@@ -144,6 +177,9 @@ class Session:
                     (lambda k, step, seen, first=first: show(first + k, step, seen)) if show else None,
                 )  # fmt: skip
             found.seconds, began = (time.time() - began) / (last - first), time.time()
+            if found.not_compiled and self.compile != "off":
+                self.compile, config.compile, latents.compile = "off", False, False  # those that follow need not find out
+                self.remarks.append(f"the steps could not be compiled, and ran as they are: {found.not_compiled}")
             yield first, last, found
             if found.interrupted:
                 return
@@ -181,6 +217,7 @@ class Session:
             "generator": str(self.G.meta["path"]),
             "generator_hash": self.G.meta["hash"],
             "precision": self.dtype_name,
+            "pictures": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "toolkit": __version__,
             "torch": torch.__version__,
@@ -246,12 +283,19 @@ def open(args):
     import torch
 
     chosen = device(args.device)
+    allow_tf32(False)
     torch.manual_seed(args.seed)
     G = checkpoints.load_generator(args.weight_file, chosen)
+    remarks = []
+    if args.precision == "bf16" and chosen.type == "cuda" and not native_bfloat16(chosen):
+        remarks.append(f"{chosen}: this card has no bfloat16 and emulates it, slowly; --precision fp32 is faster here")
+    if cli.BUFFERS_KEPT is False and chosen.type == "cpu" and G.resolution >= BUFFERS_COUNT_FROM:
+        remarks.append("the C library does not keep freed buffers, as it was asked to; steps take about a quarter longer")
     return Session(
-        G, chosen, dtype(args.precision, chosen, G.resolution), args.seed, getattr(args, "force", False),
+        G, chosen, torch.bfloat16 if args.precision == "bf16" else torch.float32, args.seed, getattr(args, "force", False),
         not getattr(args, "no_saved_noise", False), getattr(args, "tuned_strength", 1.0), getattr(args, "compile", "auto"),
-        getattr(args, "perceptual", None) or G.meta["perceptual"] or "vgg16",
+        getattr(args, "perceptual", None) or G.meta["perceptual"] or "vgg16", remarks,
+        step_dtype=dtype(args.precision, chosen, G.resolution), tf32=takes_tf32(args.precision, chosen),
     )  # fmt: skip
 
 
@@ -430,8 +474,9 @@ def device(name):
 
 
 def dtype(name, device, resolution=0):
-    """`--precision` -> the torch.dtype of the convolutions; "auto" takes bfloat16 where the hardware multiplies it and it pays:
-    CUDA cards from Ampere on, CPUs with AMX, and those with AVX-512's bfloat16 from `resolution` 512 on; else float32.
+    """`--precision` -> the torch.dtype of the convolutions where something is optimised; "auto" takes bfloat16 where the hardware
+    multiplies it and it pays: CUDA cards from Ampere on, CPUs with AMX, and those with AVX-512's bfloat16 from `resolution` 512 on;
+    else float32, which is tf32's type as well.
     """
     import torch
 
@@ -439,17 +484,58 @@ def dtype(name, device, resolution=0):
         if device.type == "cpu":
             pays = torch.cpu._is_amx_tile_supported() or (resolution >= 512 and torch.cpu._is_avx512_bf16_supported())
         else:
-            pays = device.type == "cuda" and torch.cuda.is_bf16_supported()
+            pays = native_bfloat16(device)
         name = "bf16" if pays else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    return torch.bfloat16 if name == "bf16" else torch.float32
 
 
-def compiles(choice, device, dtype, resolution, steps):
-    """`--compile` -> whether to take torch.compile; "auto" takes it on CUDA, and on a CPU where it wins back the minute that it
-    costs (measured with bfloat16 only; benchmarks/README.md), if there is a C++ compiler for it.
+def native_bfloat16(device):
+    """Whether a device is a CUDA card that multiplies bfloat16: a T4 or V100 answers yes, too, and then emulates it."""
+    import torch
+
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # PyTorch asks the current one
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def takes_tf32(name, device):
+    """`--precision` -> whether what is float32 in the steps may take TF32, which CUDA cards have; all but fp32 does."""
+    return device.type == "cuda" and name != "fp32"
+
+
+def allow_tf32(allowed):
+    """Let products of float32 on CUDA cards round their factors to TF32's 10 bits, or not. PyTorch lets convolutions, by default.
+
+    Returns:
+        What was allowed before: products of matrices and convolutions, a pair.
     """
     import torch
 
-    long = dtype == torch.bfloat16 and resolution >= 512 and steps >= 500
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32, convolutions.allow_tf32
+    matrices.allow_tf32, convolutions.allow_tf32 = allowed if isinstance(allowed, tuple) else (allowed, allowed)
+    return before
+
+
+@contextmanager
+def tf32_allowed(allowed):
+    """A block with `allow_tf32`."""
+    before = allow_tf32(allowed)
+    try:
+        yield
+    finally:
+        allow_tf32(before)
+
+
+def compiles(choice, device, dtype, resolution, steps, images=1):
+    """`--compile` -> whether to take torch.compile; "auto" takes it where so many steps of so many images win back what compiling
+    costs: on CPUs with bfloat16 (measured so only; benchmarks/README.md) if there is a C++ compiler for it, and on CUDA cards.
+    """
+    if choice != "auto":
+        return choice == "on"
+    if device.type == "cuda":
+        return steps * images * GAIN_CUDA > COMPILING
     compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl")))
-    return choice == "on" or (choice == "auto" and (device.type == "cuda" or (device.type == "cpu" and long and compiler)))
+    gain = GAIN * (resolution / 1024) ** 2 if device.type == "cpu" and str(dtype) == "torch.bfloat16" and resolution >= 512 else 0.0
+    return bool(compiler) and steps * images * gain > COMPILING
