@@ -80,6 +80,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "coarse": ["checkpoints", "downloads", "files", "fast_conv"],
     "projection": ["settings", "coarse", "fast_conv", "perceptual_model"],
     "session": [
+        "cli",
         "checkpoints",
         "perceptual_model",
         "face",

@@ -12,7 +12,8 @@ import encode_image
 from editor import checkpoints, face, render, session, settings, tuning
 from tests.test_encode import latent, picture, said, stamps
 
-TUNED = ["--src_im", "a.png", "--preset", "editable", "--w_iteration", 2, "--iteration", 0, "--tune", 4, "--tune_lr", 0.01, "--lr", 0.1, "--quiet"]
+TUNED = ["--src_im", "a.png", "--preset", "editable", "--w_iteration", 2, "--iteration", 0, "--tune", 4, "--tune_lr", 0.01]
+TUNED += ["--lr", 0.1, "--quiet"]
 
 
 def test_the_default_is_one_w_and_weights_tuned_around_it(encode, photographs, G):
