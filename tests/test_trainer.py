@@ -105,6 +105,24 @@ def test_the_discriminator_and_the_heads_learn_to_tell_real_from_fake():
         assert run.heads(run._head_features(white)).mean() > run.heads(run._head_features(black)).mean() + 1
 
 
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+def test_fakes_and_real_images_are_scored_as_if_alone(kind):
+    """In every batch: minibatch_stddev never puts both kinds into a group, nor other numbers of them than the generator's step does."""
+    torch.manual_seed(0)
+    size = dataclasses.replace(SIZE, kind=kind)
+    run, passes = Trainer(Generator(size), Discriminator(size), Config()), []
+    run.D.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    for n in range(1, 33):
+        fake, x = torch.randn(2, n, 3, 8, 8)
+        passes.clear()
+        found = run._both_scores(fake.requires_grad_(True), x)
+        assert sum(passes) == 2 * n and (n % 4 or passes == [2 * n])  # the usual batches take one pass
+        for scores, images in zip(found, (fake, x), strict=True):
+            torch.testing.assert_close(scores, run.D(images)[:, 0], rtol=1e-4, atol=1e-5, msg=f"batch {n}")
+        (gradient,) = torch.autograd.grad(found[1].sum() + 0 * fake.sum(), fake)
+        assert not gradient.any(), f"batch {n}: a real image's score depends on a fake"
+
+
 def test_the_generator_learns_to_be_believed():
     run, z = new(lr=0.01), torch.randn(16, 16)
     scores = []

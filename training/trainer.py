@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from editor import checkpoints
-from stylegan_layers import Generator
+from stylegan_layers import Generator, stddev_group
 from training import augment, projected, reconstruct
 from training.config import check, setting
 
@@ -231,6 +231,17 @@ class Trainer:
             images = augment.augment(images, self.p)
         return self.D(images.to(self.dtype))
 
+    def _both_scores(self, fake, real):
+        """Scores [N] of fakes and of real images, both [N, 3, R, R], each kind as if it were looked at alone.
+
+        One pass with fakes on even places, where minibatch_stddev then makes the same groups of each kind (every 2N/G-th image, with the
+        G of N images); else a pass each, since groups of both kinds would tell the discriminator nothing, and the generator lies.
+        """
+        n = len(real)
+        if stddev_group(2 * n) == stddev_group(n):
+            return self._scores(torch.stack([fake, real], 1).flatten(0, 1)).view(n, 2).unbind(1)
+        return self._scores(fake)[:, 0], self._scores(real)[:, 0]
+
     def _head_features(self, images):
         """What the heads look at: features of part of the batch, always augmented."""
         part = images[: max(2, int(len(images) * self.config.heads_share))]
@@ -287,10 +298,7 @@ class Trainer:
         c, n = self.config, len(real)
         for p in self.d_weights:
             p.requires_grad_(True)
-        # one pass; fakes on even places, so that the groups of minibatch_stddev (every N/4-th image) do not mix the kinds
-        both = torch.stack([fake, real], 1).flatten(0, 1)  # [2 N, 3, R, R]
-        scores = self._scores(both).view(n, 2)
-        fakes, reals = scores[:, 0], scores[:, 1]
+        fakes, reals = self._both_scores(fake, real)
         loss = log_sigmoid_loss(fakes, real=False) + log_sigmoid_loss(reals, real=True)
         self.note(loss_d=loss, score_fake=fakes.mean(), score_real=reals.mean(), sign_real=reals.sign().mean())
         self._step(self.opt_d, loss, self.d_weights, rate)
