@@ -120,9 +120,14 @@ def test_processes_that_go_on_from_different_states_say_so(found):
         assert process["words"].startswith("the processes go on after different numbers of images (32, 40): give an --out")
 
 
-@pytest.mark.parametrize("batch, ranks, least, match", [(8, 3, 1, "--batch 8: 3 processes share it in even parts; give a multiple of 3$"),
-                                                        (2, 4, 1, "--batch 2: 4 processes .* a multiple of 4$"),
-                                                        (4, 4, 2, "--batch 4: .* of 2 images or more each; give a multiple of 4 from 8 on$")])  # fmt: skip
+REFUSED = [
+    (8, 3, 1, "--batch 8: 3 processes share it in even parts; give a multiple of 3$"),
+    (2, 4, 1, "--batch 2: 4 processes .* a multiple of 4$"),
+    (4, 4, 2, "--batch 4: .* of 2 images or more each; give a multiple of 4 from 8 on$"),
+]
+
+
+@pytest.mark.parametrize("batch, ranks, least, match", REFUSED)
 def test_a_batch_that_cannot_be_shared_is_refused(batch, ranks, least, match):
     with pytest.raises(ValueError, match=match):
         processes.share(batch, ranks, least)

@@ -87,7 +87,7 @@ def test_a_run_does_not_go_on_as_another(settings, match):
 def test_a_state_of_an_older_version_is_read():
     run, other = new(), new(1)
     run.step(real())
-    state = run.state() | {"random": torch.get_rng_state()}
+    state = copy.deepcopy(run.state()) | {"random": torch.get_rng_state()}
     other.load_state({k: v for k, v in state.items() if k != "batch"})
     run.step(real(1))
     other.step(real(1))

@@ -277,8 +277,10 @@ def test_each_process_takes_its_share_of_a_batch(tmp_path, pictures, monkeypatch
     assert sizes == [4, 4]
 
 
-@pytest.mark.parametrize("ranks, flags, match", [("3", [], "--batch 8: 3 processes share it"),
-                                                 ("8", ["--reconstruct", "1"], "--batch 8: 8 processes .* a multiple of 8 from 16 on")])  # fmt: skip
+@pytest.mark.parametrize("ranks, flags, match", [
+    ("3", [], "--batch 8: 3 processes share it"),
+    ("8", ["--reconstruct", "1"], "--batch 8: 8 processes .* a multiple of 8 from 16 on"),
+])  # fmt: skip
 def test_processes_must_share_a_batch_evenly(monkeypatch, ranks, flags, match):
     monkeypatch.setenv("WORLD_SIZE", ranks)
     with pytest.raises(ValueError, match=match):

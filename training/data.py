@@ -184,7 +184,7 @@ def split(count, held_out=True):
 
 
 class Batches:
-    """Batch i, for every i from 0 on: float [size, 3, R, R] in [-1, 1]. The order is new in each round, and half of the images are mirrored.
+    """Batch i, for every i from 0 on: float [size, 3, R, R] in [-1, 1]. Each round has a new order, and half of the images are mirrored.
 
     A batch depends on its number and the seed only, so a run that goes on needs no state of it.
 

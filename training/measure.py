@@ -88,9 +88,8 @@ class Inception:
     @torch.no_grad()
     def __call__(self, images):
         mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        prepared = (
-            ((brought_to(x.to(self.device), 299) + 1) / 2 - mean) / std for x in images.split(32)
-        )  # transform_input undoes the normalisation
+        images = images.to(self.device)
+        prepared = (((brought_to(x, 299) + 1) / 2 - mean) / std for x in images.split(32))  # transform_input undoes the normalisation
         return torch.cat([self.network(x) for x in prepared]).cpu().double().numpy()
 
 
