@@ -57,7 +57,7 @@ EVERYTHING = {"augment": "ada", "ada_target": 0.0, "path_length": 1.0, "r1_every
 def work(rank, folder):
     """What each of the two processes does; its findings go to a file."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", timedelta(minutes=1), rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", timedelta(minutes=5), rank=rank, world_size=2)
     with pytest.MonkeyPatch.context() as patch:
         alike = gradients(new(0, rank, 2), patch)
     run, calls, say = new(rank, rank, 2, **EVERYTHING), [], torch.distributed.all_reduce
