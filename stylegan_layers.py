@@ -146,18 +146,13 @@ def sum_of_shifts(weight):
     return w[:, :, 1:, 1:] + w[:, :, :-1, 1:] + w[:, :, 1:, :-1] + w[:, :, :-1, :-1]
 
 
-def stddev_group(n, group=4):
-    """How many of n images `minibatch_stddev` puts into a group: the largest divisor of n up to `group`."""
-    return max(d for d in range(1, group + 1) if n % d == 0)
-
-
 def minibatch_stddev(x, group=4):
     """x [N, C, 4, 4] -> [N, C + 1, 4, 4]: one more map, the mean standard deviation of a group of images (Karras et al. 2018, section 3).
 
-    Image i is grouped with i + N/G, i + 2N/G, ...; G is `stddev_group(N, group)`.
+    Image i is grouped with i + N/G, i + 2N/G, ...; G is the largest divisor of N up to `group`.
     """
     n, c, h, w = x.shape
-    g = stddev_group(n, group)
+    g = max(d for d in range(1, group + 1) if n % d == 0)
     y = x.float().view(g, n // g, c, h, w)  # [G, N/G, C, 4, 4]
     y = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [N/G]
     return torch.cat([x, y.to(x.dtype).repeat(g).view(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from editor import checkpoints
-from stylegan_layers import Generator, stddev_group
+from stylegan_layers import Generator
 from training import augment, processes, projected, reconstruct, resume
 from training.config import check, setting
 
@@ -271,11 +271,11 @@ class Trainer:
     def _both_scores(self, fake, real):
         """Scores [N] of fakes and of real images, both [N, 3, R, R], each kind as if it were looked at alone.
 
-        One pass with fakes on even places, where minibatch_stddev then makes the same groups of each kind (every 2N/G-th image, with the
-        G of N images); else a pass each, since groups of both kinds would tell the discriminator nothing, and the generator lies.
+        One pass with fakes on even places, where minibatch_stddev then makes the same groups of each kind: its groups of 2N images must be
+        as large as those of N. Else a pass each: a group of both kinds would tell the discriminator, and the generator, wrong deviations.
         """
         n = len(real)
-        if stddev_group(2 * n) == stddev_group(n):
+        if n % 4 == 0 or n % 6 == 3:  # groups of 4, or of 3
             return self._scores(torch.stack([fake, real], 1).flatten(0, 1)).view(n, 2).unbind(1)
         return self._scores(fake)[:, 0], self._scores(real)[:, 0]
 
