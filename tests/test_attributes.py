@@ -115,6 +115,24 @@ def test_training_goes_on_where_it_stopped(made_up, capsys):
     assert load(made_up / "net.safetensors").scores(torch.zeros(1, 3, 128, 128))["age"].shape == (1,)
 
 
+def test_a_resumed_training_equals_an_uninterrupted_one(made_up):
+    """To the bit: the dropout of an epoch depends on its number, not on what was drawn before."""
+    faces = train_attributes.read_faces(made_up / "faces.zip", made_up / "labels.csv")
+    options = train_attributes.Config(epochs=2, small_epochs=2, batch=16)
+    none = torch.zeros(0, dtype=torch.long)
+
+    def stop(line):
+        raise KeyboardInterrupt
+
+    train_attributes.train(faces, none, options, made_up / "whole.pt", lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        train_attributes.train(faces, none, options, made_up / "parts.pt", stop)
+    train_attributes.train(faces, none, options, made_up / "parts.pt", lambda line: None)
+    whole, parts = (torch.load(made_up / f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
+    assert whole["epoch"] == 2
+    torch.testing.assert_close(whole, parts, rtol=0, atol=0, equal_nan=True)
+
+
 HEAD = "file,age,gender,yaw,glasses_edge,happy\n"
 
 

@@ -83,11 +83,11 @@ def test_pixels_are_those_of_images(tmp_path):
 
 def test_half_of_the_images_are_mirrored_and_none_stands_on_its_head():
     picture = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4).expand(1, 3, 4, 4)
-    source = data.batches(picture, torch.tensor([0]), 64, torch.Generator().manual_seed(0))
-    mirrored = [torch.equal(x, picture[0].flip(2)) for x in ((next(source) + 1) * 127.5).round().byte()]
+    source = data.Batches(picture, torch.tensor([0]), 64)
+    mirrored = [torch.equal(x, picture[0].flip(2)) for x in ((source[0] + 1) * 127.5).round().byte()]
     assert 20 < sum(mirrored) < 44
-    source = data.batches(picture, torch.tensor([0]), 64, torch.Generator().manual_seed(0))
-    upright = [torch.equal(x, picture[0]) for x in ((next(source) + 1) * 127.5).round().byte()]
+    source = data.Batches(picture, torch.tensor([0]), 64)
+    upright = [torch.equal(x, picture[0]) for x in ((source[0] + 1) * 127.5).round().byte()]
     assert sum(mirrored) + sum(upright) == 64
 
 
@@ -217,3 +217,19 @@ def test_pipes_are_named_and_not_waited_for(tmp_path):
         data.load(tmp_path / "f.png", 16)
     with pytest.raises(ValueError, match="nowhere: no such file"):
         data.load(tmp_path / "nowhere", 16)
+
+
+def test_batches_of_two_processes_are_the_batch_of_one():
+    pixels = torch.randint(0, 256, (10, 3, 4, 4), dtype=torch.uint8)
+    whole, *parts = (data.Batches(pixels, torch.arange(9), 4, 5, rank=rank, ranks=ranks) for rank, ranks in ((0, 1), (0, 2), (1, 2)))
+    for i in range(5):
+        assert torch.equal(torch.stack([part[i] for part in parts], 1).flatten(0, 1), whole[i])
+
+
+def test_a_batch_depends_on_its_number_only_and_a_round_shows_each_picture_once():
+    pixels = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(-1, 3, 2, 2)
+    source = data.Batches(pixels, torch.arange(8), 4)
+    shown = [((source[i][:, 0, 0, 0] + 1) * 127.5).round().tolist() for i in range(6)]
+    assert all(sorted(shown[i] + shown[i + 1]) == list(range(8)) for i in (0, 2, 4)) and len({tuple(x) for x in shown}) > 4
+    assert torch.equal(source[1], data.Batches(pixels, torch.arange(8), 4)[1])
+    assert not torch.equal(source[1], data.Batches(pixels, torch.arange(8), 4, seed=1)[1])

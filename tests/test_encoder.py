@@ -87,6 +87,37 @@ def test_one_is_trained_for_any_generator_and_goes_on_where_it_stopped(tmp_path,
             train_encoder.main([*words, "--steps", "102"])
 
 
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    checkpoints.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 16, 128, 16, 2)))
+    for i, value in enumerate(np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)):
+        images.save(tmp_path / "faces" / f"{i}.png", value)
+    monkeypatch.setattr(train_encoder, "EVERY", 3)
+    save, stops = train_encoder.resume.save, []
+
+    def stopped(path, state):
+        save(path, state)
+        if path in stops:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_encoder.resume, "save", stopped)
+
+    def train(name):
+        paths = {"data": "faces", "generator": "g.safetensors", "out": "e.safetensors", "state": name}
+        words = [part for flag, path in paths.items() for part in (f"--{flag}", str(tmp_path / path))]
+        train_encoder.main([*words, "--steps", "6", "--batch", "2", "--quiet"])
+
+    train("whole.pt")
+    stops.append(str(tmp_path / "parts.pt"))
+    with pytest.raises(KeyboardInterrupt):
+        train("parts.pt")
+    stops.clear()
+    train("parts.pt")
+    whole, parts = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "parts.pt"))
+    assert whole["step"] == 6 and whole.pop("generator_hash") == parts.pop("generator_hash")
+    torch.testing.assert_close(whole, parts, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("flag", ["--steps 0", "--batch 0", "--lr -1", "--seed -1"])
 def test_senseless_settings_are_refused(flag):
     with pytest.raises(ValueError, match=f"{flag}[.0]*: expected"):

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import math
-import threading
 
 import pytest
 import torch
@@ -18,10 +17,10 @@ SIZE = NetworkConfig("stylegan2", 8, 64, 8, 2, z_dim=16, w_dim=16)
 N = 4
 
 
-def new(seed=0, trained=False, ranks=1, **settings):
+def new(seed=0, trained=False, rank=0, **settings):
     """A Trainer of small networks, with batches of 4."""
     torch.manual_seed(seed)
-    return Trainer(Generator(SIZE), Discriminator(SIZE), Config(**{"batch": N, "warm": 0} | settings), trained=trained, ranks=ranks)
+    return Trainer(Generator(SIZE), Discriminator(SIZE), Config(**{"batch": N, "warm": 0} | settings), trained=trained, rank=rank)
 
 
 def real(seed=0):
@@ -85,6 +84,26 @@ def test_a_run_does_not_go_on_as_another(settings, match):
             new().load_state(new(**settings).state())
 
 
+def test_a_state_of_an_older_version_is_read():
+    run, other = new(), new(1)
+    run.step(real())
+    state = copy.deepcopy(run.state()) | {"random": torch.get_rng_state()}
+    other.load_state({k: v for k, v in state.items() if k != "batch"})
+    run.step(real(1))
+    other.step(real(1))
+    assert alike(run.state(), other.state())
+
+
+def test_each_step_draws_anew_and_each_process_for_itself():
+    drawn = []
+    for rank, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        run = new(rank=rank)
+        run.step_count = step
+        run._generator_step = lambda *_: drawn.append(torch.rand(1).item()) or trainer.Made(real(), torch.zeros(16))
+        run.step(real())
+    assert drawn[0] == drawn[3] and len(set(drawn)) == 3
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses
 
@@ -103,6 +122,24 @@ def test_the_discriminator_and_the_heads_learn_to_tell_real_from_fake():
     with torch.no_grad():
         assert run.D(white).mean() > run.D(black).mean() + 1
         assert run.heads(run._head_features(white)).mean() > run.heads(run._head_features(black)).mean() + 1
+
+
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+def test_fakes_and_real_images_are_scored_as_if_alone(kind):
+    """In every batch: minibatch_stddev never puts both kinds into a group, nor other numbers of them than the generator's step does."""
+    torch.manual_seed(0)
+    size = dataclasses.replace(SIZE, kind=kind)
+    run, passes = Trainer(Generator(size), Discriminator(size), Config()), []
+    run.D.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    for n in range(1, 33):
+        fake, x = torch.randn(2, n, 3, 8, 8)
+        passes.clear()
+        found = run._both_scores(fake.requires_grad_(True), x)
+        assert sum(passes) == 2 * n and (n % 4 or passes == [2 * n])  # the usual batches take one pass
+        for scores, images in zip(found, (fake, x), strict=True):
+            torch.testing.assert_close(scores, run.D(images)[:, 0], rtol=1e-4, atol=1e-5, msg=f"batch {n}")
+        (gradient,) = torch.autograd.grad(found[1].sum() + 0 * fake.sum(), fake)
+        assert not gradient.any(), f"batch {n}: a real image's score depends on a fake"
 
 
 def test_the_generator_learns_to_be_believed():
@@ -229,8 +266,10 @@ def test_a_new_generators_mean_latent_is_learned():
 
 
 @pytest.mark.parametrize("ranks, share", [(1, 0.5), (2, 0.75)])
-def test_averages_halve_what_is_old_in_the_images_of_ema(ranks, share):
-    run = new(trained=True, ema=float(N), reconstruct=1.0, ranks=ranks)
+def test_averages_halve_what_is_old_in_the_images_of_ema(ranks, share, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(ranks))
+    run = new(trained=True, ema=float(N), reconstruct=1.0)
+    run.ranks = ranks
     pairs = [(run.ema.mapping.fc0.weight, run.G.mapping.fc0.weight), (run.encoder_ema.fc1.weight, run.encoder.fc1.weight)]
     before = [average.clone() for average, _ in pairs]
     with torch.no_grad():
@@ -276,37 +315,6 @@ def test_augmentation_follows_the_scores():
     run.step(real())
     assert run.p == 0.0
     assert new(augment="diff").p == 1.0 and new().p == 0.0
-
-
-class Meeting:
-    """all_reduce among threads, as torch.distributed's among processes."""
-
-    def __init__(self, count):
-        self.barrier, self.values = threading.Barrier(count, timeout=30), {}
-
-    def all_reduce(self, tensor):
-        self.values[threading.get_ident()] = tensor.clone()
-        self.barrier.wait()
-        total = sum(self.values[k] for k in sorted(self.values))
-        self.barrier.wait()
-        tensor.copy_(total)
-
-
-def test_processes_take_one_step_with_the_mean_of_their_gradients(monkeypatch):
-    runs, meeting = [new(ranks=2), new(ranks=2)], Meeting(2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", meeting.all_reduce)
-    threads = [threading.Thread(target=run.step, args=(real(i),)) for i, run in enumerate(runs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    for part in ("G", "D", "opt_g", "opt_d"):
-        a, b = (getattr(run, part).state_dict() for run in runs)
-        if part == "G":  # each has its own mean of w
-            a, b = ({k: v for k, v in x.items() if k != "mapping.w_avg"} for x in (a, b))
-        assert alike(a, b), part
-    last = [m for k, m in sorted(meeting.values.items())]
-    assert torch.allclose(runs[0].d_weights[-1].grad, sum(last) / 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

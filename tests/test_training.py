@@ -61,7 +61,7 @@ def test_the_middle_of_a_picture_is_taken(tmp_path):
 def test_pictures_are_mirrored_left_to_right():
     picture = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     picture[..., 0, 0] = 255  # the corner on top, left
-    shown = next(data.batches(picture, torch.arange(1), 64, torch.Generator().manual_seed(0)))
+    shown = data.Batches(picture, torch.arange(1), 64)[0]
     left, right = shown[:, 0, 0, 0] == 1, shown[:, 0, 0, 3] == 1
     assert (left ^ right).all() and 16 < left.sum() < 48 and (shown[:, :, 1:] == -1).all()
 
@@ -80,8 +80,8 @@ def test_held_out_images_are_never_trained_on():
     train, held = data.split(100)
     assert len(held) == 10 and not set(train.tolist()) & set(held.tolist())
     images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(-1, 3, 4, 4)
-    source = data.batches(images, train, 8, torch.Generator().manual_seed(0))
-    seen = {round((x[0, 0, 0].item() + 1) * 127.5) for _ in range(50) for x in next(source)}
+    source = data.Batches(images, train, 8)
+    seen = {round((x[0, 0, 0].item() + 1) * 127.5) for i in range(50) for x in source[i]}
     assert seen == set(train.tolist())
 
 
@@ -257,7 +257,7 @@ def test_seed_and_flip_and_hold_out_do_something(tmp_path, pictures):
 
 
 def test_two_processes_share_the_batches_and_one_writes(tmp_path, pictures):
-    """That they train one network: tests/test_trainer.py."""
+    """That they train one network: tests/test_ranks.py."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training.train_generator",
                "--data", str(pictures), *SMALL, "--images", "64", "--tick", "32", "--out", str(out), "--quiet"]  # fmt: skip
@@ -268,8 +268,8 @@ def test_two_processes_share_the_batches_and_one_writes(tmp_path, pictures):
 
 
 def test_each_process_takes_its_share_of_a_batch(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(train_generator, "start_processes", lambda args, batch: (0, 2, torch.device("cpu")))
-    for name in ("all_reduce", "barrier", "destroy_process_group"):
+    monkeypatch.setattr(train_generator, "start_processes", lambda args, config: (0, 2, torch.device("cpu")))
+    for name in ("all_reduce", "broadcast", "barrier", "destroy_process_group"):
         monkeypatch.setattr(torch.distributed, name, lambda *_: None)
     sizes, step = [], trainer.Trainer.step
     monkeypatch.setattr(trainer.Trainer, "step", lambda self, real: sizes.append(len(real)) or step(self, real))
@@ -277,10 +277,49 @@ def test_each_process_takes_its_share_of_a_batch(tmp_path, pictures, monkeypatch
     assert sizes == [4, 4]
 
 
-def test_processes_must_share_a_batch_evenly(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match="--batch 8: 3 processes share it"):
-        train_generator.main(["--data", "x", *SMALL])
+@pytest.mark.parametrize("ranks, flags, match", [
+    ("3", [], "--batch 8: 3 processes share it"),
+    ("8", ["--reconstruct", "1"], "--batch 8: 8 processes .* a multiple of 8 from 16 on"),
+])  # fmt: skip
+def test_processes_must_share_a_batch_evenly(monkeypatch, ranks, flags, match):
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    with pytest.raises(ValueError, match=match):
+        train_generator.main(["--data", "x", *SMALL, *flags])
+
+
+@pytest.mark.parametrize("device, match", [("cuda:0", "--device cuda:5: this machine shows 0 CUDA devices"), ("mps", "only one process")])
+def test_each_process_needs_a_device(monkeypatch, device, match):
+    """A machine that shows one device to the flag, and asks for the sixth."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    known = session.device
+    monkeypatch.setattr(session, "device", lambda name: torch.device(name) if name == device else known(name))
+    with pytest.raises(ValueError, match=match):
+        train_generator.main(["--data", "x", *SMALL, "--device", device])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, pictures, monkeypatch):
+    """To the bit, with all that draws at random; it stops within a round of the data and within ADA's four steps."""
+    words = ["--data", str(pictures), *SMALL, "--tick", "40", "--images", "120", "--augment", "ada", "--ada_target", "-2", "--quiet",
+             "--path_length", "1", "--r1_every", "3"]  # fmt: skip
+    save = resume.save
+
+    def stopped(path, state):
+        save(path, state)
+        if state["step"] == 5:
+            raise KeyboardInterrupt
+
+    train_generator.main([*words, "--out", str(tmp_path / "whole")])
+    monkeypatch.setattr(resume, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_generator.main([*words, "--out", str(tmp_path / "parts")])
+    torch.rand(7)  # whatever else has been drawn
+    train_generator.main([*words, "--out", str(tmp_path / "parts")])
+    whole, parts = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts"))
+    assert whole["step"] == 15 and whole["p"] > 0
+    torch.testing.assert_close(whole, parts, rtol=0, atol=0)
+    lines = [[{k: v for k, v in line.items() if k not in ("seconds", "time")} for line in log_of(tmp_path / n)] for n in ("whole", "parts")]
+    assert lines[0] == lines[1] and len(lines[0]) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 cut", "list", "empty", "code"], ids=str)
@@ -361,6 +400,14 @@ def test_every_flag_has_help(module, monkeypatch):
         importlib.import_module(f"training.{module}").main([])
     flags = {action.dest: action.help or "" for action in found.value.args[0]._actions}
     assert len(flags) > 3 and [name for name, text in flags.items() if len(text.split()) < 2] == []
+
+
+@pytest.mark.parametrize("module", [name for name in COMMANDS if name != "grow"])
+def test_every_training_has_device_and_names_one_that_is_not_there(module, tmp_path):
+    words = {"train_generator": ["--data", "x"], "train_encoder": ["--data", "x"], "measure": ["--data", "x"], "make_boundaries": [],
+             "train_attributes": ["--data", "x", "--labels", "y", "--out", "z"], "make_features": ["--faces", "x"]}  # fmt: skip
+    with pytest.raises(ValueError, match="--device tpu: unknown; use auto, cpu, cuda"):
+        importlib.import_module(f"training.{module}").main([*words[module], "--device", "tpu"])
 
 
 def test_psnr_of_known_differences():

@@ -63,6 +63,11 @@ def add_flags(parser, settings, leave_out=()):
         )
 
 
+def add_device_flag(parser):
+    """Add --device, as the editing commands have it; `session.device` reads it."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+
+
 def from_flags(settings, args):
     """A settings dataclass from what `add_flags` made argparse read.
 

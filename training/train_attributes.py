@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from editor import checkpoints, cli
+from editor import checkpoints, cli, session
 from editor.networks import AttributeConfig, AttributeNet
 from training import data, resume
-from training.config import add_flags, check, from_flags, setting
+from training.config import add_device_flag, add_flags, check, from_flags, setting
 
 AGES = ["20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]
 BINARY = ("gender", "smile", "glasses")
@@ -158,15 +158,17 @@ def augment(pixels, flip, size, rng):
     """uint8 [N, 3, H, W] -> float [N, 3, size, size] in [-1, 1]: flipped where `flip`, moved, recoloured, degraded.
 
     A third of each batch loses its detail, as faces of a small generator have none: reduced to 24..80 pixels and enlarged.
+    The pictures' device computes; `flip` and `rng` are the CPU's, so that each device sees the same.
     """
+    device = pixels.device
     x = pixels.float() / 127.5 - 1
     if x.shape[-1] != size:
         x = F.interpolate(x, size=(size, size), mode="area")
-    x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+    x = torch.where(flip.view(-1, 1, 1, 1).to(device), x.flip(3), x)
     n = len(x)
 
     def uniform(low, high):
-        return torch.rand(n, generator=rng) * (high - low) + low
+        return (torch.rand(n, generator=rng) * (high - low) + low).to(device)
 
     angle, scale = uniform(-0.12, 0.12), uniform(0.88, 1.1)
     rotation = torch.stack([angle.cos() * scale, -angle.sin() * scale, angle.sin() * scale, angle.cos() * scale], 1).view(n, 2, 2)
@@ -180,7 +182,7 @@ def augment(pixels, flip, size, rng):
     grey = x.mean(dim=1, keepdim=True)
     x = grey + (x - grey) * uniform(0.4, 1.3).view(-1, 1, 1, 1)
     x = x * uniform(0.75, 1.25).view(-1, 1, 1, 1) + uniform(-0.25, 0.25).view(-1, 1, 1, 1)
-    x = x + torch.randn(x.shape, generator=rng) * uniform(0, 0.06).view(-1, 1, 1, 1)
+    x = x + torch.randn(x.shape, generator=rng).to(device) * uniform(0, 0.06).view(-1, 1, 1, 1)
     return x.clamp(-1, 1)
 
 
@@ -212,7 +214,7 @@ class Trainee(nn.Module):
     @torch.no_grad()
     def folded(self):
         """The AttributeNet that computes the same without batch normalisation."""
-        net = AttributeNet(self.net.config)
+        net = AttributeNet(self.net.config).to(self.net.fc1.weight.device)
         net.load_state_dict(self.net.state_dict())
         for name, norm in self.norms.items():
             conv, gain = getattr(net, name), norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -248,7 +250,7 @@ class Opinions:
 
     def update(self, indices, raw):
         for name in BINARY:
-            now, before = raw[name][:, 0].detach().sigmoid(), self.mean[name][indices]
+            now, before = raw[name][:, 0].detach().sigmoid().cpu(), self.mean[name][indices]
             self.mean[name][indices] = torch.where(before.isnan(), now, 0.6 * before + 0.4 * now)
 
     def correct(self, target, indices):
@@ -267,7 +269,7 @@ class Opinions:
 # Training
 
 
-def train(faces, taught, options, state_path, report):
+def train(faces, taught, options, state_path, report, device="cpu"):
     """Train, from the state where there is one; calls report(dict) after each epoch. Returns the folded network.
 
     Args:
@@ -278,7 +280,7 @@ def train(faces, taught, options, state_path, report):
         ValueError: the state is another run's, or none.
     """
     torch.manual_seed(options.seed)
-    trainee = Trainee(AttributeConfig()).to(memory_format=torch.channels_last)
+    trainee = Trainee(AttributeConfig()).to(device, memory_format=torch.channels_last)
     indices = torch.arange(len(faces.names))[~faces.held_out]
     indices = torch.cat([indices, taught, taught])
     opinions, optimizer = Opinions(len(faces.names)), torch.optim.AdamW(trainee.parameters(), lr=1e-3, weight_decay=0.02)
@@ -305,6 +307,8 @@ def train(faces, taught, options, state_path, report):
 def train_epoch(trainee, optimizer, faces, indices, opinions, epoch, options):
     """One pass over the training images; returns the mean loss. The learning rate rises over a tenth and falls as a cosine."""
     trainee.train()
+    device = trainee.net.fc1.weight.device
+    torch.manual_seed(resume.seed(options.seed, epoch))  # dropout
     rng = torch.Generator().manual_seed(options.seed * 1000 + epoch)
     size = faces.pixels.shape[-1] // (2 if epoch < options.small_epochs else 1)
     batches = indices[torch.randperm(len(indices), generator=rng)].split(options.batch)
@@ -315,13 +319,13 @@ def train_epoch(trainee, optimizer, faces, indices, opinions, epoch, options):
         for group in optimizer.param_groups:
             group["lr"] = rate
         flip = torch.rand(len(batch), generator=rng) < 0.5
-        x = augment(faces.pixels[batch], flip, size, rng)
+        x = augment(faces.pixels[batch].to(device), flip, size, rng)
         target = {name: values[batch] for name, values in faces.targets.items()}
         target["yaw"] = torch.where(flip, -target["yaw"], target["yaw"])
         if progress > 0.5:
             target = opinions.correct(target, batch)
         raw = trainee(x.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(raw, target)
+        loss = loss_of(raw, {name: values.to(device) for name, values in target.items()})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -337,8 +341,8 @@ def train_epoch(trainee, optimizer, faces, indices, opinions, epoch, options):
 @torch.no_grad()
 def score(net, pixels, indices, batch=100):
     """{attribute: [len(indices)]} of uint8 images."""
-    parts = [net.scores(pixels[i].float() / 127.5 - 1) for i in indices.split(batch)]
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    parts = [net.scores(pixels[i].to(net.fc1.weight.device).float() / 127.5 - 1) for i in indices.split(batch)]
+    return {name: torch.cat([p[name] for p in parts]).cpu() for name in parts[0]}
 
 
 def measure(net, faces, limit=None):
@@ -401,19 +405,20 @@ def parser():
     p.add_argument("--state", metavar="FILE", help="what a stopped run goes on from (default: runs/NAME of --out.pt)")
     p.add_argument("--hand_labels", metavar="CSV", help="labels given by eye: taught on training images, measured on held-out ones")
     add_flags(p, Config)
+    add_device_flag(p)
     return p
 
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    config = from_flags(Config, args)
+    config, device = from_flags(Config, args), session.device(args.device)
     faces = read_faces(args.data, args.labels)
     if len(faces.names) < 10:
         raise ValueError(f"{args.labels}: {len(faces.names)} images; give 10 or more, since every tenth is held out")
     print(f"{len(faces.names)} images of {args.data}, {int(faces.held_out.sum())} of them held out", file=sys.stderr, flush=True)
     hand_labels = read_hand_labels(args.hand_labels, faces) if args.hand_labels else []
     state = args.state or Path("runs") / f"{Path(args.out).stem}.pt"
-    net = train(faces, teach(faces, hand_labels), config, state, lambda line: print(json.dumps(line), flush=True))
+    net = train(faces, teach(faces, hand_labels), config, state, lambda line: print(json.dumps(line), flush=True), device)
     checkpoints.save(args.out, net, half=True, source=SOURCE, license=LICENSE)
     tables = {"held out, against the labels": measure(net, faces)}
     if hand_labels:

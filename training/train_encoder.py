@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from editor import checkpoints, cli, images, render
+from editor import checkpoints, cli, images, render, session
 from training import data, reconstruct, resume
-from training.config import add_flags, check, from_flags, setting
+from training.config import add_device_flag, add_flags, check, from_flags, setting
 from training.trainer import sample_ws
 
 KNOWN_SHARE = 0.2  # of the steps: samples only, loss in w
+EVERY = 100  # steps from one saved state and line to the next
 
 
 @dataclasses.dataclass
@@ -39,8 +40,8 @@ class Config:
 def known_batch(G, count):
     """Samples of the generator at a random psi (0.5 to 1) and their ws."""
     with torch.no_grad():
-        ws, _ = sample_ws(G, count, 0.9, "cpu")
-        ws = G.w_avg + (0.5 + 0.5 * torch.rand(count, 1, 1)) * (ws - G.w_avg)
+        ws, _ = sample_ws(G, count, 0.9, G.w_avg.device)
+        ws = G.w_avg + (0.5 + 0.5 * torch.rand(count, 1, 1, device=ws.device)) * (ws - G.w_avg)
         return G.synthesis(ws).clamp(-1, 1), ws
 
 
@@ -53,10 +54,11 @@ def reconstruction_loss(G, encoder, distance, images):
 
 
 def train(G, encoder, real, config, state_path, new=True, report=None):
-    """`config.steps` steps of Adam; the state goes to `state_path` every 100 steps, and a run goes on from the one that is there.
+    """`config.steps` steps of Adam; the state goes to `state_path` every EVERY steps, and a run goes on from the one that is there.
 
     Args:
-        real: an endless iterator of images [batch, 3, R, R] in [-1, 1].
+        G, encoder: on one device.
+        real: real[step] is a batch of images [batch, 3, R, R] in [-1, 1] on that device, as data.Batches gives it.
         new: the encoder knows nothing yet: the first fifth of the steps shows it samples only.
         report: called after each step with (its number from 1 on, {name: mean loss since the last report} or None).
 
@@ -69,15 +71,17 @@ def train(G, encoder, real, config, state_path, new=True, report=None):
     first, sums = 0, {}
     if Path(state_path).is_file():
         with resume.reading(state_path):
-            state = resume.load(state_path)
+            state = resume.load(state_path, G.w_avg.device)
             if state.get("generator_hash", G.meta["hash"]) != G.meta["hash"]:  # states of older versions do not say it
                 raise ValueError("it is of an encoder of another generator")
             encoder.load_state_dict(state["encoder"])
             optimiser.load_state_dict(state["optimiser"])
             first = state["step"]
-    spread = torch.stack([G.mapping(torch.randn(64, G.config.z_dim)).std(0) for _ in range(8)]).mean().detach()
-    torch.manual_seed(config.seed + first)
+    torch.manual_seed(resume.seed(config.seed, "spread"))
+    z = torch.randn(8, 64, G.config.z_dim, device=G.w_avg.device)
+    spread = torch.stack([G.mapping(part).std(0) for part in z]).mean().detach()
     for step in range(first, config.steps):
+        torch.manual_seed(resume.seed(config.seed, step))
         t = step / config.steps
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(1.0, (step + 1) / 100) * (1 - t) ** 0.5
@@ -85,12 +89,12 @@ def train(G, encoder, real, config, state_path, new=True, report=None):
             made, ws = known_batch(G, config.batch)
             name, loss = "known", 0.1 * ((encoder(made) - ws) / spread).square().mean()
         else:
-            name, loss = "real", reconstruction_loss(G, encoder, distance, next(real))
+            name, loss = "real", reconstruction_loss(G, encoder, distance, real[step])
         _step(optimiser, loss, weights)
         total, count = sums.get(name, (0.0, 0))
         sums[name] = (total + loss.item(), count + 1)
         means = None
-        if (step + 1) % 100 == 0:
+        if (step + 1) % EVERY == 0:
             means, sums = {k: round(a / n, 4) for k, (a, n) in sums.items()}, {}
             state = {"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             resume.save(state_path, state | {"generator_hash": G.meta["hash"]})
@@ -120,22 +124,23 @@ def flags():
     parser.add_argument("--state", default="runs/encoder.pt", help="what a stopped run goes on from; NAME.png beside it shows held-out "
                         "images and their reconstructions (default: %(default)s)")  # fmt: skip
     add_flags(parser, Config)
+    add_device_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
     return parser
 
 
 def main(argv):
     args = flags().parse_args(argv)
-    settings, began = from_flags(Config, args), time.time()
+    settings, device, began = from_flags(Config, args), session.device(args.device), time.time()
     torch.manual_seed(settings.seed)
-    G = checkpoints.load_generator(args.generator)
+    G = checkpoints.load_generator(args.generator, device)
     _, pictures = data.load(args.data, G.resolution)
     train_on, held = data.split(len(pictures))
     if not len(held):
         raise ValueError(f"{args.data}: {len(pictures)} pictures; give 10 or more, since every tenth is held out")
     encoder = checkpoints.load_encoder(args.init, G) if args.init else reconstruct.new_encoder(G, checkpoints.BUNDLED["features"])
-    encoder.requires_grad_(True).features.requires_grad_(False)
-    real = data.batches(pictures, train_on, settings.batch, torch.Generator().manual_seed(settings.seed))
+    encoder.to(device).requires_grad_(True).features.requires_grad_(False)
+    real = data.Batches(pictures, train_on, settings.batch, settings.seed, device=device)
     with tqdm(total=settings.steps, disable=args.quiet, unit="step", file=sys.stderr, mininterval=1) as bar:
 
         def report(step, means):
@@ -147,7 +152,7 @@ def main(argv):
         train(G, encoder, real, settings, args.state, not args.init, report)
     source = f"trained by training/train_encoder.py for {Path(G.meta['path']).name}"
     checkpoints.save(args.out, encoder, half=True, generator_hash=G.meta["hash"], source=source, license=G.meta["license"] or "")
-    measured, sheet = measure(G, encoder, pictures[held[:64]].float() / 127.5 - 1)
+    measured, sheet = measure(G, encoder, pictures[held[:64]].to(device).float() / 127.5 - 1)
     images.save(Path(args.state).with_suffix(".png"), sheet)
     if not args.quiet:
         print(json.dumps(measured), args.out, Path(args.state).with_suffix(".png"), sep="\n")

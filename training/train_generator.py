@@ -60,7 +60,7 @@ def outputs(trainer, out):
 
 
 def report(trainer, out, meta, seconds):
-    """Write what a tick leaves behind.
+    """Write what a tick leaves behind. All processes call it; the first one writes.
 
     Returns:
         The log's line, a dict.
@@ -71,17 +71,23 @@ def report(trainer, out, meta, seconds):
     if not all(v.isfinite().all() for v in trainer.ema.state_dict().values()):
         kept = "the files of the tick before are kept" if (out / "state.pt").is_file() else "nothing was written"
         raise ValueError(f"the training diverged: after {trainer.shown} images weights are not finite; {kept}; try a lower --lr")
+    line = {"images": trainer.shown, "seconds": round(seconds, 1), **trainer.tick(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+    if trainer.rank == 0:
+        write(trainer, out, meta, line)
+    return line
+
+
+def write(trainer, out, meta, line):
+    """The files of a tick."""
     write_sheet(trainer.ema, out / "sheet.png")
     generator_hash = checkpoints.save(out / "generator.safetensors", trainer.ema, half=True, **meta)
     if trainer.encoder:
         checkpoints.save(out / "encoder.safetensors", trainer.encoder_ema, half=True, generator_hash=generator_hash, **meta)
     origin = {k: v for k, v in meta.items() if k in ("source", "license")}
     checkpoints.save(out / "discriminator.safetensors", trainer.D, half=True, **origin)
-    line = {"images": trainer.shown, "seconds": round(seconds, 1), **trainer.tick(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     with open(out / "log.jsonl", "a", encoding="utf-8") as f:
         f.write(json.dumps(line) + "\n")
     resume.save(out / "state.pt", trainer.state())
-    return line
 
 
 def cut_log(path, shown):
@@ -185,21 +191,22 @@ def settings(args):
     return found
 
 
-def start_processes(args, batch):
+def start_processes(args, config):
     """(rank, number of processes, device): one, or what torchrun says.
 
     Raises:
-        ValueError: the processes cannot share the batch evenly.
+        ValueError: the processes cannot share the batch evenly, or have no device each.
     """
     ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = session.device(args.device)
-    if batch % ranks:
-        raise ValueError(f"--batch {batch}: {ranks} processes share it; give a multiple of {ranks}")
+    config.share(ranks)
     if ranks > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "mps":
+            raise ValueError(f"--device {args.device}: only one process can train on MPS; use --device cpu, or leave torchrun out")
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            device = session.device(f"cuda:{os.environ['LOCAL_RANK']}")
             torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return rank, ranks, device
 
 
@@ -213,7 +220,7 @@ def require_writable(folder):
     tempfile.TemporaryFile(dir=folder).close()
 
 
-def prepare(args, settings, device, ranks):
+def prepare(args, settings, device, rank, ranks):
     """Read the data, make the Trainer, and go on from --out's state if there is one.
 
     Returns:
@@ -235,7 +242,7 @@ def prepare(args, settings, device, ranks):
         left = reconstruct.fit_mapping(G.to(device), encoder.to(device), few, args.fit_mapping)
         words += f"; mapping network fitted to the encoder's latents, unexplained variance {left:.3f}"
     dtype = session.dtype(args.precision, device)
-    trainer = Trainer(G, D, settings, device, dtype, ranks, encoder, trained=bool(args.init))
+    trainer = Trainer(G, D, settings, device, dtype, ranks, encoder, trained=bool(args.init), rank=rank)
     if args.compile:
         G.synthesis.compile()
         D.compile()
@@ -243,14 +250,15 @@ def prepare(args, settings, device, ranks):
         with resume.reading(out / "state.pt"):
             trainer.load_state(resume.load(out / "state.pt", device))
         words += f"; going on from {out / 'state.pt'}"
+    trainer.begin_together()
     return trainer, meta | {k: v for k, v in given.items() if v}, pictures, indices, f"{words}; {device}, {dtype}"
 
 
 def main(argv):
     args = flags().parse_args(argv)
     settings_of_run = settings(args)
-    rank, ranks, device = start_processes(args, settings_of_run.batch)
-    trainer, meta, pictures, indices, words = prepare(args, settings_of_run, device, ranks)
+    rank, ranks, device = start_processes(args, settings_of_run)
+    trainer, meta, pictures, indices, words = prepare(args, settings_of_run, device, rank, ranks)
     out, quiet, total = Path(args.out), args.quiet or rank > 0, settings_of_run.images
     done = trainer.shown >= total
     if rank == 0:
@@ -259,17 +267,16 @@ def main(argv):
         print(words, file=sys.stderr, flush=True)
         if done:
             print(f"nothing to do: {trainer.shown} images were shown already; raise --images", file=sys.stderr)
-    torch.manual_seed(settings_of_run.seed + trainer.step_count * 1000 + rank)
-    order = torch.Generator().manual_seed(settings_of_run.seed + trainer.step_count * 1000 + rank)
-    source = data.batches(pictures, indices, settings_of_run.batch // ranks, order, not args.no_flip, device)
+    source = data.Batches(pictures, indices, settings_of_run.batch, settings_of_run.seed, not args.no_flip, device, rank, ranks)
     began, next_tick = time.time(), trainer.shown + settings_of_run.tick
     with tqdm(total=total, initial=trainer.shown, unit="image", disable=quiet or done, file=sys.stderr, mininterval=1) as bar:
         while trainer.shown < total:
-            trainer.step(next(source))
+            trainer.step(source[trainer.step_count])
             bar.update(min(trainer.shown, total) - bar.n)
             if trainer.shown >= next_tick or trainer.shown >= total:
+                line = report(trainer, out, meta, time.time() - began)
                 if rank == 0:
-                    show(report(trainer, out, meta, time.time() - began), bar, quiet)
+                    show(line, bar, quiet)
                 began, next_tick = time.time(), trainer.shown + settings_of_run.tick
     if ranks > 1:
         torch.distributed.barrier()  # the others wait for what rank 0 writes

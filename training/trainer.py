@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from editor import checkpoints
 from stylegan_layers import Generator
-from training import augment, projected, reconstruct
+from training import augment, processes, projected, reconstruct, resume
 from training.config import check, setting
 
 
@@ -55,6 +55,14 @@ class Config:
         if self.reconstruct and self.batch < 2:
             raise ValueError(f"--batch {self.batch}: --reconstruct takes half of each batch, so it needs 2 or more")
 
+    def share(self, ranks):
+        """Images of a batch that each of `ranks` processes takes.
+
+        Raises:
+            ValueError: they cannot share it evenly, or a share has no half for --reconstruct.
+        """
+        return processes.share(self.batch, ranks, least=2 if self.reconstruct else 1)
+
 
 def log_sigmoid_loss(scores, real):
     """Non-saturating GAN loss: softplus(-score) where `real` is to be believed, else softplus(score)."""
@@ -94,15 +102,19 @@ class Trainer:
         G, D: Generator and Discriminator of one resolution; they are trained in place.
         config: a Config.
         dtype: of the convolutions; weights, losses and optimisers stay float32.
-        ranks: processes of torch.distributed that train together, each with its share of every batch.
+        ranks: processes of torch.distributed that train together, each with its share of every batch; `begin_together` comes first,
+            and all of them call `step` and `tick` alike.
+        rank: which of them this is.
         encoder: of G, for config.reconstruct (default: a new one).
         trained: G is worth averaging from the first step on.
 
     Raises:
-        ValueError: config.freeze_d leaves no block of D to train.
+        ValueError: config.freeze_d leaves no block of D to train; the processes cannot share a batch.
     """
 
-    def __init__(self, G, D, config, device="cpu", dtype=torch.float32, ranks=1, encoder=None, trained=False):
+    def __init__(self, G, D, config, device="cpu", dtype=torch.float32, ranks=1, encoder=None, trained=False, rank=0):
+        config.share(ranks)
+        self.rank = rank
         self.G, self.D, self.config, self.device, self.dtype, self.ranks = G.to(device), D.to(device), config, device, dtype, ranks
         self.trained = trained
         self.ema = Generator(G.config).to(device).eval().requires_grad_(False)
@@ -135,7 +147,8 @@ class Trainer:
                 network.to(memory_format=torch.channels_last)
         self.sums = {}
 
-    PARTS = ("G", "D", "ema", "heads", "encoder", "encoder_ema", "critic", "opt_g", "opt_d", "opt_h", "opt_c")
+    NETWORKS = ("G", "D", "ema", "heads", "encoder", "encoder_ema", "critic")
+    PARTS = (*NETWORKS, "opt_g", "opt_d", "opt_h", "opt_c")
 
     def _add_encoder(self, encoder):
         c = self.config
@@ -150,10 +163,13 @@ class Trainer:
     # State
 
     def state(self):
-        """{part: its state dict} and the counters; for `load_state` of a Trainer made with the same networks and settings."""
+        """{part: its state dict} and the counters; for `load_state` of a Trainer made with the same networks and settings.
+
+        What is drawn at random needs no place in it: each step's seed is made of the run's and its own number.
+        """
         state = {name: getattr(self, name).state_dict() for name in self.PARTS if getattr(self, name) is not None}
         counters = {"step": self.step_count, "p": self.p, "path_mean": self.path_mean, "batch": self.config.batch}
-        return state | counters | {"random": torch.get_rng_state()}
+        return state | counters
 
     def load_state(self, state):
         """Go on from what `state` gave.
@@ -171,7 +187,22 @@ class Trainer:
             if getattr(self, name) is not None:
                 getattr(self, name).load_state_dict(state[name])
         self.step_count, self.p, self.path_mean = state["step"], state["p"], state["path_mean"]
-        torch.set_rng_state(state["random"].cpu())
+
+    def begin_together(self):
+        """Take the weights, buffers and averages of process 0, before the first step; all processes call it.
+
+        Raises:
+            ValueError: the processes go on from different states; in each of them.
+        """
+        steps = torch.zeros(self.ranks, device=self.device, dtype=torch.long)
+        steps[self.rank] = self.step_count
+        shown = [n * self.config.batch for n in processes.total(steps, self.ranks).tolist()]
+        if len(set(shown)) > 1:
+            raise ValueError(f"the processes go on after different numbers of images ({', '.join(map(str, shown[:8]))}): "
+                             "give an --out that all of them see, with one state.pt")  # fmt: skip
+        for name in self.NETWORKS:
+            if getattr(self, name) is not None:
+                processes.take_from_first(getattr(self, name).state_dict().values(), self.ranks)
 
     @property
     def shown(self):
@@ -184,9 +215,16 @@ class Trainer:
             total, count = self.sums.get(k, (0.0, 0))
             self.sums[k] = (total + v.detach(), count + 1)
 
+    def mean(self, *names):
+        """Means of noted scalars since the last tick, over all processes: list of floats."""
+        sums = torch.stack([self.sums[name][0].float() for name in names])
+        counts = torch.tensor([self.sums[name][1] for name in names], device=sums.device)
+        sums, counts = processes.total(torch.stack([sums, counts]), self.ranks)
+        return (sums / counts).tolist()
+
     def tick(self):
-        """{name: mean since the last tick, rounded; None where it is not finite}"""
-        means = {k: (total / count).item() for k, (total, count) in self.sums.items()}
+        """{name: mean since the last tick over all processes, rounded; None where it is not finite}"""
+        means = dict(zip(self.sums, self.mean(*self.sums), strict=True)) if self.sums else {}
         self.sums = {}
         return {k: round(v, 4) if math.isfinite(v) else None for k, v in means.items()} | {"p": round(self.p, 4)}
 
@@ -196,6 +234,7 @@ class Trainer:
     def step(self, real):
         """One step of each network on a batch of real images [N, 3, R, R] in [-1, 1]; N is this process's share."""
         c, rate = self.config, self.rate(len(real))
+        torch.manual_seed(resume.seed(c.seed, self.step_count, self.rank))
         made = self._generator_step(real, rate)
         if made.encoded is not None:
             self._critic_step(made.mapped, made.encoded)
@@ -208,9 +247,9 @@ class Trainer:
         self.step_count += 1
 
     def rate(self, n):
-        """The learning rate of this step: risen over the first `warm` images, fallen over the last `fall` of all."""
+        """The learning rate of a step with n images a process: risen over the first `warm` images, fallen over the last `fall` of all."""
         c, t = self.config, min(1.0, self.shown / self.config.images)
-        return c.lr * (max(0.1, min(1.0, (1 - t) / c.fall)) if c.fall else 1.0) * min(1.0, (self.shown + n) / max(1, c.warm))
+        return c.lr * (max(0.1, min(1.0, (1 - t) / c.fall)) if c.fall else 1.0) * min(1.0, (self.shown + n * self.ranks) / max(1, c.warm))
 
     def _step(self, optimiser, loss, parameters, rate):
         """One Adam step; gradients are averaged over the processes, and NaN counts as 0."""
@@ -218,9 +257,7 @@ class Trainer:
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for p, g in zip(parameters, gradients, strict=True):
             p.grad = None if g is None else torch.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5)
-            if self.ranks > 1 and g is not None:
-                torch.distributed.all_reduce(p.grad)
-                p.grad /= self.ranks
+        processes.average([p.grad for p in parameters if p.grad is not None], self.ranks)
         for group in optimiser.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         optimiser.step()
@@ -230,6 +267,17 @@ class Trainer:
         if self.config.augment != "none" and self.p > 0:
             images = augment.augment(images, self.p)
         return self.D(images.to(self.dtype))
+
+    def _both_scores(self, fake, real):
+        """Scores [N] of fakes and of real images, both [N, 3, R, R], each kind as if it were looked at alone.
+
+        One pass with fakes on even places, where minibatch_stddev then makes the same groups of each kind: its groups of 2N images must be
+        as large as those of N. Else a pass each: a group of both kinds would tell the discriminator, and the generator, wrong deviations.
+        """
+        n = len(real)
+        if n % 4 == 0 or n % 6 == 3:  # groups of 4, or of 3
+            return self._scores(torch.stack([fake, real], 1).flatten(0, 1)).view(n, 2).unbind(1)
+        return self._scores(fake)[:, 0], self._scores(real)[:, 0]
 
     def _head_features(self, images):
         """What the heads look at: features of part of the batch, always augmented."""
@@ -287,10 +335,7 @@ class Trainer:
         c, n = self.config, len(real)
         for p in self.d_weights:
             p.requires_grad_(True)
-        # one pass; fakes on even places, so that the groups of minibatch_stddev (every N/4-th image) do not mix the kinds
-        both = torch.stack([fake, real], 1).flatten(0, 1)  # [2 N, 3, R, R]
-        scores = self._scores(both).view(n, 2)
-        fakes, reals = scores[:, 0], scores[:, 1]
+        fakes, reals = self._both_scores(fake, real)
         loss = log_sigmoid_loss(fakes, real=False) + log_sigmoid_loss(reals, real=True)
         self.note(loss_d=loss, score_fake=fakes.mean(), score_real=reals.mean(), sign_real=reals.sign().mean())
         self._step(self.opt_d, loss, self.d_weights, rate)
@@ -301,8 +346,8 @@ class Trainer:
             self.note(r1=r1)
             self._step(self.opt_d, r1 * (c.gamma / 2 * c.r1_every), self.d_weights, rate)
         if c.augment == "ada" and self.step_count % 4 == 3:  # ADA: 0 to 1 in 500,000 images
-            total, count = self.sums["sign_real"]
-            self.p = min(1.0, max(0.0, self.p + math.copysign(4 * n / 500_000, (total / count).item() - c.ada_target)))
+            (sign,) = self.mean("sign_real")
+            self.p = min(1.0, max(0.0, self.p + math.copysign(4 * n * self.ranks / 500_000, sign - c.ada_target)))
 
     def _heads_step(self, fake_features, real, rate):
         """Hinge loss of the heads; the fakes' features are those of the generator's step."""
@@ -322,7 +367,9 @@ class Trainer:
         noise = torch.randn_like(image) / image[0, 0].numel() ** 0.5
         (gradient,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)  # [N/2, L, w_dim]
         lengths = gradient.square().sum(2).mean(1).sqrt()
-        mean = self.path_mean + 0.01 * (lengths.mean().item() - self.path_mean)
+        now = lengths.detach().mean()
+        processes.average([now], self.ranks)
+        mean = self.path_mean + 0.01 * (now.item() - self.path_mean)
         penalty = (lengths - mean).square().mean()
         self.path_mean = mean
         self.note(path=penalty)
@@ -331,10 +378,11 @@ class Trainer:
     @torch.no_grad()
     def _average(self, w_mean, n):
         """Move the averaged weights, and the generator's mean latent, a little towards what the step made."""
+        processes.average([w_mean], self.ranks)
         self.G.mapping.w_avg.lerp_(w_mean, 0.005)
         half_life = self.config.ema
         if not self.trained:  # the average forgets a new network's first images
-            half_life = min(half_life, max(1.0, 0.05 * self.shown) + n)
+            half_life = min(half_life, max(1.0, 0.05 * self.shown) + n * self.ranks)
         keep = 0.5 ** (n * self.ranks / half_life)
         for average, network in ((self.ema, self.G), (self.encoder_ema, self.encoder)):
             if network is not None:
