@@ -16,13 +16,15 @@ import time
 import torch
 import torch.nn.functional as F
 
-from editor import checkpoints, cli, files, projection, session, settings, tuning
+from editor import checkpoints, cli, coarse, files, projection, session, settings, tuning
 from perceptual_model import VGG16
 from stylegan_layers import Config, Generator
 
 VARIANTS = {
     "plain": "float32, eager; weight gradients computed in vain, the target's features recomputed (LatentEditor)",
+    "LatentEditor": "the same with the rest of VGG16 run in vain (its fifth block), noise drawn anew for each layer and step",
     "ours": "projection.project with its defaults on this machine",
+    "ours, half the side": "its first steps, --coarse",
     "ours, float32 eager": "the same, --precision fp32 --compile off",
     "ours, bfloat16": "--precision bf16",
     "ours, compiled": "--compile on",
@@ -35,6 +37,7 @@ VARIANTS = {
 }
 OPTIONS = {
     "ours": {"compile": "auto"},
+    "ours, half the side": {"coarse": 1.0},
     "ours, float32 eager": {"precision": "fp32"},
     "ours, bfloat16": {"precision": "bf16"},
     "ours, compiled": {"precision": "fp32", "compile": True},
@@ -114,16 +117,21 @@ def plain_synthesis(G, ws):
     return image if G.kind == "stylegan2" else F.conv2d(x, S.torgb.weight * S.torgb.weight_gain, S.torgb.bias)
 
 
-def plain_steps(G, distance, targets, count):
-    """Yield the seconds of each step."""
+def plain_steps(G, distance, targets, count, draw=False, rest=None):
+    """Yield the seconds of each step. draw: new noise in each. rest: what is done with the deepest features, in vain."""
     ws = torch.zeros(len(targets), G.num_ws, G.config.w_dim, device=targets.device, requires_grad=True)
     optimiser = torch.optim.Adam([ws], lr=0.01)
     for _ in range(count):
         began = time.perf_counter()
+        for layer in G.synthesis.layers() if draw else ():
+            layer.noise_const = torch.randn_like(layer.noise_const)
         image = plain_synthesis(G, ws)
         loss = F.mse_loss(image, targets)
-        for a, b in zip(distance.features(image), distance.features(targets), strict=True):
+        ours, theirs = distance.features(image), distance.features(targets)
+        for a, b in zip(ours, theirs, strict=True):
             loss = loss + F.mse_loss(a, b)
+        if rest:
+            rest(ours[-1]), rest(theirs[-1])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -131,10 +139,21 @@ def plain_steps(G, distance, targets, count):
         yield time.perf_counter() - began
 
 
+def fifth_block():
+    """What follows conv4_2's ReLU in VGG16."""
+    from torch import nn
+
+    layers = []
+    for width in (1, 3):  # conv4_3, then conv5_1 to conv5_3, a pooling after either
+        layers += [layer for _ in range(width) for layer in (nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True))] + [nn.MaxPool2d(2)]
+    return nn.Sequential(*layers).requires_grad_(False)
+
+
 def our_steps(G, distance, targets, count, options):
     """The seconds of each step of `project`."""
     import inspect
 
+    coarse.fit = lambda G: coarse.Fitted(torch.zeros(3, G.config.channels(G.resolution // 2)), torch.zeros(3), 0.0, 0.0)
     known = inspect.signature(settings.Config).parameters.keys() - {"noise"}
     precision = options.get("precision", "auto")
     chosen = {"dtype": session.dtype(precision, targets.device, G.resolution)} | {k: v for k, v in options.items() if k in known}
@@ -153,6 +172,7 @@ def our_steps(G, distance, targets, count, options):
         config = settings.Config(check_every=1, **chosen)
         tuning.tune(G.freeze(), distance, projection.Goal(targets), ws, config, tuning_config, callback=callback)
         return [times[1] - times[0], (times[5] - times[1]) / 4]
+    coarse.FEWEST, coarse.LEAST = 1, -100.0  # random weights: what a read-out guesses does not matter, its seconds do
     stages = {"iteration": 0, "noise_iteration": count} if options.get("noise") else {"iteration": count}
     projection.project(G.freeze(), distance, targets, settings.Config(**stages, check_every=1, **chosen), callback)
     return [b - a for a, b in zip(times, times[1:], strict=False)]
@@ -171,7 +191,12 @@ def measure(kind, resolution, batch, variant, count, device):
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         )
 
-    steps = plain_steps(G, distance, targets, count) if variant == "plain" else our_steps(G, distance, targets, count, OPTIONS[variant])
+    if variant == "LatentEditor":
+        steps = plain_steps(G, distance, targets, count, True, fifth_block().to(device))
+    elif variant == "plain":
+        steps = plain_steps(G, distance, targets, count)
+    else:
+        steps = our_steps(G, distance, targets, count, OPTIONS[variant])
     steps = list(steps)
     return {"seconds": min(steps[1:] or steps), "first": steps[0], "peak MiB": round(peak())}
 
