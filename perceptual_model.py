@@ -91,17 +91,24 @@ class VGG16(Distance):
         self.load_state_dict(mine)
         return self.eval().requires_grad_(False)
 
+    def computed_in(self, dtype):
+        """Convolutions in another number format; what goes in and what is compared stay float32. Returns self."""
+        for name in self.needed:
+            getattr(self, name).to(dtype)
+        return self
+
     def features(self, images):
         """images [N, 3, H, W] in [-1, 1] -> for each layer [N, C, h, w]"""
         x = images if self.size is None else resized(images, self.size)
         x = ((x + 1) / 2 - self.mean) / self.std  # [N, 3, size, size], about of mean 0 and variance 1
+        x = x.to(self.conv1_1.weight.dtype)
         found = {}
         for name in self.needed:
             if name.endswith("_1") and name != "conv1_1":
                 x = F.max_pool2d(x, 2)  # [N, C, h/2, w/2]
             before = getattr(self, name)(x)  # [N, C, h, w]
             x = F.relu(before)
-            found[name] = x if self.after_relu else before
+            found[name] = (x if self.after_relu else before).float()
         return [found[name] for name in self.layers]
 
 

@@ -110,7 +110,7 @@ class Session:
     def distance(self):
         """The perceptual distance that --perceptual or the checkpoint names, loaded once."""
         if self._distance is None and self.perceptual != "none":
-            self._distance = load_distance(self.perceptual, self.device)
+            self._distance = load_distance(self.perceptual, self.device, self.step_dtype)
         return self._distance
 
     def start(self, init, space="w+", whole=True):
@@ -412,8 +412,8 @@ def content_hash(path):
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def load_distance(name, device="cpu"):
-    """A key of DISTANCES -> the perceptual distance, frozen; None for "none".
+def load_distance(name, device="cpu", dtype=None):
+    """A key of DISTANCES -> the perceptual distance, frozen; None for "none". dtype: of VGG16's convolutions (default: float32).
 
     Raises:
         ValueError: an unknown name.
@@ -427,7 +427,8 @@ def load_distance(name, device="cpu"):
         return None
     if name == "bundled":
         return checkpoints.load_features(checkpoints.BUNDLED["features"]).to(device)
-    return _vgg(perceptual_model.LPIPS() if name == "lpips" else perceptual_model.VGG16(), name).to(device)
+    found = _vgg(perceptual_model.LPIPS() if name == "lpips" else perceptual_model.VGG16(), name).to(device)
+    return found if dtype is None else found.computed_in(dtype)
 
 
 def _vgg(distance, name):

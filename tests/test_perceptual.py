@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -139,3 +140,27 @@ def test_grams_are_of_each_layer():
     made, x = features(), torch.randn(2, 3, 16, 16)
     for found, f in zip(made.grams(x), made.features(x), strict=True):
         assert torch.equal(found, perceptual_model.gram(f)) and found.shape == (2, f.shape[1], f.shape[1])
+
+
+@pytest.mark.parametrize("kind", [perceptual_model.VGG16, perceptual_model.LPIPS])
+def test_vgg_in_bfloat16_gives_nearly_the_gradient_of_float32(kind):
+    torch.manual_seed(0)
+    distance = kind(size=32)
+    for name in distance.needed:
+        torch.nn.init.kaiming_normal_(getattr(distance, name).weight, nonlinearity="relu")
+    distance.eval().requires_grad_(False)
+    target, image = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    image.requires_grad_(True)
+
+    def gradient():
+        loss = distance(image, target)
+        assert loss.dtype == torch.float32 and all(f.dtype == torch.float32 for f in distance.features(image))
+        return torch.autograd.grad(loss.sum(), image)[0]
+
+    exact, seen, convolve = gradient(), [], F.conv2d
+    distance.computed_in(torch.bfloat16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "conv2d", lambda x, *words, **more: seen.append(x.dtype) or convolve(x, *words, **more))
+        near = gradient()
+    assert set(seen) == {torch.bfloat16} and distance.mean.dtype == torch.float32
+    assert not torch.equal(near, exact) and F.cosine_similarity(near.flatten(), exact.flatten(), dim=0) > 0.98
