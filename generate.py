@@ -83,7 +83,7 @@ def main(argv):
     args = flags().parse_args(argv)
     import torch
 
-    from editor import face, render
+    from editor import face, images, render
     from editor import session as sessions
 
     session = sessions.open(args)
@@ -102,13 +102,16 @@ def main(argv):
         if before != settings:
             raise ValueError(f"{picture}: seed {seed} with other settings ({before}) lies there; give another --out_dir")
     latents = []
-    with cli.progress(len(args.seeds), args.quiet, "face") as show:
+
+    def tell(paths):
+        cli.written(args, *paths)
+        cli.warn_of(session)
+
+    with cli.progress(len(args.seeds), args.quiet, "face") as show, images.Behind(tell) as behind:
         for seed, picture in pictures.items():
             one = sample(G, seed, args)
             info = session.record("generate.py", sources, z_seed=seed, settings=settings)
-            paths = session.write(picture, render.one(G, one, session.dtype), one, info)
-            cli.written(args, *paths)
-            cli.warn_of(session)
+            behind.add(session.write, picture, render.one(G, one, session.dtype), one, info)
             latents.append(one.ws.cpu())
             show(len(latents))
     face.write(together, torch.cat(latents), session.record("generate.py", sources, z_seeds=args.seeds, settings=settings))

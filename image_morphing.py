@@ -11,8 +11,6 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from editor import cli, files
@@ -21,7 +19,6 @@ EASINGS = {"linear": lambda t: t, "smooth": lambda t: t * t * (3 - 2 * t)}  # bo
 MAX_FRAMES = 100_000  # in all: an hour of film at 25 a second
 RECORD = "morph.json"  # in --out_dir
 FRAME = re.compile(r"morph_[0-9]{4,6}\.png")
-WRITERS, WAITING = 2, 16  # threads that write frames, and frames that wait for them
 
 
 def flags():
@@ -211,24 +208,19 @@ def begin(folder, names, said):
 
 
 def write(folder, names, frames, movie, show):
-    """Frames into their files, from a few threads while the next ones are rendered, and into the animation if there is one.
+    """Frames into their files while the next ones are rendered, and into the animation if there is one.
 
     Raises:
         OSError: the first that could not be written, soon after it.
     """
     from editor import images
 
-    waiting = deque()
-    with ThreadPoolExecutor(WRITERS) as pool:
+    with images.Behind() as behind:
         for k, (name, frame) in enumerate(zip(names, frames, strict=True)):
-            if len(waiting) == WAITING:
-                waiting.popleft().result()
-            waiting.append(pool.submit(images.save, folder / name, frame))
+            behind.add(images.save, folder / name, frame)
             if movie:
                 movie.add(frame)
             show(k + 1)
-        for one in waiting:
-            one.result()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ class StyledConv1(Freezable):
             weight = sum_of_shifts(weight).transpose(0, 1).contiguous()
         return weight, self.bias, self.noise_strength.view(-1, 1, 1)
 
-    def fast_kernels(self):
+    def make_kernels(self):
         weight = self.frozen[0]
         if weight is None:
             return None
@@ -355,7 +355,7 @@ class StyledConv2(Freezable):
             weight = weight.transpose(0, 1)  # the layout of a transposed convolution, which flips the kernel as asked
         return weight.contiguous(), squares, SQRT2 * self.bias.view(-1, 1, 1), SQRT2 * self.noise_strength
 
-    def fast_kernels(self):
+    def make_kernels(self):
         return None if self.up else fast_conv.winograd_kernels(self.frozen[0], self.resolution)
 
     def forward(self, x, w, noise):

@@ -16,6 +16,7 @@ leave them no choice.
 
 import copy
 import math
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ WINOGRAD_FROM = 128  # channels; below, its transforms cost more than it saves (
 SMALLEST = 16  # side; below, PyTorch's own is as fast
 SEPARATE_UP_TO = 8  # side; above, PyTorch's 3x3 convolutions are alike in any batch where channels are multiples of 16 (found by trying)
 ROWS = 8  # matrices of so many rows, or a multiple, are multiplied alike
+MAKING = threading.Lock()  # held while a layer's kernels are made
 
 BLUR1 = torch.tensor([1.0, 2, 1]).outer(torch.tensor([1.0, 2, 1])) / 16  # StyleGAN1's filter, [3, 3]
 BLUR2 = torch.tensor([1.0, 3, 3, 1]).outer(torch.tensor([1.0, 3, 3, 1])) / 16  # StyleGAN2's, [4, 4], times 4 for the zeros between pixels
@@ -45,7 +47,8 @@ class Freezable(nn.Module):
     """A layer that computes with tensors derived from its parameters: anew in training, once when frozen.
 
     A layer has `derive()`, which returns them; `tensors()` is what forward uses. `freeze()` keeps them until `train()` or
-    new weights, and with them `kernels`: the weights as a fast convolution takes them, or None.
+    new weights. `fast_kernels()` are the frozen weights as a fast convolution takes them, `kernels` what is made of them so far:
+    who only renders asks for no gradient, and never waits for Winograd's (119 MiB of a StyleGAN2 at 1024).
     """
 
     frozen = kernels = None
@@ -53,14 +56,21 @@ class Freezable(nn.Module):
     def tensors(self):
         return self.derive() if self.frozen is None else self.frozen
 
-    def fast_kernels(self):
-        """`kernels`, made of the frozen tensors."""
+    def make_kernels(self):
+        """The frozen weights as a fast convolution takes them, or None where there is none."""
         return None
+
+    def fast_kernels(self):
+        """`kernels`, made when they are first asked for; by one thread, where several share the layer (`parallel`)."""
+        if self.kernels is None and self.frozen is not None:
+            with MAKING, torch.no_grad():
+                if self.kernels is None:
+                    self.kernels = self.make_kernels()
+        return self.kernels
 
     def freeze(self):
         with torch.no_grad():
-            self.frozen = self.derive()
-            self.kernels = self.fast_kernels()
+            self.frozen, self.kernels = self.derive(), None
 
     def train(self, mode=True):
         if mode:
@@ -75,7 +85,7 @@ class Freezable(nn.Module):
         super()._apply(fn, recurse)
         if self.frozen is not None:
             self.frozen = tuple(None if t is None else fn(t) for t in self.frozen)
-            self.kernels = self.fast_kernels()
+            self.kernels = None
         return self
 
 
@@ -193,8 +203,12 @@ class Conv(torch.autograd.Function):
 
 
 def conv(x, weight, bias=None, kernels=None):
-    """x [N, I, H, W] with fixed weight [O, I, k, k] (k 1 or 3) and bias [O] -> [N, O, H, W]."""
-    return Conv.apply(x, weight, bias, kernels if torch.is_grad_enabled() and x.requires_grad and winograd_fits(x, kernels) else None)
+    """x [N, I, H, W] with fixed weight [O, I, k, k] (k 1 or 3) and bias [O] -> [N, O, H, W].
+
+    `kernels`: a function that gives the weight as `winograd_kernels` does; it is asked only where a gradient is.
+    """
+    fast = kernels() if kernels and torch.is_grad_enabled() and x.requires_grad else None
+    return Conv.apply(x, weight, bias, fast if winograd_fits(x, fast) else None)
 
 
 class Conv3(nn.Conv2d):
@@ -208,9 +222,15 @@ class Conv3(nn.Conv2d):
     def forward(self, x):
         if self.weight.requires_grad or torch.compiler.is_compiling():
             return super().forward(x)
-        if self.kernels is None and x.requires_grad:
-            self.kernels = winograd_kernels(self.weight)
-        return conv(x, self.weight, self.bias, self.kernels)
+        return conv(x, self.weight, self.bias, self.fast_kernels)
+
+    def fast_kernels(self):
+        """As `Freezable.fast_kernels`."""
+        if self.kernels is None:
+            with MAKING:
+                if self.kernels is None:
+                    self.kernels = winograd_kernels(self.weight)
+        return self.kernels
 
     def _apply(self, fn, recurse=True):  # moved, or another number format
         self.kernels = None
@@ -312,10 +332,10 @@ def styled1(layer, x, w, noise):
     """`stylegan_layers.StyledConv1.forward`."""
     weight, bias, strength = layer.tensors()
     if layer.up:
-        x = UpConv.apply(x, weight, layer.kernels, 1)  # [N, O, 2H, 2W]
+        x = UpConv.apply(x, weight, layer.fast_kernels(), 1)  # [N, O, 2H, 2W]
         x = Blur.apply(x, layer.blur, bias, 1)
     elif weight is not None:
-        x = conv(x, weight, bias, layer.kernels)
+        x = conv(x, weight, bias, layer.fast_kernels)
     else:
         x = x + bias.view(-1, 1, 1)
     scale, shift = layer.affine(w).view(len(w), 2, -1, 1, 1).unbind(1)  # [N, O, 1, 1] each
@@ -376,6 +396,6 @@ def styled2(layer, x, w, noise):
         x = UpConv.apply(x, weight, None, 0)  # [N, O, 2H + 1, 2W + 1]
         x = Blur.apply(x, layer.blur, None, 1)  # [N, O, 2H, 2W]
     else:
-        x = conv(x, weight, None, layer.kernels)
+        x = conv(x, weight, None, layer.fast_kernels)
     x = Epilogue2.apply(x, demodulation[:, :, None, None], noise, strength, bias)
     return x if layer.clamp is None else x.clamp(-layer.clamp, layer.clamp)

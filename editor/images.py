@@ -12,6 +12,8 @@ import os
 import re
 import stat
 import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,7 @@ WRITES = {  # what `save` writes: ending -> Pillow's format and its settings
 MIN_SIDE = 4  # the smallest generator's resolution
 MAX_PIXELS = 150_000_000  # 450 MB decoded; more is a broken or hostile file sooner than a photograph
 EMPTY_PIXELS = 16_000_000  # a picture larger than this must bring a byte for each 2000 pixels: a kilobyte can promise 150 million
+WRITERS, WAITING = 8, 16  # threads that write results at most, and results that wait for them
 STRIP = 256  # rows that are converted together, so that a large picture is not held in a wider type
 
 
@@ -413,6 +416,64 @@ def write_bytes(path, data):
     """
     with files.atomic(path) as temporary:
         temporary.write_bytes(data)
+
+
+class Behind:
+    """Calls that run in threads while the caller goes on: results are encoded and written behind the next rendering.
+
+        with images.Behind() as behind:
+            for path, picture in rendered:
+                behind.add(images.save, path, picture)
+
+    Whatever ends the block, each call that was added is carried out. The first error of one, in their order, is raised by `add`
+    soon after it, or on leaving, instead of whatever else ended the block: what was not written is said.
+
+    Args:
+        tell: called in the caller's thread with what each call returned, in their order; what failed is left out.
+        threads: calls that run together (default: a core each, up to WRITERS).
+    """
+
+    def __init__(self, tell=None, threads=None):
+        self.tell, self.error, self._calls = tell or (lambda result: None), None, deque()
+        self._pool = ThreadPoolExecutor(threads or max(2, min(WRITERS, os.cpu_count() or 1)))
+
+    def __enter__(self):
+        return self
+
+    def add(self, call, *words):
+        """Have call(*words) carried out; waits while WAITING others do."""
+        while self._calls and (len(self._calls) >= WAITING or self._calls[0].done()):
+            self._finish_one()
+        self._calls.append(self._pool.submit(call, *words))
+
+    def _finish_one(self):
+        wait([self._calls[0]])  # Ctrl-C leaves it in the line
+        one = self._calls.popleft()
+        try:
+            self.tell(one.result())
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+    def __exit__(self, kind, ended, trace):
+        stopped = ended if isinstance(ended, KeyboardInterrupt) else None
+        try:
+            while self._calls:
+                try:
+                    self._finish_one()
+                except Exception:  # kept in `error`
+                    pass
+                except KeyboardInterrupt as error:  # the first one waits for what was added
+                    if stopped:
+                        raise
+                    stopped = error
+        finally:
+            self._calls.clear()
+            self._pool.shutdown(cancel_futures=True)
+        if self.error not in (None, ended):
+            raise self.error
+        if stopped not in (None, ended):
+            raise stopped
 
 
 def sheet(rows, labels=None, names=None, size=None, gap=6):

@@ -8,6 +8,7 @@ from editor import tuning
 from editor.images import to_uint8
 
 ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU: as `session` embeds them
+STRIP = 32  # rows of an image that are compared at a time
 
 
 @contextlib.contextmanager
@@ -86,16 +87,56 @@ def one(G, face, dtype=None):
 
 
 def measures(picture, target, known):
-    """PSNR in dB and SSIM of two uint8 images [H, W, 3], over the pixels where `known` [H, W] is true."""
-    from skimage.metrics import structural_similarity
+    """PSNR in dB and SSIM of two uint8 images [H, W, 3], over the pixels where `known` [H, W] is true.
 
+    SSIM is skimage's `structural_similarity` with its defaults (Wang et al. 2004, equation 13; square windows, sample covariance).
+    Sums over a window are whole numbers here, which fit into 32 bits and are exact, and a strip of rows stays in the processor's
+    cache: some eight times as fast.
+    """
     window = min(7, picture.shape[0] - (picture.shape[0] + 1) % 2)
-    error = np.square(target[known].astype(np.float64) - picture[known]).mean()
-    _, ssim = structural_similarity(target, picture, channel_axis=2, data_range=255, win_size=window, full=True)
     inner = np.zeros_like(known)
-    inner[window // 2 : -(window // 2), window // 2 : -(window // 2)] = True  # windows reach over the border elsewhere
+    inner[window // 2 : -(window // 2), window // 2 : -(window // 2)] = True  # windows reach over the border elsewhere, and are mirrored
     inner &= known
-    return float(10 * np.log10(255**2 / error)) if error else 100.0, float(ssim[inner if inner.any() else known].mean())
+    inner = inner if inner.any() else known
+    reach, error, similar = window // 2, 0, 0.0
+    x, y = (np.pad(image, ((reach, reach), (reach, reach), (0, 0)), "symmetric") for image in (picture, target))
+    for first in range(0, len(known), STRIP):
+        rows, around = slice(first, first + STRIP), slice(first, first + STRIP + 2 * reach)
+        missed = np.subtract(picture[rows], target[rows], dtype=np.int32)
+        error += int((np.square(missed, out=missed) * known[rows, :, None]).sum())
+        here = similarity(x[around].astype(np.int32), y[around].astype(np.int32), window)
+        similar += np.einsum("hwc,hw->", here, inner[rows].astype(float))
+    error, similar = error / (3 * int(known.sum())), similar / (3 * int(inner.sum()))
+    return float(10 * np.log10(255**2 / error)) if error else 100.0, float(similar)
+
+
+def similarity(x, y, window):
+    """SSIM of each square of `window` pixels a side (3 to 7, odd) in images [H, W, C] of whole numbers 0 .. 255, int32.
+
+    Returns:
+        float64 [H - window + 1, W - window + 1, C].
+    """
+    n = window**2  # all is times n^2 below
+    sum_x, sum_y = window_sums(x, window), window_sums(y, window)
+    both = n * window_sums(x * y, window)
+    squares = n * window_sums(np.square(x) + np.square(y), window)
+    product = sum_x * sum_y
+    means = np.square(sum_x) + np.square(sum_y)
+    both, squares = n / (n - 1) * (both - product), n / (n - 1) * (squares - means)
+    c1, c2 = n**2 * (0.01 * 255) ** 2, n**2 * (0.03 * 255) ** 2
+    return (2 * product + c1) * (2 * both + c2) / ((means + c1) * (squares + c2))
+
+
+def window_sums(x, window):
+    """[H, W, C] -> sums over each square of `window` pixels a side, [H - window + 1, W - window + 1, C]."""
+    rows, columns = (side - window + 1 for side in x.shape[:2])
+    down = x[:rows].copy()
+    for i in range(1, window):
+        down += x[i : i + rows]
+    found = down[:, :columns].copy()
+    for i in range(1, window):
+        found += down[:, i : i + columns]
+    return found
 
 
 def psnr(images, targets, mask=None):

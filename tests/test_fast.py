@@ -1,5 +1,8 @@
 """The fast ways of frozen layers (editor/fast_conv.py) give what the plain ones give: outputs, and gradients by autograd."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -62,7 +65,7 @@ def test_a_wide_styled_layer_is_the_same_both_ways(monkeypatch):
                         (StyledConv1(4, 4, 8, 128, True), 64)]:  # fmt: skip
         for part in layer.requires_grad_(False).modules():
             part.freeze()
-        assert (layer.kernels is None) == (layer.up and layer.resolution == 16)
+        assert (layer.fast_kernels() is None) == (layer.up and layer.resolution == 16)
         x, w = torch.randn(2, layer.weight.shape[1], side, side, requires_grad=True), torch.randn(2, 8, requires_grad=True)
         weights = torch.randn(2, layer.weight.shape[0], layer.resolution, layer.resolution)
 
@@ -156,13 +159,49 @@ def test_convolutions_of_frozen_weights_equal_pytorchs(side, channels):
     assert (kernels is None) == (channels < 128)
     wanted = torch.nn.functional.conv2d(x, weight, bias, padding=1)
     (wanted_gradient,) = torch.autograd.grad(wanted, x, g)
-    found = fast_conv.conv(x, weight, bias, kernels)
+    found = fast_conv.conv(x, weight, bias, lambda: kernels)
     (gradient,) = torch.autograd.grad(found, x, g)
     assert (found - wanted).abs().max() < 1e-4 * wanted.std() and (gradient - wanted_gradient).abs().max() < 1e-4 * wanted_gradient.std()
     with torch.no_grad():  # pictures come from PyTorch's convolution (where maps are small, of each image), to the bit
         if side <= fast_conv.SEPARATE_UP_TO:
             wanted = torch.cat([torch.nn.functional.conv2d(one[None], weight, bias, padding=1) for one in x])
-        assert torch.equal(fast_conv.conv(x, weight, bias, kernels), wanted)
+        assert torch.equal(fast_conv.conv(x, weight, bias, lambda: kernels), wanted)
+
+
+@pytest.mark.parametrize("kind", ["stylegan1", "stylegan2"])
+def test_winograds_kernels_are_made_when_a_gradient_is_first_asked_for(kind, monkeypatch):
+    """Rendering waits for none; threads that share the layers (`editor/parallel.py`) make them once; new weights have new ones."""
+    torch.manual_seed(0)
+    G = Generator(Config(kind, 32, 128 * 32, 128, 2)).freeze()
+    made, make = [], fast_conv.winograd_kernels
+
+    def slow(weight, side):
+        time.sleep(0.05)  # other threads come by meanwhile
+        made.append(make(weight, side))
+        return made[-1]
+
+    monkeypatch.setattr(fast_conv, "winograd_kernels", slow)
+    ws = torch.randn(1, G.num_ws, 512)
+    with torch.no_grad():
+        picture = G.synthesis(ws)
+    G.synthesis(ws)
+    assert not made
+    wanting = [layer for layer in G.synthesis.layers() if not layer.up and layer.weight is not None and layer.resolution >= 16]
+
+    def gradient(_):
+        moving = ws.clone().requires_grad_()
+        return torch.autograd.grad(G.synthesis(moving).sum(), moving)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(gradient, range(4)))
+    assert len([kernels for kernels in made if kernels is not None]) == len(wanting) == 2
+    assert all(torch.equal(one, found[0]) for one in found) and all(layer.kernels.shape == (36, 128, 128) for layer in wanting)
+    with torch.no_grad():
+        assert torch.equal(G.synthesis(ws), picture)
+    G.load_state_dict({k: 2 * v for k, v in G.state_dict().items()})
+    before = [layer.kernels for layer in wanting]
+    G.freeze()
+    assert before == [None, None] and torch.equal(wanting[0].fast_kernels(), make(wanting[0].frozen[0], 16))
 
 
 def test_what_else_is_in_a_batch_is_not_seen(monkeypatch):
