@@ -1,6 +1,7 @@
 """How near a picture is to another (editor/render.py), and what is written behind the next rendering (`images.Behind`)."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
