@@ -80,7 +80,12 @@ class Session:
         return steps if steps == pictures else f"{steps} (pictures {pictures})"
 
     def compiles(self, config, images=1):
-        """Whether this session takes torch.compile for a `settings.Config` and so many images at least."""
+        """Whether this session takes torch.compile for a `settings.Config` and so many images at least.
+
+        On a CPU pictures of half the side (`coarse`), which are not compiled, save a third of the time, and compiling a tenth.
+        """
+        if self.compile == "auto" and self.device.type == "cpu" and config.coarse:
+            return False
         config = config.steps, max(images, self.images)
         return compiles(self.compile, self.device, self.step_dtype or self.dtype, self.G.resolution, *config)
 

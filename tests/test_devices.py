@@ -248,6 +248,16 @@ def compiler(monkeypatch):
     return seen
 
 
+def test_auto_takes_pictures_of_half_the_side_rather_than_compiling(monkeypatch):
+    monkeypatch.setattr(session, "compiles", lambda *words: True)
+    one = session.Session(SimpleNamespace(resolution=1024), torch.device("cpu"), torch.float32)
+    assert one.compiles(settings.Config()) and not one.compiles(settings.Config(coarse=0.7))
+    one.compile = "on"
+    assert one.compiles(settings.Config(coarse=0.7))
+    other = session.Session(SimpleNamespace(resolution=1024), torch.device("cuda"), torch.float32)
+    assert other.compiles(settings.Config(coarse=0.7))
+
+
 @pytest.mark.parametrize("stages", [{"iteration": 4}, {"iteration": 0, "noise_iteration": 4}, {"w_iteration": 2, "iteration": 2}])
 def test_only_steps_are_compiled(small_G, compiler, stages):
     """The last look at the losses wants no gradient: another graph, and another half minute of compiling, for one call."""
