@@ -14,7 +14,7 @@ DISTANCES = {  # what --perceptual may say
 }
 COMPILES = {"auto": "where it pays", "on": "always", "off": "never"}
 PRESETS = {  # of encode_image.py: what a flag that is not given is set to
-    "editable": {"w_iteration": 40, "iteration": 0, "lambda_prior": 0.0, "lambda_cosine": 3.0, "tune": 95, "coarse": 0.7},
+    "editable": {"w_iteration": 40, "iteration": 0, "lambda_prior": 0.0, "lambda_cosine": 3.0, "tune": 100, "coarse": 0.7},
     "exact": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0, "coarse": 0.7},
     "latenteditor": {"w_iteration": 0, "iteration": 1000, "lambda_prior": 0.0, "lambda_cosine": 0.0, "tune": 0, "coarse": 0.0,
                      "init": "zeros", "lr": 0.01, "schedule": "constant"},
@@ -113,7 +113,7 @@ class Tuning:
     steps: int = 0
     form: str = "kernel"
     from_side: int = 16  # side in pixels of the coarsest layers that are tuned: with coarser ones edits go less far (benchmarks)
-    lr: float = 0.018
+    lr: float = 0.013  # at 0.018 edits go a sixth less far (benchmarks)
     pixels: float = 4.0  # times lambda_mse: the latent's stage has found what the face is, this one what it looks like
     locality: float = 0.5  # weight of what holds the generator's other faces as they are
     locality_every: int = 4  # steps between looks at another face

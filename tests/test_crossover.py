@@ -268,7 +268,7 @@ def test_two_photographs_are_joined_along_the_mask(tmp_path, G):
     mask[:, : G.resolution // 2] = 255
     images.save(tmp_path / "mask.png", mask)
     words = ["--src_im1", "x.png", "--src_im2", tmp_path / "y.png", "--src_dir", tmp_path, "--mask", tmp_path / "mask.png"]
-    words += ["--iteration", 30, "--noise_iteration", 5, "--out", tmp_path / "join", "--quiet", "--precision", "fp32"]
+    words += ["--iteration", 30, "--noise_iteration", 20, "--out", tmp_path / "join", "--quiet", "--precision", "fp32"]
     assert image_crossover.main([str(word) for word in words]) is None
     target = images.load(tmp_path / "join_target.png", G.resolution)[0]
     half, quarter = G.resolution // 2, G.resolution // 4
@@ -284,7 +284,7 @@ def test_two_photographs_are_joined_along_the_mask(tmp_path, G):
     left, right = slice(0, quarter), slice(-quarter, None)
     assert error(found, x, left) < 0.5 * error(found, y, left) and error(found, y, right) < 0.5 * error(found, x, right)
     said = json.loads((tmp_path / "join.json").read_text())
-    assert said["steps"] == 35 and said["complete"] is True and "noise" in said["files"]
+    assert said["steps"] == 50 and said["complete"] is True and "noise" in said["files"]
     assert set(said["sources"]) == {"image1", "image2", "mask"}
 
 

@@ -471,11 +471,13 @@ def check_threshold(case):
 
 
 def check_lambda_style(case):
-    assert not np.array_equal(case("photographs")[0], case("photographs", "--lambda_style", 50)[0])
+    words = ["photographs", "--tune", 3]  # a single step of Adam's is the gradient's sign
+    assert not np.array_equal(case(*words)[1], case(*words, "--lambda_style", 50)[1])
 
 
 def check_lambda_content(case):
-    assert not np.array_equal(case("photographs")[0], case("photographs", "--lambda_content", 50)[0])
+    words = ["photographs", "--tune", 3]  # a single step of Adam's is the gradient's sign
+    assert not np.array_equal(case(*words)[1], case(*words, "--lambda_content", 0)[1])
 
 
 def check_iteration(case):

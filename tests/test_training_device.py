@@ -26,7 +26,10 @@ def card(monkeypatch):
 
     def make(made):
         with CARD:
-            return made()
+            found = made()
+        for module in found.modules():  # constants lie on the CPU before, and `to` cannot swap stand-ins
+            module._buffers.update({name: value.to(CARD) for name, value in module._buffers.items() if value is not None})
+        return found
 
     monkeypatch.setattr(torch.Tensor, "numpy", numpy)
     monkeypatch.setattr(torch.Tensor, "__int__", lambda self: 48)  # of a random number, which is not computed
