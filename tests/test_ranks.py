@@ -85,7 +85,7 @@ def work(rank, folder):
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 def test_gradients_statistics_and_averages_are_those_of_the_double_batch(found):

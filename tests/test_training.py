@@ -190,6 +190,15 @@ def adam_steps(state):
     return {int(v["step"]) for v in state["opt_g"]["state"].values()}
 
 
+@pytest.mark.parametrize("words, allowed", [([], True), (["--precision", "fp32"], False), (["--precision", "tf32"], True)])
+def test_float32_is_promised_or_takes_tf32(tmp_path, pictures, monkeypatch, words, allowed):
+    seen = []
+    monkeypatch.setattr(session, "takes_tf32", lambda name, device: name != "fp32")  # as of a CUDA card
+    monkeypatch.setattr(session, "allow_tf32", lambda said: seen.append(said))
+    train_generator.main(["--data", str(pictures), *SMALL, "--images", "16", "--out", str(tmp_path), "--quiet", *words])
+    assert seen == [allowed]
+
+
 def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
     out = tmp_path / "run"
     words = ["--data", str(pictures), *SMALL, "--tick", "16", "--out", str(out), "--quiet"]

@@ -242,6 +242,7 @@ def prepare(args, settings, device, rank, ranks):
         left = reconstruct.fit_mapping(G.to(device), encoder.to(device), few, args.fit_mapping)
         words += f"; mapping network fitted to the encoder's latents, unexplained variance {left:.3f}"
     dtype = session.dtype(args.precision, device)
+    session.allow_tf32(session.takes_tf32(args.precision, device))
     trainer = Trainer(G, D, settings, device, dtype, ranks, encoder, trained=bool(args.init), rank=rank)
     if args.compile:
         G.synthesis.compile()
