@@ -541,7 +541,7 @@ def divided(items, args, work, devices):
 
 def main(argv):
     args = settled(flags().parse_args(argv))
-    from editor import folder, images, workers
+    from editor import coarse, folder, images, workers
     from editor import session as sessions
 
     if args.src_im:
@@ -577,6 +577,10 @@ def main(argv):
         how = f"{session.device.type}: {session.formats}, compile {'on' if session.compiles(work.config) else 'off'}"
         how = f"{len(devices)} {'actors' if args.ray else 'processes'}" if devices else how
         cli.say(f"{how}, batches of {max(map(len, batches))}; {stages(work.config, work.tuning)}")
+    if batches and coarse.missing(session.G, work.config):  # here, so that processes with a part each find it there
+        if not args.quiet:
+            cli.say("once for this generator: finding what its pictures of half the side show (--coarse 0 does without)")
+        coarse.found(session.G)
     folders = {str(paths[0].parent): False, args.latent_dir: True, args.save_dir: True}
     try:
         with run.shown(len(found.left), args.quiet):

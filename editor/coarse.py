@@ -134,18 +134,30 @@ def found(G):
 
 @functools.lru_cache(maxsize=2)
 def _found(G):
-    if not hasattr(G, "meta"):  # no file's
-        return fit(G)
-    try:
-        kept = downloads.cache_folder() / "readouts" / f"{G.meta['hash']}.safetensors"
-    except ValueError:  # no home folder
-        kept = None
-    fitted = read(checkpoints.BUNDLED["readout"], G) or kept and read(kept, G)
+    fitted, path = kept(G)
     if not fitted:
         fitted = fit(G)
-        with contextlib.suppress(OSError, TypeError):  # it cannot be kept: the next command finds it again
-            write(kept, fitted, G)
+        if path:
+            with contextlib.suppress(OSError):  # it cannot be kept: the next command finds it again
+                write(path, fitted, G)
     return fitted
+
+
+def kept(G):
+    """The `Fitted` of a generator that is kept, or None; and where it is kept, or None."""
+    if not hasattr(G, "meta"):  # no file's
+        return None, None
+    try:
+        path = downloads.cache_folder() / "readouts" / f"{G.meta['hash']}.safetensors"
+    except ValueError:  # no home folder
+        path = None
+    return read(checkpoints.BUNDLED["readout"], G) or (path and read(path, G)), path
+
+
+def missing(G, config):
+    """Whether steps as a Config says need a read-out that is yet to be found: some twenty renderings, at 1024 most of a minute."""
+    long = max(config.iteration, config.w_iteration) >= FEWEST
+    return bool(config.coarse and long and G.resolution >= SMALLEST and not config.compile and not kept(G)[0])
 
 
 def first(G, config, goal):

@@ -59,7 +59,11 @@ def test_a_readout_is_found_once_for_a_generator(small, tmp_path, monkeypatch):
     monkeypatch.setenv("STYLEGAN_EDITOR_CACHE", str(tmp_path))
     monkeypatch.setattr(small, "meta", {"hash": "ab" * 32}, raising=False)
     coarse._found.cache_clear()
+    config = settings.Config(iteration=30, coarse=0.5)
+    assert coarse.missing(small, config) and not coarse.missing(small, settings.Config(iteration=30))
+    assert not coarse.missing(small, settings.Config(iteration=10, coarse=0.5))
     first = coarse._found(small)
+    assert not coarse.missing(small, config)
     (path,) = tmp_path.rglob("*.safetensors")
     monkeypatch.setattr(coarse, "fit", None)
     coarse._found.cache_clear()
@@ -140,6 +144,14 @@ def test_rows_that_may_not_move_cost_no_gradient(small):
     assert not part[:, [i for i in range(small.num_ws) if i not in layers]].any()
     found = projection.project(small, None, goal_of(small), settings.Config(iteration=4, layers=layers))
     assert ((found.ws - small.w_avg).abs().sum((0, 2)) > 0).nonzero().flatten().tolist() == layers
+
+
+def test_a_folder_finds_its_generators_readout_before_its_processes_start_and_says_so(encode, photographs, G, monkeypatch, capsys):
+    found = []
+    monkeypatch.setattr(coarse, "missing", lambda G, config: True)
+    monkeypatch.setattr(coarse, "found", lambda G: found.append(G))
+    assert encode() == 0 and found == [G] and "once for this generator: finding" in capsys.readouterr().err
+    assert encode() == 0 and found == [G]  # all is done
 
 
 def test_adams_betas_are_the_presets(monkeypatch, tmp_path):
