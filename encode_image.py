@@ -323,7 +323,7 @@ def remembered(config, encoder, tuning, args, session):
     }
 
 
-PASSING = ("dtype", "compile", "low_memory", "show_every", "check_every", "noise")  # settings that do not make another result
+PASSING = ("dtype", "compile", "capture", "low_memory", "show_every", "check_every", "noise")  # settings that do not make another result
 
 
 def expected(args, session, chosen):
@@ -574,7 +574,7 @@ def main(argv):
     run.start(found, known)
     if not args.quiet and batches:
         cli.warn_of(session)
-        how = f"{session.device.type}: {session.formats}, compile {'on' if session.compiles(work.config) else 'off'}"
+        how = f"{session.device.type}: {session.formats}, {session.way(work.config)}"
         how = f"{len(devices)} {'actors' if args.ray else 'processes'}" if devices else how
         cli.say(f"{how}, batches of {max(map(len, batches))}; {stages(work.config, work.tuning)}")
     if batches and coarse.missing(session.G, work.config):  # here, so that processes with a part each find it there

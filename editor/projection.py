@@ -22,11 +22,10 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 
-from editor import coarse, fast_conv
+from editor import coarse, fast_conv, graphs
 from perceptual_model import gram, resized
 
 LOW_MEMORY_FROM = 128
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "could not create a primitive")  # PyTorch, oneDNN
 NO_STRENGTH = 1e-6  # a layer that multiplies its map by less cannot show it; training leaves 1e-5 and more
 
 
@@ -311,6 +310,7 @@ def objective(G, distance, goal, config):
     recompute_from = LOW_MEMORY_FROM if config.low_memory else math.inf
 
     def losses_of(ws, maps):
+        ws = ws if config.layers is None or config.compile else Rows(ws, config.layers)
         images = G.synthesis(ws, noise=maps, dtype=config.dtype or torch.float32, recompute_from=recompute_from)
         total = config.lambda_mse * fast_conv.mean_squared_error(seen(images), targets)
         if wanted is not None:
@@ -324,43 +324,9 @@ def objective(G, distance, goal, config):
             total = total + config.lambda_style * sum(share(a, b) for a, b in zip(styled(images), style, strict=True))
         return total, images
 
-    return Compiled(losses_of, goal.image.is_cuda) if config.compile else losses_of
-
-
-class Compiled:
-    """A function (ws, maps) -> (losses, images), compiled for the steps that want its gradient.
-
-    What is asked without gradients, once in a descent, takes the plain function: half a minute of compiling would be for one call.
-    Where compiling fails (no headers of Python, say), the plain function does it all, and `failed` says why.
-    """
-
-    def __init__(self, plain, on_cuda):
-        self.plain, self.tried, self.failed = plain, False, None
-        self.compiled = torch.compile(plain, mode="reduce-overhead" if on_cuda else None)  # CUDA graphs: one launch for the whole step
-
-    def __call__(self, ws, maps):
-        if self.failed or not torch.is_grad_enabled():
-            return self.plain(ws, maps)
-        ws = ws.contiguous()  # one w for all layers and a w for each: one graph
-        if not self.tried:
-            self.tried, self.failed = True, self.why_not(ws, maps)
-            return self(ws, maps)
-        return self.compiled(ws, maps)
-
-    def why_not(self, ws, maps):
-        """Compile both directions, the backward one too before it is needed: None, or what the compiler says, on one line."""
-        from torch._dynamo.exc import TorchDynamoException
-
-        def alike(x):
-            return x.detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
-
-        ws, maps = alike(ws), maps if isinstance(maps, str) else [alike(m) for m in maps]
-        moving = [x for x in (ws, *maps) if isinstance(x, torch.Tensor) and x.requires_grad]
-        try:
-            torch.autograd.grad(self.compiled(ws, maps)[0].sum(), moving, allow_unused=True)
-        except TorchDynamoException as error:
-            return " ".join(f"{type(error).__name__} {error}".split())[:200]
-        return None
+    if config.compile:
+        return graphs.Compiled(losses_of, goal.image.is_cuda)
+    return graphs.Captured(losses_of) if config.capture else losses_of
 
 
 def looks(G, distance, goal, config):
@@ -511,8 +477,7 @@ def project(G, distance, targets, config, callback=None, show=None):
 
     def latent_losses(losses_of):
         ws = to_ws(G, latent.value, config.space)
-        rows = ws if config.layers is None or config.compile else Rows(ws, config.layers)
-        losses, images = losses_of(rows, noise.maps() if config.joint else config.noise)
+        losses, images = losses_of(ws, noise.maps() if config.joint else config.noise)
         if config.lambda_start:
             losses = losses + config.lambda_start * fast_conv.mean_squared_error(latent.value, w0)
         for weight, far in held:
@@ -584,7 +549,7 @@ def project_in_parts(G, distance, goal, config, size=None, start=None, callback=
                 (lambda step, images, first=first: show(first, step, images)) if show else None,
             )  # fmt: skip
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-            if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            if not any(sign in str(error) for sign in graphs.OUT_OF_MEMORY):
                 raise
             if last - first == 1:
                 advice = "a smaller generator, or another device" if config.low_memory else "--low_memory"

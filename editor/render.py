@@ -52,7 +52,7 @@ def pictures(G, ws, noise="const", batch_size=None, dtype=None, alone=(), warn=N
     """
     import torch
 
-    from editor.projection import OUT_OF_MEMORY
+    from editor.graphs import OUT_OF_MEMORY
 
     if batch_size is None:
         batch_size = 8 if G.w_avg.device.type != "cpu" else max(1, min(8, 2 * 1024**2 // G.resolution**2))

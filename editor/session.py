@@ -25,7 +25,6 @@ from editor.settings import DISTANCES, Tuning
 ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU
 COMPILING = 71.0  # seconds that compiling a step takes (measured)
 GAIN = 0.08  # seconds that a compiled step of one image at 1024 saves on a CPU (measured); it goes with the pixels
-GAIN_CUDA = 0.01  # those on a CUDA card, in a batch of any size: a thousand launches less (expected; benchmarks/gpu.sh measures it)
 BUFFERS_COUNT_FROM = 512  # side from which steps on a CPU take a quarter longer where freed buffers are not kept (`cli.keep_buffers`)
 
 
@@ -89,6 +88,15 @@ class Session:
         config = config.steps, max(images, self.images)
         return compiles(self.compile, self.device, self.step_dtype or self.dtype, self.G.resolution, *config)
 
+    def way(self, config):
+        """How the steps of a `settings.Config` are carried out, in words."""
+        return "steps recorded as a CUDA graph" if self.captures else f"compile {'on' if self.compiles(config) else 'off'}"
+
+    @property
+    def captures(self):
+        """Whether a step is recorded and replayed: on CUDA cards, whose thousand launches a step take longer than its work."""
+        return self.device.type == "cuda" and self.compile == "auto"
+
     def _taken(self, found):
         self.remarks += found.remarks
         return found.to(self.device)
@@ -149,6 +157,7 @@ class Session:
         """
         config.dtype = self.step_dtype or self.dtype
         config.compile = self.compiles(config, len(goal.image))
+        config.capture = self.captures
         tuned = tuned or Tuning()
         if self.device.type == "cpu" and self.G.resolution <= ONE_THREAD_UP_TO and not config.compile and not together:
             yield from parallel.images(
@@ -536,12 +545,10 @@ def tf32_allowed(allowed):
 
 def compiles(choice, device, dtype, resolution, steps, images=1):
     """`--compile` -> whether to take torch.compile; "auto" takes it where so many steps of so many images win back what compiling
-    costs: on CPUs with bfloat16 (measured so only; benchmarks/README.md) if there is a C++ compiler for it, and on CUDA cards.
+    costs: on CPUs with bfloat16 (measured so only; benchmarks/README.md) if there is a C++ compiler for it. CUDA cards record a step instead.
     """
     if choice != "auto":
         return choice == "on"
-    if device.type == "cuda":
-        return steps * images * GAIN_CUDA > COMPILING
     compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl")))
     gain = GAIN * (resolution / 1024) ** 2 if device.type == "cpu" and str(dtype) == "torch.bfloat16" and resolution >= 512 else 0.0
     return bool(compiler) and steps * images * gain > COMPILING

@@ -74,6 +74,7 @@ class Config:
     seed: int = 0
     dtype: object = None  # torch.dtype of the generator's convolutions, None: float32; latents, losses and RGB stay float32
     compile: bool = False  # torch.compile of rendering and losses
+    capture: bool = False  # rendering, losses and their gradient as one CUDA graph (editor/graphs.py)
     low_memory: bool = False  # render layers of 128x128 and more a second time in the backward pass instead of keeping them
 
     def __post_init__(self):

@@ -76,9 +76,10 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "cluster": ["batches", "cli", "files"],
     "face": ["files", "pickles", "tuning"],
     "boundaries": ["face", "files", "downloads"],
-    "render": ["images", "face", "projection", "tuning"],
+    "render": ["images", "face", "graphs", "tuning"],
     "coarse": ["checkpoints", "downloads", "files", "fast_conv"],
-    "projection": ["settings", "coarse", "fast_conv", "perceptual_model"],
+    "graphs": [],
+    "projection": ["settings", "coarse", "fast_conv", "graphs", "perceptual_model"],
     "session": [
         "cli",
         "checkpoints",
