@@ -111,7 +111,7 @@ def add_embedding_flags(parser, iteration):
     default = "the preset's" if iteration is None else iteration
     parser.add_argument("--iteration", type=number(int, 0), default=iteration, help=f"steps of the optimiser (default: {default})")
     parser.add_argument("--perceptual", choices=settings.DISTANCES, help="distance (default: what the generator's checkpoint names)")
-    parser.add_argument("--compile", default="auto", choices=settings.COMPILES, help="torch.compile (auto: where it pays; a CUDA card replays a step)")
+    parser.add_argument("--compile", default="auto", choices=settings.COMPILES, help="torch.compile (default: auto, where it pays)")
     parser.add_argument(
         "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a third more time"
     )

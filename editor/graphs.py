@@ -52,7 +52,7 @@ class Compiled:
 
 
 class Captured:
-    """A CUDA graph: a step and its gradient are recorded once, in the time of a few steps, and replayed by one launch instead of a thousand.
+    """A CUDA graph: a step and its gradient are recorded once, in the time of a few steps, and replayed: one launch, not a thousand.
 
     A recording knows the memory that its tensors lay in, so ws and maps are copied there before a replay; what the function sees
     beside them (weights, targets) must stay as it is. An image's loss depends on its own row of ws and maps only: so the gradient of

@@ -545,7 +545,7 @@ def tf32_allowed(allowed):
 
 def compiles(choice, device, dtype, resolution, steps, images=1):
     """`--compile` -> whether to take torch.compile; "auto" takes it where so many steps of so many images win back what compiling
-    costs: on CPUs with bfloat16 (measured so only; benchmarks/README.md) if there is a C++ compiler for it. CUDA cards record a step instead.
+    costs: on CPUs with bfloat16 (measured so only; benchmarks/README.md) if there is a C++ compiler. CUDA cards record a step instead.
     """
     if choice != "auto":
         return choice == "on"

@@ -14,7 +14,7 @@ from editor import coarse, graphs, projection, session, settings
 
 
 class Card:
-    """What stands in for torch.cuda: a graph keeps the operations of PyTorch that ran while it was recorded, with their tensors, and replays
+    """What stands in for torch.cuda: a graph keeps PyTorch's operations that ran while it was recorded, with their tensors, and replays
     those alone. So what a step computes outside of them, or from values that Python saw once, comes out wrong, as it would on a card.
     """
 
