@@ -164,7 +164,8 @@ def first(G, config, goal):
     """How many steps of a stage stop at half the side: none where that saves nothing, where the goal is more than an image, or where
     the read-out does not guess well.
     """
-    plain = goal.mask is None and goal.style is None and goal.gram is None and not config.joint and not config.compile
+    plain = goal.mask is None and goal.style is None and goal.gram is None and config.layers is None  # the last layers are not in it
+    plain = plain and not config.joint and not config.compile
     steps = round(config.coarse * config.iteration) if plain and G.resolution >= SMALLEST and config.iteration >= FEWEST else 0
     return steps if steps and found(G).psnr >= LEAST else 0
 

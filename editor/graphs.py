@@ -88,23 +88,23 @@ class Captured:
             losses, images = self.plain(own[0], given)
             return losses.detach(), images.detach(), torch.autograd.grad(losses.sum(), self.moving)
 
-        here, side = self.cuda.current_stream(), self.cuda.Stream()
-        side.wait_stream(here)
-        with torch.enable_grad():
+        with self.cuda.device(ws.device), torch.enable_grad():  # not the first card, where this one is another
+            here, side = self.cuda.current_stream(), self.cuda.Stream()
+            side.wait_stream(here)
             with self.cuda.stream(side):
                 for _ in range(WARM):
                     step()
             here.wait_stream(side)
             graph = self.cuda.CUDAGraph()
-            with self.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may copy pictures from the card meanwhile
+            with self.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):  # other threads may copy pictures meanwhile
                 self.losses, self.images, self.gradients = step()
         self.graph = graph
 
     def replay(self, inputs):
-        with torch.no_grad():
+        with self.cuda.device(self.inputs[0].device), torch.no_grad():
             for mine, given in zip(self.inputs, inputs, strict=True):
                 mine.copy_(given)
-        self.graph.replay()
+            self.graph.replay()
 
 
 class Replayed(torch.autograd.Function):

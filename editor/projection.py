@@ -488,7 +488,8 @@ def project(G, distance, targets, config, callback=None, show=None):
     stages = [(step, functools.partial(latent_losses, look)) for step, look in judges]
     seen = (lambda step, images: show(step, resized(images, G.resolution))) if show else None
     result.loss = descend([latent, *(noise.variables if config.joint else [])], stages, config.iteration, config, result, callback, seen)
-    result.not_compiled = getattr(judges[-1][1], "failed", None)
+    result.not_compiled = next(filter(None, (getattr(look, "failed", None) for _, look in judges)), None)
+    del judges, stages  # and what they recorded: the noise stage needs the memory
     result.ws = to_ws(G, latent.value.detach(), config.space).contiguous().clone()
     if config.noise_iteration and not result.interrupted:
         find_noise(G, goal, noise, config, result, callback, show)

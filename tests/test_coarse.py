@@ -123,6 +123,7 @@ def test_where_it_does_not_pay_or_is_more_than_an_image_no_step_is_coarse(small,
         assert not coarse.first(small, config, goal)
     few = [settings.Config(iteration=10, coarse=0.5), settings.Config(iteration=100)]
     few += [settings.Config(iteration=100, coarse=0.5, **{name: True}) for name in ("joint", "compile")]
+    few.append(settings.Config(iteration=100, coarse=0.5, layers=[small.num_ws - 1]))  # a layer that pictures of half the side have not
     assert not any(coarse.first(small, one, goal) for one in few) and not coarse.first(small_G, config, goal)
     with pytest.raises(ValueError, match="--coarse 1.5: a share"):
         settings.Config(coarse=1.5)

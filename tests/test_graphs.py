@@ -21,7 +21,7 @@ class Card:
     FORBIDDEN = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")  # they wait for the card, which no graph can
 
     def __init__(self):
-        self.graphs, self.fails = [], None
+        self.graphs, self.fails, self.current = [], None, None
 
     def CUDAGraph(self):
         self.graphs.append(SimpleNamespace(operations=[], replays=0))
@@ -37,9 +37,16 @@ class Card:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def graph(self, one, capture_error_mode):
+    def device(self, one):
+        before, self.current = self.current, one
+        yield
+        self.current = before
+
+    @contextlib.contextmanager
+    def graph(self, one, stream, capture_error_mode):
         if self.fails:
             raise RuntimeError(self.fails)
+        assert self.current == torch.device("cpu")  # the tensors' own card, and not whichever was the process's
         forbidden = self.FORBIDDEN
 
         class Recorder(TorchDispatchMode):
@@ -55,6 +62,7 @@ class Card:
 
     @torch.no_grad()
     def again(self, one):
+        assert self.current == torch.device("cpu")
         one.replays += 1
         for operation, words, named, found in one.operations:
             new = operation(*words, **named)
