@@ -76,7 +76,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "workers": ["batches", "checkpoints", "cli", "cluster", "session"],
     "cluster": ["batches", "cli", "files"],
     "foreign": ["pickles"],
-    "face": ["files", "foreign", "pickles", "tuning"],
+    "face": ["files", "foreign", "tuning"],
     "boundaries": ["face", "files", "foreign", "downloads"],
     "render": ["images", "face", "projection", "tuning"],
     "coarse": ["checkpoints", "classes", "downloads", "files", "fast_conv"],
