@@ -184,7 +184,7 @@ def of_pickle(path, start):
     """
     held = pickled(path, start)
     if not isinstance(held, dict) or not isinstance(held.get("boundary"), pickles.Array):
-        raise ValueError(f"a pickled object that is no boundary of idinvert, {{boundary, meta_data}}; it holds {pickles.shown(held)}")
+        raise ValueError(f"an array of objects, but no boundary of idinvert, {{boundary, meta_data}}; it holds {pickles.shown(held)}")
     about = held.get("meta_data")
     rows = held["boundary"].read()
     layers = about.get("manipulate_layers") if isinstance(about, dict) else None
