@@ -4,7 +4,7 @@
 
 For each seed it writes the picture save_image/generate/seed0000.png and the face, seed0000.npy (latent [1, L, 512], its noise maps where
 they are not the generator's own, and the record), that all other commands take. All latents together are in all/seeds_0-63_70.npy
-[N, L, 512], which train_boundary.py takes with a score for each.
+[N, L, 512], which train_boundary.py takes with a score for each. A generator with classes draws of one of them: --class 3.
 """
 
 import argparse

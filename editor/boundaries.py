@@ -150,6 +150,8 @@ def _rows(array, path, number):
 
 def _chosen(held, path, number):
     """Which direction of a file, None where it holds one, and its array [1 or L, 512]."""
+    if not held.rows.size:
+        raise ValueError(f"{path}: {held.what} of shape {list(held.rows.shape)}, which is nothing")
     count = len(held.rows)
     if number is None and count > 1:
         raise ValueError(f"{path}: {count} {held.what}; choose one: {path}:0 to {path}:{count - 1}")

@@ -199,16 +199,11 @@ def _latents(path, G, saved_noise=True):
         return found
     n, layers, dim = found.ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        of = (
-            f"; it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file" if _plausible(w[0], G) else ""
-        )
-        of += f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}]" if of and array.ndim == 2 else ""
-        raise ValueError(
-            f"{path}: shape {list(array.shape)}; this generator (side {G.resolution}) takes [1, {G.num_ws}, {G.config.w_dim}]{of}"
-        )
+        raise ValueError(f"{path}: shape {list(array.shape)}; {_unfit(array, w, G)}")
     if array.ndim == 2 and layers == G.num_ws > 1:
         found.remarks.append(
-            f"{path}: taken for one face of {layers} layers; if these are {layers} faces of W, write them as [{layers}, 1, {dim}]"
+            f"{path}: taken for one face of {layers} layers; if these are {layers} faces of W, write them as [{layers}, 1, {dim}], "
+            "which numpy.load(...)[:, None] is"
         )
     if held.noise is not None and saved_noise:
         count = len(G.synthesis.layers())
@@ -222,6 +217,18 @@ def _latents(path, G, saved_noise=True):
     return found
 
 
+def _unfit(array, w, G):
+    """What to say of an array that is no latent of G; w is how it was taken, [N, L, 512]."""
+    takes, (_, layers, dim) = f"this generator (side {G.resolution}) takes [1, {G.num_ws}, {G.config.w_dim}]", w.shape
+    if layers == 1 and dim == G.num_ws * G.config.w_dim:
+        return f"{takes}, and these are so many numbers in a row: numpy.load(...).reshape(-1, {G.num_ws}, {G.config.w_dim}) is that"
+    if not _plausible(w[0], G):
+        return takes
+    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file"
+    either = f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}], which numpy.load(...)[:, None] is"
+    return f"{takes}; {side}{either if array.ndim == 2 else ''}"
+
+
 def _plausible(w, G):
     """Whether an array [L, 512] may be one face of a generator of another side (its layers are even in number: 4 to 18)."""
     return w.shape[1] == G.config.w_dim and len(w) % 2 == 0 and 4 <= len(w) <= 18
@@ -232,19 +239,20 @@ def _distance(ws, G):
     return (ws.to(G.w_avg.device) - G.w_avg).norm(dim=2).mean(1).max().item() / tuning.usual_distance(G)
 
 
-def read_array(path, what):
+def read_array(path, what, several=False):
     """The array of a `.npy`, of the key `w` of a `.npz`, or of a `.pt` that holds one tensor; pickled objects are never read.
 
     What a file declares is compared with its size before memory is taken.
 
     Args:
         what: ends the error for a missing file.
+        several: take the latents of a `.pt` that holds one a name, in its order, and leave their noise maps out.
 
     Raises:
         ValueError, OSError: missing, no plain file, damaged, or of something else.
     """
     held = _held(path, what)
-    if held.names or held.noise:
+    if not several and (held.names or held.noise):
         raise ValueError(f"{path}: holds the latents of several faces, or noise maps with them; one array is expected here; {what}")
     return held.array
 

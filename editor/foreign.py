@@ -15,7 +15,7 @@ from editor import pickles
 
 FOLLOW = "semantic_edit.py --boundary {file} follows {one}"
 SEFA = "directions of SeFa (rosinality's factor.pt)"
-GANSPACE = "GANSpace's components"
+GANSPACE = "components of GANSpace"
 IDINVERT = "a boundary of idinvert"
 
 
@@ -127,7 +127,11 @@ def _numbers(tensor):
 
 def labels(names):
     """What a file calls its faces -> what ends their results' names; numbers where that leaves two alike."""
-    short = [re.sub(r"[^\w.-]+", "_", re.split(r"[/\\]", str(name))[-1].rpartition(".")[0] or str(name))[:80].strip(".") for name in names]
+    short = []
+    for name in map(str, names):
+        stem = re.split(r"[/\\]", name)[-1]
+        plain = re.sub(r"[^\w.-]+", "_", stem.rpartition(".")[0] or stem).strip(".")
+        short.append(plain.encode("utf-8", "ignore")[:80].decode("utf-8", "ignore"))  # a file's name has 255 bytes
     alike = len({name.casefold() for name in short}) < len(short) or not all(short)
     return [str(i) for i in range(len(short))] if alike else short
 
@@ -170,6 +174,8 @@ def of_npz(names, read, dim):
             continue
         units = read(stdev).reshape(-1) if stdev in names else None
         centre = read(mean).reshape(-1) if mean in names else None
+        if any(found is not None and found.dtype.kind not in "fiu" for found in (units, centre)):
+            raise ValueError(f"{GANSPACE} whose {stdev} or {mean} are no numbers")
         if (units is not None and len(units) != len(rows)) or (centre is not None and len(centre) != rows.shape[1]):
             raise ValueError(f"{GANSPACE} whose {stdev} or {mean} is of another size than {comp}")
         return Directions(rows[:, None], GANSPACE, units, centre)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import semantic_edit
+import train_boundary
 from editor import boundaries, face, foreign
 from editor import session as sessions
 
@@ -38,6 +39,12 @@ def test_e4es_tensor_of_all_faces(tmp_path, small_G):
     assert found.ws.numpy().tobytes() == ws.tobytes() and names(found) == ["latents_0", "latents_1", "latents_2"]
 
 
+def test_boundaries_are_trained_from_a_dict_of_tensors(tmp_path):
+    ws = random(40, 6, 512)
+    torch.save({f"{i}.png": torch.from_numpy(w[None]) for i, w in enumerate(ws)}, tmp_path / "latents.pt")
+    assert np.array_equal(train_boundary.read_latents(tmp_path / "latents.pt")[0], ws)
+
+
 @pytest.mark.parametrize("shape", [(6, 512), (1, 6, 512), (512,), (1, 512)])
 def test_a_dict_of_tensors_keeps_its_names(tmp_path, small_G, shape):
     held = {"photos/me.jpg": random(*shape), "you": random(*shape, seed=1), "../a b?.png": random(*shape, seed=2)}
@@ -50,7 +57,7 @@ def test_a_dict_of_tensors_keeps_its_names(tmp_path, small_G, shape):
 
 def test_names_that_are_alike_are_numbered():
     assert foreign.labels(["a/me.png", "b/ME.jpg"]) == ["0", "1"] and foreign.labels([".", "x"]) == ["0", "1"]
-    assert foreign.labels(["x" * 300 + ".png", "y"]) == ["x" * 80, "y"]
+    assert foreign.labels(["é" * 300 + ".png", "y\udcff"]) == ["é" * 40, "y_"]
 
 
 def test_ptis_tensor_and_nvidias_projection(tmp_path, small_G):
@@ -125,7 +132,7 @@ def test_what_is_no_latent_is_named(tmp_path, small_G, name):
 
 def test_directions_given_as_latents_are_named(tmp_path, small_G):
     np.savez(tmp_path / "g.npz", act_comp=unit(80, 1, 512), act_stdev=np.ones(80))
-    with pytest.raises(ValueError, match="GANSpace's components, not latents; semantic_edit.py --boundary .*g.npz:0"):
+    with pytest.raises(ValueError, match="components of GANSpace, not latents; semantic_edit.py --boundary .*g.npz:0"):
         face.read(tmp_path / "g.npz", small_G)
     np.save(tmp_path / "i.npy", {"boundary": unit(1, 512), "meta_data": {}}, allow_pickle=True)
     with pytest.raises(ValueError, match="a boundary of idinvert; semantic_edit.py --boundary .*i.npy"):
@@ -141,6 +148,12 @@ def test_as_many_rows_as_layers_may_be_either(tmp_path, small_G):
     np.save(tmp_path / "a.npy", random(6, 512))
     found = face.read(tmp_path / "a.npy", small_G)
     assert found.ws.shape == (1, 6, 512) and "if these are 6 faces of W, write them as [6, 1, 512]" in found.remarks[0]
+    np.save(tmp_path / "c.npy", random(4, 512))
+    with pytest.raises(ValueError, match="of side 8: .*, or, if these are 4 faces of W, write them as .4, 1, 512., which numpy.load"):
+        face.read(tmp_path / "c.npy", small_G)
+    np.save(tmp_path / "d.npy", random(3, 6 * 512))
+    with pytest.raises(ValueError, match=r"so many numbers in a row: numpy.load\(...\).reshape\(-1, 6, 512\)"):
+        face.read(tmp_path / "d.npy", small_G)
     np.save(tmp_path / "b.npy", random(6, 512)[:, None])
     assert face.read(tmp_path / "b.npy", small_G).ws.shape == (6, 6, 512) and not face.read(tmp_path / "b.npy").remarks
 
@@ -226,6 +239,43 @@ def test_pickles_of_anything_else_run_nothing(tmp_path, small_G, monkeypatch, he
             read(tmp_path / "a.npy", small_G)
         assert len(str(raised.value)) < 500
     assert os.listdir(tmp_path) == ["a.npy"]
+
+
+NO_DIRECTIONS = {
+    "none.pt": {"eigvec": torch.ones(512, 0)},
+    "flat.pt": {"eigvec": torch.ones(512)},
+    "whole.pt": {"eigvec": torch.ones(512, 512, dtype=torch.long)},
+    "text.pt": {"eigvec": "x"},
+    "nan.pt": {"eigvec": torch.full((512, 4), torch.nan)},
+    "none.npz": {"act_comp": np.ones((0, 1, 512))},
+    "one.npz": {"act_comp": np.array(3.0)},
+    "text.npz": {"act_comp": unit(4, 512), "act_stdev": np.array(["a", "b", "c", "d"])},
+    "short.npz": {"act_comp": unit(4, 512), "act_stdev": np.ones(3)},
+    "zero.npz": {"act_comp": unit(4, 512), "act_stdev": np.zeros(4)},
+    "minus.npz": {"act_comp": unit(4, 512), "act_stdev": -np.ones(4)},
+    "far.npz": {"act_comp": unit(4, 512), "act_mean": np.full(512, np.inf)},
+    "objects.npz": {"act_comp": np.array([{}], object)},
+    "words.npz": {"act_comp": np.array([["a"] * 512])},
+    "flat.npy": {"boundary": np.array(3.0)},
+    "none.npy": {"boundary": np.ones((0, 512))},
+    "words.npy": {"boundary": "x"},
+    "deep.npy": {"boundary": np.ones((1, 512)), "meta_data": {"manipulate_layers": [["4"]]}},
+}
+
+
+@pytest.mark.parametrize("name", NO_DIRECTIONS)
+@pytest.mark.parametrize("number", ["", ":0", ":2"])
+def test_absurd_directions_are_one_line(tmp_path, small_G, name, number):
+    held, path = NO_DIRECTIONS[name], tmp_path / name
+    if path.suffix == ".pt":
+        torch.save(held, path)
+    elif path.suffix == ".npz":
+        np.savez(path, **held)
+    else:
+        np.save(path, held, allow_pickle=True)
+    with pytest.raises(ValueError, match=name) as raised:
+        boundaries.load(f"{path}{number}", small_G)
+    assert len(str(raised.value)) < 500
 
 
 def test_boundaries_in_other_wrappings(tmp_path, small_G):
