@@ -320,6 +320,7 @@ def remembered(config, encoder, tuning, args, session):
         "invert_mask": args.invert_mask,
         "composite": args.composite,
         "perceptual": session.perceptual,
+        **session.said_class,
     }
 
 

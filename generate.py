@@ -4,7 +4,7 @@
 
 For each seed it writes the picture save_image/generate/seed0000.png and the face, seed0000.npy (latent [1, L, 512], its noise maps where
 they are not the generator's own, and the record), that all other commands take. All latents together are in all/seeds_0-63_70.npy
-[N, L, 512], which train_boundary.py takes with a score for each.
+[N, L, 512], which train_boundary.py takes with a score for each. A generator with classes draws of one of them: --class 3.
 """
 
 import argparse
@@ -35,6 +35,7 @@ def seeds(text):
 def flags():
     p = cli.Parser(__doc__, conflict_handler="resolve")  # --seed, of all commands, is here another word for --seeds
     cli.add_model_flags(p)
+    cli.add_class_flag(p)
     p.add_argument("--seeds", "--seed", type=seeds, required=True, metavar="LIST", help="numbers and ranges, such as 0-63,70")
     p.add_argument("--trunc", type=cli.number(float, -10, most=10), default=1.0, metavar="PSI", help="truncation: 1 as trained, towards 0 "
                    "nearer to the mean face (default: 1)")  # fmt: skip
@@ -51,11 +52,11 @@ def sample(G, seed, args):
     import numpy as np
     import torch
 
-    from editor import face
+    from editor import classes, face
 
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.config.z_dim)).float().to(G.w_avg.device)
     with torch.no_grad():
-        ws = G.truncate(G.mapping(z), args.trunc, args.trunc_cutoff)
+        ws = G.truncate(classes.latents(G, z), args.trunc, args.trunc_cutoff)
     noise = None
     if args.noise_mode == "none":
         noise = [torch.zeros_like(own) for own in face.own_noise(G)]
@@ -83,11 +84,12 @@ def main(argv):
     args = flags().parse_args(argv)
     import torch
 
-    from editor import face, images, render
+    from editor import classes, face, images, render
     from editor import session as sessions
 
     session = sessions.open(args)
     G, out = session.G, Path(args.out_dir)
+    classes.require(G)
     if args.trunc_cutoff is not None and args.trunc_cutoff > G.num_ws:
         raise ValueError(f"--trunc_cutoff {args.trunc_cutoff}: this generator has {G.num_ws} layers")
     pictures, together = {seed: out / f"seed{seed:04}.png" for seed in args.seeds}, file_of_all(args)
@@ -96,7 +98,7 @@ def main(argv):
         sessions.claim(picture.with_suffix(".npy"), sources)
     for seed in (max(args.seeds), min(args.seeds)):
         files.check_writable(pictures[seed], *face.outputs(pictures[seed].with_suffix(".npy")), *face.outputs(together))
-    settings = {"trunc": args.trunc, "trunc_cutoff": args.trunc_cutoff, "noise_mode": args.noise_mode}
+    settings = {"trunc": args.trunc, "trunc_cutoff": args.trunc_cutoff, "noise_mode": args.noise_mode} | session.said_class
     for seed, picture in pictures.items():
         before = face.record(picture).get("settings", settings)
         if before != settings:

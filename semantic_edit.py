@@ -41,8 +41,8 @@ def edit(text):
 def flags():
     p = cli.Parser(__doc__)
     p.add_argument("--latent_file", required=True, nargs="+", metavar="FILE", help="faces to edit; a folder means its latents")
-    p.add_argument("--boundary", nargs="+", metavar="NAME|FILE", help="boundaries to follow, each on its own (default: all of "
-                   "--boundary_dir that fit the generator)")  # fmt: skip
+    p.add_argument("--boundary", nargs="+", metavar="NAME|FILE", help="boundaries to follow, each on its own; FILE:3 is one of several "
+                   "in a file (default: all of --boundary_dir that fit the generator)")  # fmt: skip
     p.add_argument("--edit", nargs="+", type=edit, metavar="NAME=AMOUNT", help="instead of strips: move along all of these at once, "
                    "in units of W; smile=2 age=-1, FILE.npy=1.5")  # fmt: skip
     p.add_argument(
@@ -114,7 +114,8 @@ def edits(args, session, failures):
     for name, boundary in chosen.items():
         with failures.catch(f"boundary {name}"):
             others = [c.normal for n, c in conditions.items() if n != name]
-            ready[name] = replace(boundary, direction=boundaries.conditioned(boundary.normal, others))
+            layers = None if args.layers else boundary.layers
+            ready[name] = replace(boundary, direction=boundaries.conditioned(boundary.normal, others), layers=layers)
     if not args.edit:
         distances = np.linspace(args.start_distance, args.end_distance, args.steps)
         return [Edit(name, [boundary], [distances]) for name, boundary in ready.items()]
@@ -134,7 +135,7 @@ def check(args, parser):
 
 def sources(path, what):
     """{role: file} of a result."""
-    return {"latent": path} | {f"boundary {boundary.path.stem}": boundary.path for boundary in what.boundaries}
+    return {"latent": path} | {f"boundary {boundary.name}": boundary.path for boundary in what.boundaries}
 
 
 def readable(paths, asked, args, session, failures):
@@ -229,7 +230,7 @@ def settings_of(what, args, session):
     from editor import boundaries, folder
 
     conditions, _ = boundaries.read(args.condition, args.boundary_dir, session.G, session.force)
-    moves = {boundary.path.stem: [float(d) for d in at] for boundary, at in zip(what.boundaries, what.distances, strict=True)}
+    moves = {boundary.name: [float(d) for d in at] for boundary, at in zip(what.boundaries, what.distances, strict=True)}
     said = {"distances": moves, "mode": args.mode, "conditions": args.condition, "layers": args.layers}
     if args.mode == "absolute":  # which a boundary's record says, not its file
         said["offsets"] = [boundary.offset for boundary in what.boundaries]
@@ -269,7 +270,7 @@ class Strips:
         """The item of files that no record is of, named after the last, and whether they must be made."""
         from editor import folder
 
-        made_of = {f"latent {i}": one for i, one in enumerate(found)} | {f"boundary {one.path.stem}": one.path for one in what.boundaries}
+        made_of = {f"latent {i}": one for i, one in enumerate(found)} | {f"boundary {one.name}": one.path for one in what.boundaries}
         item = self.item(paths[-1].name, made_of, self.said[what.name] | more)
         return item, self.args.redo or self.run.journal is None or folder.noted(item, self.run.journal, paths) is not None
 

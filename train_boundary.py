@@ -53,7 +53,8 @@ def read_latents(path, G=None):
     """Latents of many faces -> float32 [N, 1 or L, 512], and the set of the generators' hashes that their records name.
 
     Args:
-        path: `.npy` [N, 512] (W) or [N, L, 512] (W+), with G also [N, L * 512]; or a folder of latents, in the order of their names.
+        path: `.npy` or `.pt` [N, 512] (W) or [N, L, 512] (W+), with G also [N, L * 512]; or a folder of latents, in the order of
+            their names.
         G: the generator they belong to, or None.
 
     Raises:
@@ -63,7 +64,7 @@ def read_latents(path, G=None):
 
     if Path(path).is_dir():
         return _read_folder(path, G)
-    array = face.read_array(path, "--latents is a .npy with a latent a face, [N, 512] or [N, L, 512]")
+    array = face.read_array(path, "--latents is a .npy with a latent a face, [N, 512] or [N, L, 512]", several=True)
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(f"{path}: {array.dtype} {list(array.shape)}; latents of many faces are float32 [N, 512] or [N, L, 512]")
     with np.errstate(over="ignore"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from editor import downloads, files
-from editor.face import read_array, record
+from editor import downloads, face, files, foreign
+from editor.face import record
 
 
 @dataclass
@@ -24,6 +24,9 @@ class Boundary:
     info: what the `.json` beside it says.
     path: its file, or None.
     direction: where an edit goes, float64 [1 or L, 512]; None: along the normal. See `conditioned`.
+    number: which of several directions in its file it is, or None.
+    unit: how far in W an edit of 1 goes: 1, or the component's standard deviation.
+    layers: those that its file says to move; None: all.
     """
 
     normal: torch.Tensor
@@ -32,11 +35,22 @@ class Boundary:
     info: dict = field(default_factory=dict)
     path: Path | None = None
     direction: torch.Tensor | None = None
+    number: int | None = None
+    unit: float = 1.0
+    layers: list | None = None
 
     @property
-    def way(self):
-        """The direction that an edit takes."""
-        return self.normal if self.direction is None else self.direction
+    def name(self):
+        """What results are named after."""
+        return self.path.stem if self.number is None else f"{self.path.stem}_{self.number}"
+
+    def way(self, count):
+        """The direction that an edit of 1 takes: float64 [count, 512], a row a layer, 0 in layers that its file says not to move."""
+        rows = self.unit * (self.normal if self.direction is None else self.direction).expand(count, -1)
+        if self.layers is not None:
+            still = [i for i in range(count) if i not in self.layers]
+            rows = rows.index_fill(0, torch.tensor(still, dtype=torch.long), 0.0)
+        return rows
 
 
 def length(direction):
@@ -45,10 +59,11 @@ def length(direction):
 
 
 def load(path, G=None, force=False):
-    """Read a boundary: `.npy` of shape [1, 512] or [512], as the official ones, or [L, 512].
+    """Read a boundary: `.npy` of shape [1, 512] or [512], as the official ones, or [L, 512]; or what `foreign` knows.
 
     Args:
-        path: the file; `offset` and `generator_hash` are read from the `.json` beside it, if there is one.
+        path: the file, or FILE:N for one of several in it; `offset` and `generator_hash` are read from the `.json` beside it, if
+            there is one.
         G: the generator it is meant for: L, 512 and the hash must agree.
         force: accept a boundary of another generator of the same shape.
 
@@ -58,14 +73,13 @@ def load(path, G=None, force=False):
     Raises:
         ValueError, OSError: missing, unreadable, of another shape, of length zero, with NaN, or of another generator.
     """
-    path = Path(path)
-    array = read_array(path, "a boundary is a .npy that train_boundary.py writes")
+    path, number = foreign.component(path)
+    held = _held(path, number, None if G is None else G.config.w_dim)
+    number, array = _chosen(held, path, number)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: holds {array.dtype}, not numbers; a boundary is float [1, 512]")
-    if array.size == 0 or array.ndim not in (1, 2):
-        raise ValueError(f"{path}: shape {list(array.shape)}; a boundary is [1, 512], or [L, 512] with a direction a layer")
     with np.errstate(over="ignore"):
-        normal = torch.from_numpy(np.array(array, np.float64).reshape(-1, array.shape[-1]))
+        normal = torch.from_numpy(np.array(array, np.float64))  # [1 or L, 512]
     if not normal.isfinite().all():
         raise ValueError(f"{path}: holds NaN or infinity; train it again")
     norm = length(normal)
@@ -73,12 +87,84 @@ def load(path, G=None, force=False):
         raise ValueError(f"{path}: a boundary of length zero points nowhere; train it again")
     if norm == math.inf:
         raise ValueError(f"{path}: holds numbers up to {normal.abs().max():.0e}, too large for a direction; train it again")
-    if G is not None:
-        if normal.shape[1] != G.config.w_dim or len(normal) not in (1, G.num_ws):
-            wanted = f"[1, {G.config.w_dim}] or [{G.num_ws}, {G.config.w_dim}]"
-            raise ValueError(f"{path}: shape {list(array.shape)}; this generator takes {wanted}, so the boundary is another generator's")
+    if G is not None and (normal.shape[1] != G.config.w_dim or len(normal) not in (1, G.num_ws)):
+        wanted = f"[1, {G.config.w_dim}] or [{G.num_ws}, {G.config.w_dim}]"
+        raise ValueError(
+            f"{path}: shape {list(array.shape)}; this generator takes {wanted}, so the boundary is another generator's"
+            + (f"; if these are {len(normal)} directions, {path}:0 is the first" if len(normal) > 1 else "")
+        )
+    found = Boundary(normal / norm, 0.0, norm, path=path, number=number)
+    if held.units is not None:
+        found.unit = float(held.units[number or 0])
+    if held.mean is not None:  # distances count from where the components were found around
+        found.offset = -float(found.normal[0] @ torch.from_numpy(np.array(held.mean, np.float64)))
+    if not (0 < found.unit < 1e6 and math.isfinite(found.offset)):
+        raise ValueError(f"{path}: a standard deviation of {found.unit:g}, or a mean that is not finite; find the components again")
+    if held.layers is not None and G is not None:
+        text = held.layers if isinstance(held.layers, str) else ",".join(map(str, held.layers))
+        try:
+            found.layers = face.layer_range(text, G.num_ws)
+        except ValueError as error:
+            raise ValueError(f"{path}: by its manipulate_layers, {error}") from None
+    return _described(found, G, force)
+
+
+def _held(path, number, dim):
+    """What a file of directions holds -> foreign.Directions. number: which is wanted, or None. dim: of w, or None."""
+    what = "a boundary is a .npy that train_boundary.py writes"
+    with face.reading(path, what):
+        with open(path, "rb") as f:
+            start = f.read(6)
+            f.seek(0)
+            if path.suffix == ".pt":
+                if held := foreign.of_pt(path):
+                    return held
+            elif start[:2] == b"PK":
+                with face.archive(f) as (names, read):
+                    if held := foreign.of_npz(names, read, dim):
+                        return held
+                    if "w" not in names and "boundary" in names:
+                        return _rows(read("boundary"), path, number)
+            elif start == b"\x93NUMPY":
+                try:
+                    face.array_of(f, path.stat().st_size)
+                except face.Objects:
+                    return foreign.of_pickle(path, f.tell())
+    return _rows(face.read_array(path, what), path, number)
+
+
+def _rows(array, path, number):
+    """An array [512], [1 or L, 512] or [K, 1 or L, 512] -> foreign.Directions; with a number, [K, 512] are K directions.
+
+    Latents have three axes, too: only what has the length 1 is taken for directions.
+    """
+    ones = array.dtype.kind == "f" and array.ndim == 3 and array.size
+    with np.errstate(over="ignore"):
+        ones = ones and bool(np.all(np.abs(np.square(array, dtype=np.float64).sum(2).mean(1) - 1) < 1e-3))
+    if array.size == 0 or array.ndim not in (1, 2, 3) or (array.ndim == 3 and not ones):
+        raise ValueError(f"{path}: shape {list(array.shape)}; a boundary is [1, 512], or [L, 512] with a direction a layer")
+    if array.ndim == 2:
+        return foreign.Directions(array[None] if number is None else array[:, None])
+    return foreign.Directions(array[None, None] if array.ndim == 1 else array)
+
+
+def _chosen(held, path, number):
+    """Which direction of a file, None where it holds one, and its array [1 or L, 512]."""
+    if not held.rows.size:
+        raise ValueError(f"{path}: {held.what} of shape {list(held.rows.shape)}, which is nothing")
+    count = len(held.rows)
+    if number is None and count > 1:
+        raise ValueError(f"{path}: {count} {held.what}; choose one: {path}:0 to {path}:{count - 1}")
+    if number is not None and number >= count:
+        raise ValueError(f"{path}:{number}: it holds {count} {held.what}, {path}:0" + (f" to {path}:{count - 1}" if count > 1 else ""))
+    return number, held.rows[number or 0]
+
+
+def _described(found, G, force):
+    """A boundary with what the `.json` beside it says, which must be of this file and of this generator."""
+    path = found.path
     said, own = record(path), getattr(G, "meta", {}).get("hash")
-    made_for, offset, parts = said.get("generator_hash"), said.get("offset", 0.0), said.get("files")
+    made_for, offset, parts = said.get("generator_hash"), said.get("offset", found.offset), said.get("files")
     if parts and "latent" in parts:
         raise ValueError(f"{path}: a latent by its record, not a boundary; train_boundary.py makes a boundary of latents")
     if made_for and own and made_for != own and not force:
@@ -89,7 +175,8 @@ def load(path, G=None, force=False):
         raise ValueError(f"{path.with_suffix('.json')}: offset {str(offset)[:40]!r}, expected a number; train the boundary again")
     if parts and parts.get("direction") != files.file_hash(path):
         raise ValueError(f"{path}: an unfinished write: {path.stem}.json is of another direction; train it again, or remove that .json")
-    return Boundary(normal / norm, float(offset), norm, said, path)
+    found.offset, found.info = float(offset), said
+    return found
 
 
 def save(path, boundary):
@@ -178,7 +265,7 @@ def moved(ws, edits, absolute=False, layers=None):
         ws: [N, L, 512].
         edits: list of (Boundary, distance in units of W).
         absolute: whether the distance is the boundary's from the latent afterwards, and not the latent's from where it was.
-        layers: the layers that move (default: all).
+        layers: the layers that move (default: those that each boundary's file says, else all).
 
     Returns:
         float64 [N, L, 512] on the CPU, as `signed_distance`. Relative edits add up, in any order; an absolute edit of the same boundaries
@@ -187,8 +274,11 @@ def moved(ws, edits, absolute=False, layers=None):
     Raises:
         ValueError: absolute, and the directions do not lead to these distances.
     """
+    own = [b.layers for b, _ in edits]
+    if layers is None and own and all(each == own[0] for each in own):
+        layers = own[0]
     ws, chosen = ws.cpu().double(), list(range(ws.shape[1])) if layers is None else layers
-    ways = [b.way.expand(ws.shape[1], -1)[chosen] for b, _ in edits]
+    ways = [b.way(ws.shape[1])[chosen] for b, _ in edits]
     amounts = torch.tensor([float(d) for _, d in edits], dtype=torch.float64).expand(len(ws), -1)  # [N, edits]
     if absolute:
         amounts = _amounts_to_reach(amounts, ws, [b for b, _ in edits], ways, chosen)
@@ -220,7 +310,7 @@ def find(name, folder, G, force=False):
         ValueError: none of them; says what there is.
     """
     path, inside = Path(name), Path(folder) / f"{name}.npy"
-    if path.suffix == ".npy":
+    if path.suffix == ".npy" or foreign.component(name)[1] is not None:
         return path
     official = _takes_official(G) and name in official_names()
     if inside.is_file() and not (official and not fits(inside, G, force)):
@@ -276,10 +366,17 @@ def read(names, folder, G, force=False):
     else:
         paths = [find(name, folder, G, force) for name in names]
     found, remarks = {}, []
-    for path in paths:
-        if path.stem.casefold() in [name.casefold() for name in found]:
-            raise ValueError(f"two boundaries are named {path.stem}; results are named after them, so rename one file")
-        found[path.stem] = boundary = load(path, G, force)
+    for boundary in [load(path, G, force) for path in paths]:
+        path = boundary.path
+        if boundary.name.casefold() in [name.casefold() for name in found]:
+            raise ValueError(f"two boundaries are named {boundary.name}; results are named after them, so rename one file")
+        found[boundary.name] = boundary
+        if boundary.unit != 1:
+            remarks.append(
+                f"{path}:{boundary.number or 0}: distances count in the component's standard deviation, {boundary.unit:.3g} of W"
+            )
+        if boundary.layers is not None:
+            remarks.append(f"{path}: by the file, layers {', '.join(map(str, boundary.layers))} move; --layers says others")
         if abs(boundary.norm - 1) > 1e-3:
             remarks.append(f"{path}: length {boundary.norm:.4g}, made 1; distances count in units of W")
         if path.stem.startswith("stylegan_ffhq_") and "_w_" not in path.stem:

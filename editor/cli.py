@@ -107,13 +107,21 @@ def add_face_flags(parser):
 
 
 def add_embedding_flags(parser, iteration):
-    """Add --iteration, --perceptual, --compile and --low_memory, of all commands that optimise; session.open reads them."""
+    """Add --iteration, --perceptual, --compile, --low_memory and --class, of all commands that optimise; session.open reads them."""
     default = "the preset's" if iteration is None else iteration
     parser.add_argument("--iteration", type=number(int, 0), default=iteration, help=f"steps of the optimiser (default: {default})")
     parser.add_argument("--perceptual", choices=settings.DISTANCES, help="distance (default: what the generator's checkpoint names)")
     parser.add_argument("--compile", default="auto", choices=settings.COMPILES, help="torch.compile (default: auto, where it pays)")
     parser.add_argument(
         "--low_memory", action="store_true", help="keep less for the backward pass: less memory at high resolutions, a third more time"
+    )
+    add_class_flag(parser)
+
+
+def add_class_flag(parser):
+    """Add --class, of all commands that draw latents; `session.open` reads it, `editor.classes` says what it means."""
+    parser.add_argument(
+        "--class", type=number(int, 0), metavar="N", help="of a generator with classes: the one that latents are drawn of, from 0"
     )
 
 

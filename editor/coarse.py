@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from editor import checkpoints, downloads, files
+from editor import checkpoints, classes, downloads, files
 from editor.fast_conv import branch
 
 SMALLEST = 64  # side of a generator's pictures; below, there is nothing to save
@@ -94,7 +94,8 @@ def fit(G, count=None):
     size = G.config.channels(side) + 1
     square, product, errors = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, 3, dtype=torch.float64), []
     for i in range(count + JUDGED):
-        ws = G.truncate(G.mapping(torch.randn(1, G.config.z_dim, generator=generator).to(device)))
+        z = torch.randn(1, G.config.z_dim, generator=generator).to(device)
+        ws = G.truncate(classes.latents(G, z, evenly=True))  # whatever class is asked for: the outcome is kept
         wanted = F.avg_pool2d(G.synthesis(ws), 2) - half.synthesis(ws)
         x, y = (t[0].flatten(1).cpu().double() for t in (kept[0].seen, wanted))
         x = torch.cat([x, torch.ones(1, x.shape[1], dtype=torch.float64)])  # [C + 1, pixels]

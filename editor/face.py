@@ -10,13 +10,14 @@ NAME.json               the record, written last: what made the face, and the sh
 
 import math
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from editor import files, pickles, tuning
+from editor import files, foreign, tuning
 
 SUFFIXES = (".npy", ".npz", ".pt")
 WHAT = "a latent is a .npy that encode_image.py writes"
@@ -29,11 +30,12 @@ class Face:
     """One face or several from one file.
 
     ws: float32 [N, L, 512] (without a generator to ask, W comes as [N, 1, 512]).
-    noise: maps [1, 1, r, r], one a layer of `G.synthesis.layers()`; None: the generator's own.
+    noise: maps [1 or N, 1, r, r], one a layer of `G.synthesis.layers()`; None: the generator's own.
     tuned: what the synthesis weights are changed by, as `tuning.tune` finds it; None: nothing.
     info: what the record says; {} without one.
     path: the latent's file, or None.
     remarks: what a user should know of it, in sentences.
+    names: what its file calls its faces, where there are several; None: they are numbered.
     """
 
     ws: torch.Tensor
@@ -42,6 +44,7 @@ class Face:
     info: dict = field(default_factory=dict)
     path: Path | None = None
     remarks: list = field(default_factory=list)
+    names: list | None = None
 
     @property
     def name(self):
@@ -58,11 +61,15 @@ class Face:
         return replace(self, ws=self.ws.to(device), noise=noise, tuned=tuned)
 
     def split(self):
-        """Its faces one by one, each [1, L, 512]; where there are several they are called NAME_0, NAME_1, ..."""
+        """Its faces one by one, each [1, L, 512]; where there are several they are called NAME_0, NAME_1, ..., or as their file says."""
         if len(self.ws) == 1:
             return [self]
-        names = [self.path.with_name(f"{self.path.stem}_{i}{self.path.suffix}") if self.path else None for i in range(len(self.ws))]
-        return [replace(self, ws=ws, path=name) for ws, name in zip(self.ws.split(1), names, strict=True)]
+        found = []
+        for i, name in enumerate(self.names or range(len(self.ws))):
+            path = self.path.with_name(f"{self.path.stem}_{name}{self.path.suffix}") if self.path else None
+            noise = None if self.noise is None else [m if len(m) == 1 else m[i : i + 1] for m in self.noise]
+            found.append(replace(self, ws=self.ws[i : i + 1], noise=noise, path=path, names=None))
+        return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,8 +99,8 @@ def read(path, G=None, force=False, saved_noise=True, strength=1.0):
 
     Args:
         path: `.npy` of shape [1, L, 512], [L, 512], [N, L, 512], [1, 512] or [512] (W, one w for all layers), [N, 512] (W of N
-            faces; refused where it may as well be one face of another generator), `.npz` with the key `w`, or a `.pt` that holds
-            one tensor.
+            faces; refused where it may as well be one face of another generator), `.npz` with the key `w`, or a `.pt`: one tensor,
+            a dict of them, or what rosinality's projector writes, whose noise maps are the face's (see `foreign`).
         G: the generator it is meant for: L and the hash in the record must agree; W is then broadcast.
         force: accept a latent that another generator of the same shape made.
         saved_noise: read the noise maps beside it, too.
@@ -106,7 +113,8 @@ def read(path, G=None, force=False, saved_noise=True, strength=1.0):
         ValueError, OSError: missing, unreadable, of another shape, with NaN, of another generator, or an unfinished write.
     """
     path = Path(path)
-    ws, said = _latents(path, G), record(path)
+    found, said = _latents(path, G, saved_noise), record(path)
+    ws, found.info = found.ws, said
     made_by, own = said.get("generator_hash"), getattr(G, "meta", {}).get("hash")
     if made_by and own and made_by != own and not force:
         raise ValueError(
@@ -114,16 +122,20 @@ def read(path, G=None, force=False, saved_noise=True, strength=1.0):
             "or, if that was fine-tuned into this one, use --force"
         )
     parts = said.get("files")
+    if parts and "direction" in parts:
+        raise ValueError(f"{path}: a boundary by its record, not a latent; semantic_edit.py takes it with --boundary")
     if parts and parts.get("latent") != files.file_hash(path):
         raise _unfinished(path)
-    found = Face(ws, info=said, path=path)
     if G is not None and saved_noise and _belongs(found, "noise", noise_path(path), "--no_saved_noise"):
         found.noise = _read_noise(noise_path(path), G)
     if G is not None and strength and _belongs(found, "tuned", tuning.path_of(path), "--tuned_strength 0"):
         found.tuned = tuning.scaled(tuning.read(tuning.path_of(path), G, force), strength, G)
     if said.get("complete") is False:
         found.remarks.append(f"{path}: stopped before its end; encode_image.py, called as before, finishes it")
-    if G is not None and torch.equal(ws, ws[:, :1].expand_as(ws)) and (distance := _distance(ws, G)) > FAR:
+    one_w = G is not None and torch.equal(ws, ws[:, :1].expand_as(ws))
+    if one_w and not said and len(ws) == 1 and abs(ws[0, 0].norm().item() - 1) < 1e-4:
+        found.remarks.append(f"{path}: of length 1, as boundaries are, and faces are not; semantic_edit.py takes those with --boundary")
+    if one_w and (distance := _distance(ws, G)) > FAR:
         found.remarks.append(
             f"{path}: {distance:.1f} times as far from the mean latent as faces are; is it a z? "
             "A latent is w, what the mapping network makes of z"
@@ -168,9 +180,10 @@ def _unfinished(path):
     )
 
 
-def _latents(path, G):
-    """float32 [N, L, 512], fit for G; [N, 1, 512] for W without G."""
-    array = read_array(path, WHAT)
+def _latents(path, G, saved_noise=True):
+    """A Face with float32 ws [N, L, 512], fit for G ([N, 1, 512] for W without G), and the noise maps that its own file holds."""
+    held = _held(path, WHAT)
+    array, found = held.array, Face(None, path=path, names=held.names)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: holds {array.dtype}, not numbers; a latent is float32 [1, L, 512]")
     if array.size == 0 or array.ndim not in (1, 2, 3):
@@ -181,19 +194,39 @@ def _latents(path, G):
         raise ValueError(f"{path}: holds NaN or infinity; encode it again")
     several = G is not None and w.ndim == 2 and len(w) not in (1, G.num_ws) and not _plausible(w, G)  # W of as many faces
     w = w.reshape(1, 1, -1) if w.ndim == 1 else w[:, None] if several else w[None] if w.ndim == 2 else w
-    ws = torch.from_numpy(w)
+    found.ws = torch.from_numpy(w)
     if G is None:
-        return ws
-    n, layers, dim = ws.shape
+        return found
+    n, layers, dim = found.ws.shape
     if dim != G.config.w_dim or layers not in (1, G.num_ws):
-        of = (
-            f"; it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file" if _plausible(w[0], G) else ""
+        raise ValueError(f"{path}: shape {list(array.shape)}; {_unfit(array, w, G)}")
+    if array.ndim == 2 and layers == G.num_ws > 1:
+        found.remarks.append(
+            f"{path}: taken for one face of {layers} layers; if these are {layers} faces of W, write them as [{layers}, 1, {dim}], "
+            "which numpy.load(...)[:, None] is"
         )
-        of += f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}]" if of and array.ndim == 2 else ""
-        raise ValueError(
-            f"{path}: shape {list(array.shape)}; this generator (side {G.resolution}) takes [1, {G.num_ws}, {G.config.w_dim}]{of}"
-        )
-    return ws.expand(n, G.num_ws, dim).clone()
+    if held.noise is not None and saved_noise:
+        count = len(G.synthesis.layers())
+        if len(held.noise) != count:
+            raise ValueError(
+                f"{path}: {len(held.noise)} noise maps a face; this generator has {count}: give the one that they were found with"
+            )
+        each = [{str(i): m[k : k + 1] for i, m in enumerate(held.noise)} for k in range(len(held.noise[0]))]
+        found.noise = [torch.cat(maps) for maps in zip(*(_maps(arrays, path, G) for arrays in each), strict=True)]
+    found.ws = found.ws.expand(n, G.num_ws, dim).clone()
+    return found
+
+
+def _unfit(array, w, G):
+    """What to say of an array that is no latent of G; w is how it was taken, [N, L, 512]."""
+    takes, (_, layers, dim) = f"this generator (side {G.resolution}) takes [1, {G.num_ws}, {G.config.w_dim}]", w.shape
+    if layers == 1 and dim == G.num_ws * G.config.w_dim:
+        return f"{takes}, and these are so many numbers in a row: numpy.load(...).reshape(-1, {G.num_ws}, {G.config.w_dim}) is that"
+    if not _plausible(w[0], G):
+        return takes
+    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file"
+    either = f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}], which numpy.load(...)[:, None] is"
+    return f"{takes}; {side}{either if array.ndim == 2 else ''}"
 
 
 def _plausible(w, G):
@@ -206,34 +239,57 @@ def _distance(ws, G):
     return (ws.to(G.w_avg.device) - G.w_avg).norm(dim=2).mean(1).max().item() / tuning.usual_distance(G)
 
 
-def read_array(path, what):
+def read_array(path, what, several=False):
     """The array of a `.npy`, of the key `w` of a `.npz`, or of a `.pt` that holds one tensor; pickled objects are never read.
 
     What a file declares is compared with its size before memory is taken.
 
     Args:
         what: ends the error for a missing file.
+        several: take the latents of a `.pt` that holds one a name, in its order, and leave their noise maps out.
 
     Raises:
         ValueError, OSError: missing, no plain file, damaged, or of something else.
     """
+    held = _held(path, what)
+    if not several and (held.names or held.noise):
+        raise ValueError(f"{path}: holds the latents of several faces, or noise maps with them; one array is expected here; {what}")
+    return held.array
+
+
+def _held(path, what):
+    """As `read_array` -> foreign.Held."""
     path = Path(path)
-    files.require_regular(path, what)
-    try:
+    with reading(path, what):
         if path.suffix == ".pt":
-            return _tensor(path)
+            return foreign.latents(path)
         with open(path, "rb") as f:
             start = f.read(6)
             f.seek(0)
             if start[:2] == b"PK":
-                return _zipped(f)
+                return foreign.Held(_zipped(f, path))
             if start != b"\x93NUMPY":
                 raise ValueError(_looks_like(start))
-            return _array(f, path.stat().st_size)
+            try:
+                return foreign.Held(array_of(f, path.stat().st_size))
+            except Objects as error:
+                raise ValueError(f"{error}{foreign.boundary_there(path, f.tell())}") from None
+
+
+@contextmanager
+def reading(path, what):
+    """A block that reads a file of numbers; ValueError that names it, whatever goes wrong inside, and OSError where the system says so."""
+    files.require_regular(path, what)
+    try:
+        yield
     except Exception as error:  # NumPy, zipfile and PyTorch answer damaged files with a dozen kinds of errors
         if isinstance(error, (MemoryError, OSError)) and not isinstance(error, zipfile.BadZipFile) and getattr(error, "errno", None):
             raise
         raise ValueError(f"{path}: not readable as numbers: {' '.join(str(error).split())[:200] or type(error).__name__}; {what}") from None
+
+
+class Objects(ValueError):
+    """A `.npy` of pickled objects: the file stands where the pickle begins."""
 
 
 def _looks_like(start):
@@ -245,13 +301,19 @@ def _looks_like(start):
     return f"{'a text file' if text else 'something else'}, not NumPy's .npy (numpy.save writes one)"
 
 
-def _zipped(f, key="w"):
+def _zipped(f, path, key="w"):
     """One array of an open `.npz`."""
-    with zipfile.ZipFile(f) as archive:
-        names = [n.removesuffix(".npy") for n in archive.namelist()]
+    with archive(f) as (names, read):
         if key not in names:
-            raise ValueError(f"it holds {', '.join(names)[:100] or 'nothing'}, and no `{key}`")
-        return _member(archive, f"{key}.npy")
+            raise ValueError(foreign.ganspace_there(names, path) or f"it holds {', '.join(names)[:100] or 'nothing'}, and no `{key}`")
+        return read(key)
+
+
+@contextmanager
+def archive(f):
+    """The names of the arrays in an open `.npz`, and what reads one of them."""
+    with zipfile.ZipFile(f) as opened:
+        yield [n.removesuffix(".npy") for n in opened.namelist()], lambda name: _member(opened, f"{name}.npy")
 
 
 def _member(archive, name):
@@ -259,35 +321,20 @@ def _member(archive, name):
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others pack gigabytes into kilobytes
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
     with archive.open(entry) as f:
-        return _array(f, entry.file_size)
+        return array_of(f, entry.file_size)
 
 
-def _array(f, size):
+def array_of(f, size):
     """One array of an open `.npy` of `size` bytes (which may lie, in an archive): no more is read than its header asks for."""
     version = np.lib.format.read_magic(f)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(f)
     if dtype.hasobject:
-        raise ValueError("an array of objects, which is never read")
+        raise Objects("an array of objects, which is never read")
     count = math.prod(shape)
     if min(shape, default=0) < 0 or not 0 <= count * dtype.itemsize <= min(MAX_BYTES, size):
         raise ValueError(f"its header says {list(shape)[:6]} {dtype}, which its {size} bytes cannot hold")
     return np.frombuffer(f.read(count * dtype.itemsize), dtype, count).reshape(shape, order="F" if fortran else "C")
-
-
-def _tensor(path):
-    """The one tensor that a `.pt` holds, or a list or dict of one."""
-    data = pickles.read_pt(path)
-    if isinstance(data, dict) and len(data) == 1:
-        data = next(iter(data.values()))
-    if isinstance(data, (list, tuple)) and len(data) == 1:
-        data = data[0]
-    if not isinstance(data, pickles.Tensor):
-        raise ValueError("a PyTorch file that does not hold one tensor; [N, L, 512] is expected")
-    values = data.read()
-    if values.dtype.kind != "f":
-        raise ValueError(f"a tensor of {values.dtype}; a latent is float32")
-    return values
 
 
 def record(path):
@@ -393,7 +440,12 @@ def _read_noise(target, G):
     except Exception as error:  # as in `read_array`
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{target}: not noise maps ({reason}); encode again, or use --no_saved_noise") from None
-    maps = own_noise(G)
+    return _maps(arrays, target, G)
+
+
+def _maps(arrays, target, G):
+    """{"0": array [1, 1, r, r], ...} -> all maps, the generator's own where there is none; or ValueError, which names the file."""
+    layers, maps = G.synthesis.layers(), own_noise(G)
     for key, array in arrays.items():
         if not key.isdecimal() or len(key) > 4 or int(key) >= len(layers):
             raise ValueError(f"{target}: holds {key[:40]!r}; this generator has maps 0 to {len(layers) - 1}")

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 
-from editor import coarse, fast_conv, graphs
+from editor import classes, coarse, fast_conv, graphs
 from perceptual_model import gram, resized
 
 LOW_MEMORY_FROM = 128
@@ -127,10 +127,10 @@ def first_value(G, config, count, device):
     if config.space == "z":
         return torch.randn(1, dim, generator=generator).to(device).expand(count, dim).clone()
     w = {
-        "mean": lambda: G.w_avg.detach()[None].cpu(),
+        "mean": lambda: classes.mean(G)[None].cpu(),
         "zeros": lambda: torch.zeros(1, dim),
         "uniform": lambda: torch.rand(1, dim, generator=generator) * 2 - 1,
-        "z": lambda: G.mapping(torch.randn(1, G.config.z_dim, generator=generator).to(device)).detach().cpu(),
+        "z": lambda: classes.latents(G, torch.randn(1, G.config.z_dim, generator=generator).to(device)).detach().cpu(),
     }[config.init]()
     w = w.to(device).expand(count, dim).clone()
     return w[:, None].repeat(1, G.num_ws, 1) if config.space == "w+" else w
@@ -178,7 +178,7 @@ def inpainting(G, iteration):
 
 def to_ws(G, variable, space):
     """The optimised variable, z or w [N, 512] or ws [N, L, 512] -> ws [N, L, 512]."""
-    w = G.mapping(variable) if space == "z" else variable
+    w = classes.latents(G, variable) if space == "z" else variable
     return w[:, None].expand(-1, G.num_ws, -1) if w.ndim == 2 else w
 
 
@@ -255,7 +255,7 @@ class Prior:
     def __init__(self, G, device, count=8192):
         z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
         with torch.no_grad():
-            x = self.undo(G.mapping(z)).cpu().double()  # Apple's MPS has neither float64 nor eigh
+            x = self.undo(classes.latents(G, z)).cpu().double()  # Apple's MPS has neither float64 nor eigh
         values, vectors = torch.linalg.eigh(torch.cov(x.T))
         self.mean = x.mean(0).float().to(device)
         self.whiten = (vectors / values.clamp(min=values.max() * 1e-4).sqrt()).float().to(device)  # [512, 512]
@@ -280,7 +280,7 @@ class Cosine:
         z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
         self.layers = list(G.synthesis.layers())
         with torch.no_grad():
-            w = G.mapping(z)
+            w = classes.latents(G, z)
             self.usual = [F.normalize(layer.affine(w), dim=1).mean(0) for layer in self.layers]  # L of [I] (StyleGAN1: [2 O])
 
     def __call__(self, ws):

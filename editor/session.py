@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from editor import __version__, checkpoints, cli, face, files, images, parallel, projection, render, tuning
+from editor import __version__, checkpoints, classes, cli, face, files, images, parallel, projection, render, tuning
 from editor.settings import DISTANCES, Tuning
 
 ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU
@@ -101,6 +101,12 @@ class Session:
         self.remarks += found.remarks
         return found.to(self.device)
 
+    @property
+    def said_class(self):
+        """{"class": N} of --class, for records and settings; {} where none was asked for."""
+        number = classes.chosen(self.G)
+        return {} if number is None else {"class": number}
+
     def photo(self, path):
         """An aligned photograph, [1, 3, R, R] in [-1, 1]; `remarks` gains a line where it seems that nothing aligned it."""
         pixels = images.load(path, self.G.resolution)
@@ -138,6 +144,8 @@ class Session:
             init = "z" if space == "z" else "encoder" if whole and space != "z" and checkpoints.has_encoder(self.G) else "mean"
         if str(init).endswith(tuning.SUFFIX):
             raise ValueError(f"{init}: weights that were tuned around a face; give its latent, {str(init).removesuffix(tuning.SUFFIX)}.npy")
+        if init == "z":
+            classes.require(self.G)
         if init == "encoder" or str(init).endswith(".safetensors"):
             path = checkpoints.BUNDLED["encoder"] if init == "encoder" else init
             return {"init": "mean"}, checkpoints.load_encoder(path, self.G, self.device)
@@ -227,6 +235,7 @@ class Session:
             "sources": origins(sources),
             **more,
             **files.typed(made_by),
+            **self.said_class,
             "seed": self.seed,
             "generator": str(self.G.meta["path"]),
             "generator_hash": self.G.meta["hash"],
@@ -300,6 +309,7 @@ def open(args):
     allow_tf32(False)
     torch.manual_seed(args.seed)
     G = checkpoints.load_generator(args.weight_file, chosen)
+    classes.choose(G, getattr(args, "class", None))
     remarks = []
     if args.precision == "bf16" and chosen.type == "cuda" and not native_bfloat16(chosen):
         remarks.append(f"{chosen}: this card has no bfloat16 and emulates it, slowly; --precision fp32 is faster here")

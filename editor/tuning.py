@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from editor import checkpoints, files, projection
+from editor import checkpoints, classes, files, projection
 from editor.fast_conv import branch
 from stylegan_layers import Freezable
 
@@ -99,7 +99,7 @@ class Others:
         """[1]: how far a face near ws [1, L, 512] is from what it was, as `net` draws it."""
         with torch.no_grad():
             z = torch.randn(1, self.G.config.z_dim, generator=self.generator).to(ws.device)
-            away = self.G.truncate(self.G.mapping(z), PSI) - ws
+            away = self.G.truncate(classes.latents(self.G, z, evenly=True), PSI) - ws
             near = ws + away * (self.length / away.norm(dim=2).mean())
         with torch.no_grad():
             before = projection.Goal(self.G.synthesis(near, dtype=self.config.dtype or torch.float32))
@@ -112,7 +112,7 @@ class Others:
 def usual_distance(G):
     """How far faces lie from the mean latent: the mean over 256 drawn ones of |w - w_avg|."""
     z = torch.randn(256, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(G.w_avg.device)
-    return max((G.mapping(z) - G.w_avg).norm(dim=1).mean().item(), 1e-8)
+    return max((classes.latents(G, z, evenly=True) - G.w_avg).norm(dim=1).mean().item(), 1e-8)
 
 
 def tune(G, distance, goal, ws, config, tuning, maps="const", callback=None, show=None):

@@ -490,7 +490,14 @@ EFFECTS = {
 
 def test_every_flag_has_a_test_of_its_effect():
     flags = {option for action in image_crossover.flags()._actions for option in action.option_strings if option.startswith("--")}
-    assert flags == {f"--{name}" for name in EFFECTS} | {"--help", "--version", "--redo", "--retry", "--shard"}
+    assert flags == {f"--{name}" for name in EFFECTS} | {
+        "--help",
+        "--version",
+        "--redo",
+        "--retry",
+        "--shard",
+        "--class",
+    }  # test_classes.py has it
 
 
 @pytest.mark.parametrize("flag", EFFECTS)

@@ -578,7 +578,7 @@ EFFECTS = {
 
 def test_every_flag_has_a_test_of_its_effect():
     flags = {option for action in facial_exchange.flags()._actions for option in action.option_strings if option.startswith("--")}
-    assert flags == {f"--{name}" for name in EFFECTS} | {"--help", "--version"}
+    assert flags == {f"--{name}" for name in EFFECTS} | {"--help", "--version", "--class"}  # test_classes.py has it
 
 
 @pytest.mark.parametrize("flag", EFFECTS)

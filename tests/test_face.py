@@ -175,7 +175,7 @@ def test_a_pt_with_one_tensor_is_a_latent(tmp_path, small_G, held):
 )
 def test_a_pt_of_something_else_is_one_line(tmp_path, small_G, held):
     torch.save(held, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="a.pt: not readable as numbers|a.pt: holds bool"):
+    with pytest.raises(ValueError, match="a.pt: not readable as numbers|a.pt: holds bool|a.pt: shape .2, 1, 3."):
         face.read(tmp_path / "a.pt", small_G)
 
 

@@ -32,6 +32,7 @@ SHARED = {  # flags of `cli` that one function reads for all commands; a command
     "tuned_strength": "tests/test_wearing.py::test_every_command_carries_the_weights",
     "compile": SESSION,
     "low_memory": PLACE,
+    "class": "tests/test_classes.py::test_commands_that_embed_take_it",
     "perceptual": "tests/test_session.py::test_the_checkpoint_names_the_distance",
     "weight_file": ENCODE + "test_weight_file_and_force",
 }
@@ -53,6 +54,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "batch_size": ENCODE + "test_batch_size_is_how_many_are_optimised_together",
         "resolution": PLACE,
         "space": CHANGES,
+        "class": "tests/test_classes.py::test_encode_begins_with_the_class",
         "init": ENCODE + "test_init_starts_with_the_files_noise_and_the_result_keeps_it",
         "lr": CHANGES,
         "schedule": CHANGES,
@@ -247,6 +249,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "trunc": "tests/test_generate.py::test_seeds_give_the_faces_that_nvidias_code_gives",
         "trunc_cutoff": "tests/test_generate.py::test_truncation_may_end_at_a_layer",
         "out_dir": "tests/test_generate.py::test_truncation_may_end_at_a_layer",
+        "class": "tests/test_classes.py::test_generate_draws_the_class_and_the_record_says_it",
         "noise_mode": "tests/test_generate.py::test_a_face_renders_to_its_picture_whatever_its_noise",
         "weight_file": "tests/test_generate.py::test_another_generators_faces_are_not_replaced",
     },

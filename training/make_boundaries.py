@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import train_boundary
-from editor import boundaries, checkpoints, cli, files, images, session
+from editor import boundaries, checkpoints, classes, cli, files, images, session
 from perceptual_model import resized
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 
@@ -60,7 +60,7 @@ def random_w(G, count, psi, seed):
     """count random w [N, 512], truncated by psi: W, sampled as faces are usually made."""
     z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed)).to(G.w_avg.device)
     with torch.inference_mode():
-        return G.truncate(G.mapping(z), psi)[:, 0]
+        return G.truncate(classes.latents(G, z), psi)[:, 0]
 
 
 def scored_faces(G, net, count, psi, seed, cache, bar):
