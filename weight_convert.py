@@ -237,6 +237,8 @@ def _config(kind, state, key, clamp=None):
         depth = len([k for k in state if re.fullmatch(r"mapping\.fc\d+\.weight", k)])
         first = shape("mapping.fc0.weight", 2)
         more = {"mapping_layers": depth, "z_dim": first[1], "w_dim": first[0]}
+    if type(clamp) not in (int, float, type(None)):  # anything else in a file may be endless to print
+        raise ValueError(f"conv_clamp {shown(clamp)}; it must be a number above 0, or none")
     return Config(kind, sides[-1], base, top, **more, conv_clamp=clamp)
 
 
@@ -259,8 +261,8 @@ force_clean_graph components func_name embed_features label_fmaps cmap_dim class
 def _check_settings(*settings, depth=0):
     """ValueError names a setting that would make another network than ours, or one that the toolkit does not know."""
     for said in settings:
-        if not isinstance(said or {}, dict) or depth > 3:
-            raise ValueError(f"settings that are no dict, or nested too deep: {shown(said)}")
+        if not isinstance(said or {}, dict) or depth > 3 or len(said or {}) > 100:  # a dict may be in another a hundred times
+            raise ValueError(f"settings that are no dict, too many, or nested too deep: {shown(said)}")
         for name, value in (said or {}).items():
             if str(name).endswith("_kwargs"):  # settings in settings
                 _check_settings(value, depth=depth + 1)
@@ -486,9 +488,6 @@ def _filled(role, config, state):
     checkpoints.fill(network, {} if bad else {name: torch.from_numpy(value) for name, value in state.items()}, bad, role)
     return network
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The script
 
 BROKEN = (ValueError, EOFError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error)
 CUT = re.compile("not enough data|exhausted|Ran out|truncated|no newline|CRC")  # how Python says it

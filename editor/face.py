@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from editor import files, foreign, tuning
+from editor.pickles import shown
 
 SUFFIXES = (".npy", ".npz", ".pt")
 WHAT = "a latent is a .npy that encode_image.py writes"
@@ -305,7 +306,7 @@ def _zipped(f, path, key="w"):
     """One array of an open `.npz`."""
     with archive(f) as (names, read):
         if key not in names:
-            raise ValueError(foreign.ganspace_there(names, path) or f"it holds {', '.join(names)[:100] or 'nothing'}, and no `{key}`")
+            raise ValueError(foreign.ganspace_there(names, path) or f"it holds {shown(', '.join(names)) or 'nothing'}, and no `{key}`")
         return read(key)
 
 
@@ -320,6 +321,8 @@ def _member(archive, name):
     entry = archive.getinfo(name)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others pack gigabytes into kilobytes
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
+    if entry.file_size > 2 * entry.compress_size + (32 << 20):  # numbers that were measured hardly pack
+        raise ValueError(f"{name} has {entry.file_size:,} bytes, packed into {entry.compress_size:,}; no such array is read")
     with archive.open(entry) as f:
         return array_of(f, entry.file_size)
 

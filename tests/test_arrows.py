@@ -55,7 +55,8 @@ SCRIPTS = [name for name, tree in TOP.items() if is_script(tree)]
 ARROWS = {  # what each module may import of ours; commands may import any of them
     "files": [],
     "settings": [],
-    "pickles": [],
+    "stand_ins": [],
+    "pickles": ["stand_ins"],
     "cli": ["settings", "checkpoints", "downloads", "landmarks"],  # --list, and defaults for --help
     "fast_conv": [],
     "stylegan_layers": ["fast_conv"],
@@ -76,7 +77,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "workers": ["batches", "checkpoints", "cli", "cluster", "session"],
     "cluster": ["batches", "cli", "files"],
     "foreign": ["pickles"],
-    "face": ["files", "foreign", "tuning"],
+    "face": ["files", "foreign", "pickles", "tuning"],
     "boundaries": ["face", "files", "foreign", "downloads"],
     "render": ["images", "face", "graphs", "tuning"],
     "coarse": ["checkpoints", "classes", "downloads", "files", "fast_conv"],
