@@ -62,6 +62,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "perceptual_model": ["fast_conv"],
     "networks": ["perceptual_model", "fast_conv"],
     "downloads": ["files"],
+    "dialects": ["checkpoints", "pickles"],
     "checkpoints": ["stylegan_layers", "perceptual_model", "networks", "downloads", "files", "pickles"],
     "images": ["files"],
     "results": ["files", "images"],

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import weight_convert
-from editor import checkpoints, pickles
+from editor import checkpoints, dialects, pickles
 from stylegan_layers import Config, Discriminator, Generator
 from tests.golden import official
 from tests.golden.formats import (
@@ -245,14 +245,27 @@ def test_what_the_layers_say_of_themselves_may_be_right(tmp_path):
     assert G.config.conv_clamp == 256
 
 
-@pytest.mark.parametrize("name", list(weight_convert.KNOWN))
-def test_each_setting_that_is_known_is_looked_at(name):
-    right = weight_convert.KNOWN[name][0]
-    wrong = {list: [2, 1], str: "other", bool: right is False}.get(type(right), 7)
-    weight_convert._check_settings({name: right}, {"synthesis_kwargs": {"block_kwargs": {name: right}}})
-    for said in ({name: wrong}, {"synthesis_kwargs": {"block_kwargs": {name: wrong}}}):
-        with pytest.raises(ValueError, match=f"{name}=.*; the toolkit knows"):
-            weight_convert._check_settings(said)
+ROWS = [(project, name) for project, rows in dialects.SETTINGS.items() for name in rows]
+
+
+@pytest.mark.parametrize("project, name", ROWS)
+@pytest.mark.parametrize("role", ["generator", "discriminator"])
+def test_each_setting_that_is_known_is_looked_at(project, name, role):
+    allowed = dialects.SETTINGS[project][name]
+    allowed = allowed[role] if isinstance(allowed, dict) else allowed
+    for right in [7, "other"] if allowed is None else allowed:
+        dialects.check_settings(project, role, {name: right}, {"synthesis_kwargs": {"block_kwargs": {name: right}}})
+    for wrong in [] if allowed is None else [not allowed[0]] if type(allowed[0]) is bool else [[2, 1], "other", 7, None]:
+        for said in ({name: wrong}, {"synthesis_kwargs": {"block_kwargs": {name: wrong}}}):
+            with pytest.raises(ValueError, match=f"{name}=.*; the toolkit knows .* only"):
+                dialects.check_settings(project, role, said)
+
+
+@pytest.mark.parametrize("project", dialects.SETTINGS)
+def test_a_setting_that_nobody_knows_is_refused(project):
+    for name in ("unheard_of", "normalize_labels", 3):
+        with pytest.raises(ValueError, match=f"{name}=True; the toolkit knows no such setting"):
+            dialects.check_settings(project, "generator", {name: True})
 
 
 @pytest.mark.parametrize(
@@ -390,7 +403,7 @@ def test_each_row_of_the_tables_is_needed():
             "ROSINALITY_D": rosinality(v2)[1]}  # fmt: skip
     for name, values in used.items():
         bare = {"lod", "ToRGB_lod1/weight", "FromRGB_lod1/weight"} | {k.split("/", 1)[-1] if "/" in k else k for k in values}
-        for pattern, _, _ in getattr(weight_convert, name):
+        for pattern, _, _ in getattr(dialects, name):
             assert idle.fullmatch(pattern) or any(re.fullmatch(pattern, k) for k in bare), (name, pattern)
 
 
