@@ -37,6 +37,7 @@ class Config:
     z_dim: int = 512
     w_dim: int = 512
     conv_clamp: float | None = None  # StyleGAN2-ADA clamps activations to +-256 where it was trained in float16
+    c_dim: int = 0  # classes of StyleGAN2-ADA and StyleGAN3; 0: none
 
     def __post_init__(self):
         if self.kind not in SYNTHESIS:
@@ -46,6 +47,8 @@ class Config:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= high:
                 raise ValueError(f"{name} {value!r:.40}; it must be a whole number from 1 to {high}")
+        if type(self.c_dim) is not int or not 0 <= self.c_dim <= (0 if self.kind == "stylegan1" else 8192):
+            raise ValueError(f"c_dim {self.c_dim!r:.40}; it must be a whole number from 0 to 8192, and 0 in StyleGAN1")
         if self.conv_clamp is not None and not (type(self.conv_clamp) in (int, float) and 0 < self.conv_clamp < math.inf):
             raise ValueError(f"conv_clamp {self.conv_clamp!r:.40}; it must be a number above 0, or none")
         if self.resolution not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
@@ -57,15 +60,8 @@ class Config:
         """Feature maps at a resolution: halved whenever the side doubles, up to channel_max."""
         return min(int(self.channel_base / resolution), self.channel_max)
 
-    @property
-    def resolutions(self):
-        """[4, 8, ..., resolution]"""
-        return [2**j for j in range(2, self.resolution.bit_length())]
-
-    @property
-    def num_ws(self):
-        """L: how many w the synthesis network takes."""
-        return 2 * len(self.resolutions)
+    resolutions = property(lambda self: [2**j for j in range(2, self.resolution.bit_length())])  # [4, 8, ..., resolution]
+    num_ws = property(lambda self: 2 * len(self.resolutions))  # L: how many w the synthesis network takes
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,34 +87,44 @@ class Dense(Freezable):
         return F.linear(x, *self.tensors())
 
 
+def normalized(x):
+    """[N, D] -> each row of mean square 1"""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
 class Mapping(nn.Module):
     """The mapping network: z is normalised, then passes dense layers with leaky ReLU.
 
     StyleGAN1 keeps the gain sqrt 2 of the leaky ReLU in the weights, StyleGAN2 applies it (to the bias too).
+    A class is embedded, normalised as z is, and joined to it (Karras et al. 2020, StyleGAN2-ADA, appendix D).
     """
 
     def __init__(self, config):
         super().__init__()
         first = config.kind == "stylegan1"
         self.depth, self.act_gain = config.mapping_layers, 1.0 if first else SQRT2
+        self.c_dim, width = config.c_dim, config.z_dim + (config.w_dim if config.c_dim else 0)
+        self.embed = Dense(config.c_dim, config.w_dim) if config.c_dim else None
         for i in range(self.depth):
-            fan_in = config.w_dim if i else config.z_dim
+            fan_in = config.w_dim if i else width
             self.add_module(f"fc{i}", Dense(fan_in, config.w_dim, gain=SQRT2 if first else 1.0, lr_mul=0.01))
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
-    def forward(self, z):
-        """z [N, z_dim] -> w [N, w_dim]"""
-        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()  # [N, z_dim], of mean square 1
+    def forward(self, z, c=None):
+        """z [N, z_dim], and with classes c [N or 1, c_dim], 1 at the class and 0 elsewhere -> w [N, w_dim]; or ValueError."""
+        if (c is None) == (self.c_dim > 0) or (c is not None and c.shape[1:] != (self.c_dim,)):
+            given = "no class given" if c is None else f"classes of shape {list(c.shape)}"
+            raise ValueError(f"{given}; this generator " + (f"takes classes [N, {self.c_dim}]" if self.c_dim else "has no classes"))
+        x = normalized(z)
+        if self.embed is not None:
+            x = torch.cat([x, normalized(self.embed(c.to(x.dtype))).expand(len(x), -1)], dim=1)  # [N, z_dim + w_dim]
         for i in range(self.depth):
             x = F.leaky_relu(getattr(self, f"fc{i}")(x), 0.2) * self.act_gain  # [N, w_dim]
         return x
 
 
 def upsample(x):
-    """[N, C, H, W] -> [N, C, 2H, 2W] with the filter [1, 3, 3, 1], zeros outside (StyleGAN2's upsample_2d).
-
-    Bilinear interpolation has the same weights; padding first gives the same borders.
-    """
+    """[N, C, H, W] -> [N, C, 2H, 2W] with the filter [1, 3, 3, 1], which is bilinear, zeros outside (StyleGAN2's upsample_2d)."""
     return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[:, :, 2:-2, 2:-2]
 
 
@@ -396,9 +402,8 @@ class ToRGB2(Freezable):
         """x [N, I, H, W], w [N, w_dim] -> [N, 3, H, W], float32"""
         weight, bias = self.tensors()
         weight = weight * self.affine(w)[:, None, :]  # [N, 3, I]: three maps only, so scale the weights
-        n, c, h, width = x.shape
-        y = torch.bmm(weight.to(x.dtype), x.reshape(n, c, h * width))  # [N, 3, H W]
-        y = y.view(n, 3, h, width).float() + bias.view(-1, 1, 1)
+        y = torch.bmm(weight.to(x.dtype), x.flatten(2))  # [N, 3, H W]
+        y = y.view(-1, 3, *x.shape[2:]).float() + bias.view(-1, 1, 1)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
@@ -468,14 +473,12 @@ class Conv2(Freezable):
     def forward(self, x):
         """x [N, I, H, W] -> [N, O, H, W], or [N, O, H/2, W/2] with `down`"""
         weight, bias = (None if t is None else t.to(x.dtype) for t in self.tensors())
+        padding, stride = self.kernel // 2, 1
         if self.down and self.kernel == 1:
             x = filtered(x, self.blur, padding=1, stride=2)  # [N, I, H/2, W/2]
-            x = F.conv2d(x, weight, bias)
         elif self.down:
-            x = filtered(x, self.blur, padding=2)  # [N, I, H + 1, W + 1]
-            x = F.conv2d(x, weight, bias, stride=2)
-        else:
-            x = F.conv2d(x, weight, bias, padding=self.kernel // 2)
+            x, padding, stride = filtered(x, self.blur, padding=2), 0, 2  # [N, I, H + 1, W + 1]
+        x = F.conv2d(x, weight, bias, stride, padding)
         if bias is not None:
             x = F.leaky_relu_(x, 0.2)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
@@ -550,11 +553,7 @@ class Network(nn.Module):
 
 
 class Generator(Network):
-    """z -> w -> ws -> image.
-
-    Args:
-        config: a `Config`.
-    """
+    """z -> w -> ws -> image, as a `Config` says."""
 
     def __init__(self, config):
         super().__init__()
@@ -576,9 +575,9 @@ class Generator(Network):
         psis[:cutoff] = psi
         return self.w_avg + psis * (ws - self.w_avg)
 
-    def forward(self, z, truncation_psi=1.0, truncation_cutoff=None, noise="const"):
-        """z [N, 512] ~ N(0, 1) -> images [N, 3, R, R], about [-1, 1]."""
-        w = self.mapping(z)  # [N, 512]
+    def forward(self, z, truncation_psi=1.0, truncation_cutoff=None, noise="const", c=None):
+        """z [N, 512] ~ N(0, 1), c as `Mapping` takes it -> images [N, 3, R, R], about [-1, 1]."""
+        w = self.mapping(z, c)  # [N, 512]
         ws = self.truncate(w, truncation_psi, truncation_cutoff)  # [N, L, 512]
         return self.synthesis(ws, noise)
 
@@ -588,13 +587,14 @@ class Discriminator(Network):
 
     def __init__(self, config):
         super().__init__()
+        if config.c_dim:
+            raise ValueError(f"a discriminator of {config.c_dim} classes; the toolkit knows, and trains, such without")
         self.config = config
         for r in config.resolutions:
             self.add_module(f"b{r}", DISCRIMINATOR_BLOCK[config.kind](config, r))
 
     def forward(self, image):
         """images [N, 3, R, R] in [-1, 1] -> scores [N, 1]; above 0: looks real."""
-        x = image
         for r in reversed(self.config.resolutions):
-            x = getattr(self, f"b{r}")(x)  # [N, C, r/2, r/2]; [N, 1] after the last
-        return x
+            image = getattr(self, f"b{r}")(image)  # [N, C, r/2, r/2]; [N, 1] after the last
+        return image

@@ -50,6 +50,8 @@ def save(path, network, half=False, **meta):
 
     config = dataclasses.asdict(network.config)
     kind = config.pop("kind")
+    if not config.get("c_dim", True):
+        del config["c_dim"]  # files without classes are the same as before there were any, and their hash, which records name
     role = "_discriminator" if type(network).__name__ == "Discriminator" else ""
     header = {"format": FORMAT, "kind": kind + role, "config": json.dumps(config)}
     header |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items() if v is not None}

@@ -173,3 +173,53 @@ def test_a_checkpoint_whose_first_byte_is_a_pickles_is_still_ours(tmp_path):
         seen.add(path.read_bytes()[0])
         assert checkpoints.read_metadata(path)["source"] == "x" * padding
     assert 0x80 in seen
+
+
+def mapped(values, z, c, depth):
+    """The conditional mapping network of StyleGAN2-ADA, written out: float64 z [N, Z], c [N, C] -> w [N, W]."""
+    values = {name: value.double().numpy() for name, value in values.items()}
+    y = c @ values["embed.weight"].T / np.sqrt(c.shape[1]) + values["embed.bias"]
+    x = np.concatenate([v / np.sqrt(np.mean(v**2, axis=1, keepdims=True) + 1e-8) for v in (z, y)], axis=1)
+    for i in range(depth):
+        weight, bias = values[f"fc{i}.weight"], values[f"fc{i}.bias"]
+        x = x @ weight.T * (0.01 / np.sqrt(x.shape[1])) + bias * 0.01
+        x = np.where(x < 0, 0.2 * x, x) * np.sqrt(2)
+    return x
+
+
+def test_a_class_is_embedded_and_joined_to_z(tmp_path):
+    G = Generator(dataclasses.replace(small("stylegan2", 16), z_dim=24, c_dim=10))
+    with torch.no_grad():
+        for name, value in G.mapping.named_parameters():  # biases begin at 0, and would hide a mistake
+            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))) / (1 if "embed" in name else 0.01))
+    assert G.mapping.embed.weight.shape == (32, 10) and G.mapping.fc0.weight.shape == (32, 24 + 32)
+    z, c = torch.randn(3, 24), torch.eye(10)[[3, 0, 9]]
+    want = mapped(G.mapping.state_dict(), z.double().numpy(), c.double().numpy(), 2)
+    checkpoints.save(tmp_path / "c.safetensors", G)
+    for net in (G, G.freeze(), checkpoints.load_generator(tmp_path / "c.safetensors")):
+        assert np.allclose(net.mapping(z, c).detach(), want, rtol=1e-4, atol=1e-4 * want.std())
+    assert torch.allclose(G.mapping(z, c[:1])[0], G.mapping(z, c)[0]) and not torch.allclose(G.mapping(z, c[:1])[1], G.mapping(z, c)[1])
+    with torch.no_grad():
+        assert torch.equal(G(z, 0.7, 2, "none", c), G.synthesis(G.truncate(G.mapping(z, c), 0.7, 2), "none"))
+
+
+def test_a_class_is_given_where_there_are_classes_and_nowhere_else():
+    one, none = Generator(dataclasses.replace(small("stylegan2", 8), c_dim=10)), Generator(small("stylegan2", 8))
+    for wrong in (None, torch.eye(10)[0], torch.eye(9)[:2], torch.eye(10)[:, None]):
+        with pytest.raises(ValueError, match=r"this generator takes classes \[N, 10\]"):
+            one(torch.randn(2, 32), c=wrong)
+    with pytest.raises(ValueError, match="has no classes"):
+        none(torch.randn(2, 32), c=torch.eye(10)[:2])
+    for bad in (-1, True, 1.0, 9000):
+        with pytest.raises(ValueError, match="c_dim .* from 0 to 8192"):
+            dataclasses.replace(one.config, c_dim=bad)
+    with pytest.raises(ValueError, match="c_dim 3.* 0 in StyleGAN1"):
+        Config("stylegan1", 8, 512, c_dim=3)
+    with pytest.raises(ValueError, match="a discriminator of 10 classes"):
+        Discriminator(one.config)
+
+
+def test_a_file_without_classes_is_as_it_was(tmp_path):
+    """Records name generators by their hash, which a new setting at its default must not change."""
+    checkpoints.save(tmp_path / "a.safetensors", Generator(small("stylegan2", 8)))
+    assert "c_dim" not in checkpoints.read_metadata(tmp_path / "a.safetensors")["config"]
