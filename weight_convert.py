@@ -34,9 +34,13 @@ from editor.pickles import shown
 # From names to networks
 
 
-def _config(kind, state, role, clamp=None):
-    """Resolution, widths and depths, read from the tensors themselves."""
+def _config(kind, state, role, said):
+    """Resolution, widths and depths, read from the tensors themselves; `said`: settings that no tensor shows, `conv_clamp`."""
+    from stylegan3_layers import infer
     from stylegan_layers import Config
+
+    if kind == "stylegan3":
+        return dataclasses.replace(infer(state), **said)
 
     key = "synthesis." if role == "generator" else ""
     sides = sorted({int(m[1]) for m in (re.match(rf"{re.escape(key)}b(\d{{1,4}})\.", k, re.ASCII) for k in state) if m})
@@ -61,8 +65,9 @@ def _config(kind, state, role, clamp=None):
     if key:
         depth = len([k for k in state if re.fullmatch(r"mapping\.fc\d+\.weight", k)])
         first = shape("mapping.fc0.weight", 2)
-        more = {"mapping_layers": depth, "z_dim": first[1], "w_dim": first[0]}
-    return Config(kind, sides[-1], base, top, **more, conv_clamp=clamp)
+        classes = shape("mapping.embed.weight", 2)[1] if "mapping.embed.weight" in state else 0
+        more = {"mapping_layers": depth, "z_dim": first[1] - (first[0] if classes else 0), "w_dim": first[0], "c_dim": classes}
+    return Config(kind, sides[-1], base, top, **more, **said)
 
 
 def _variables(network):
@@ -101,7 +106,7 @@ def from_tensorflow(data, role):
         remark = f"a snapshot from progressive growing: its last {lod} resolutions are not trained yet, and left out" if lod else None
     state = renamed(own, [(r"dlatent_avg", "mapping.w_avg", dialects.SAME), dialects.LOD])
     state |= renamed(synthesis | _variables(parts["mapping"]), {"stylegan1": dialects.SG1, "stylegan2": dialects.SG2}[kind])
-    return _filled(role, _config(kind, state, role, said.get("conv_clamp", inner.get("conv_clamp"))), state), {"remark": remark}
+    return _filled(role, _config(kind, state, role, _clamp(inner, said)), state), {"remark": remark}
 
 
 def _tensorflow_discriminator(variables, said):
@@ -109,7 +114,7 @@ def _tensorflow_discriminator(variables, said):
     kind = "stylegan2" if any("Skip" in name for name in variables) else "stylegan1"
     side = max((int(m[1]) for m in (re.match(r"(\d{1,4})x", name, re.ASCII) for name in variables) if m), default=0)
     state = renamed(variables, dialects.TENSORFLOW_D, side)
-    return _filled("discriminator", _config(kind, state, "discriminator", said.get("conv_clamp")), state)
+    return _filled("discriminator", _config(kind, state, "discriminator", _clamp(said)), state)
 
 
 def from_module(module, role):
@@ -129,15 +134,20 @@ def from_module(module, role):
     settings = dialects.init_settings(modules[0][1], role)
     check_settings(project, role, settings)
     dialects.check_modules(project, role, modules)
-    inner = settings.get("synthesis_kwargs") or {}
-    own = next((m.state["conv_clamp"] for _, m in modules if "conv_clamp" in m.state), None)
+    layers = [part.state for _, part in modules if "conv_clamp" in part.state][:1]
+    said = _clamp(*layers, settings, settings.get("synthesis_kwargs") or {})
     if role == "generator" and not sign[3] and "mapping.w_avg" not in state:
         raise ValueError("mapping.w_avg is missing")
-    network, estimated = _from_state(state, *sign[1:], clamp=inner.get("conv_clamp", settings.get("conv_clamp", own)))
+    network, estimated = _from_state(state, *sign[1:], said)
     return network, {"estimated": estimated}
 
 
-ASSUMED = "a state dict holds no settings: those of StyleGAN2-ADA-PyTorch's configurations are taken, without clamping"
+def _clamp(*settings):
+    """{"conv_clamp": ...} as the last of these settings says it that says it; {}: none does."""
+    return {"conv_clamp": said["conv_clamp"] for said in settings if "conv_clamp" in said}
+
+
+ASSUMED = "a state dict holds no settings: those of NVIDIA's configurations are taken, for StyleGAN2 without clamping"
 
 
 def from_safetensors(path, role):
@@ -225,11 +235,11 @@ def from_objects(data, role):
     return network, {"estimated": estimated, "remark": remark} | ours
 
 
-def _from_state(state, role, kind, table, clamp=None, config=None):
+def _from_state(state, role, kind, table, said=None, config=None):
     """A state dict with names of SIGNS -> network, what was estimated or None.
 
     Args:
-        clamp: `Config.conv_clamp`, which no tensor shows.
+        said: settings that no tensor shows, as for `_config`.
         config: the Config, where the file says it.
     """
     if kind is None:
@@ -237,7 +247,7 @@ def _from_state(state, role, kind, table, clamp=None, config=None):
         kind = "stylegan1" if sg1 else "stylegan2"
     sides = sum(1 for name in state if re.fullmatch(r"convs\.\d+\.skip\.1\.weight|\d+x\d+\.conv0\.weight", name))  # of a discriminator
     state = renamed(state, table or dialects.OURS, *(4 << i for i in range(min(sides, 8), -1, -1)))
-    config = config or _config(kind, state, role, clamp)
+    config = config or _config(kind, state, role, said or {})
     return _completed(config, state) if role == "generator" else (_filled(role, config, state), None)
 
 
@@ -247,6 +257,7 @@ OWN = "stylegan_latent_editor"  # where they stand there
 
 def _own_metadata(data):
     """What a file that --to wrote says of where it came from: metadata and `config`, a Config; {} of other files."""
+    from stylegan3_layers import Config3
     from stylegan_layers import Config
 
     said = data.get(OWN)
@@ -258,7 +269,7 @@ def _own_metadata(data):
     if "alignment" in found:
         found["alignment"] = checkpoints.parse_alignment(found["alignment"])
     try:
-        found["config"] = Config(said["kind"], **checkpoints.parse_dict(said["config"], "config"))
+        found["config"] = (Config3 if said["kind"] == "stylegan3" else Config)(said["kind"], **checkpoints.parse_dict(said["config"], "config"))
     except TypeError:
         raise ValueError(f"{OWN}: a config that this version does not know: {shown(said['config'])}") from None
     return found
@@ -275,11 +286,9 @@ def _completed(config, state):
     """
     import torch
 
-    from stylegan_layers import Generator
-
     with checkpoints.without_memory():
-        maps = [(n, tuple(v.shape)) for n, v in Generator(config).state_dict().items() if n.endswith("noise_const")]
-    no_mean, no_maps = "mapping.w_avg" not in state, not any(name in state for name, _ in maps)
+        maps = [(n, tuple(v.shape)) for n, v in _network("generator", config).state_dict().items() if n.endswith("noise_const")]
+    no_mean, no_maps = "mapping.w_avg" not in state, bool(maps) and not any(name in state for name, _ in maps)
     drawn = {"mapping.w_avg": np.zeros(config.w_dim, np.float32)} if no_mean else {}
     if no_maps:
         rng = np.random.RandomState(0)
@@ -288,22 +297,43 @@ def _completed(config, state):
     if no_mean:
         mapping, rng, parts = copy.deepcopy(G.mapping).double(), np.random.RandomState(0), 20
         with torch.no_grad():  # in float64, so that every machine comes to the same float32
-            total = sum(mapping(torch.from_numpy(rng.standard_normal((SAMPLES // parts, config.z_dim)))).sum(0) for _ in range(parts))
+            total = sum(mapping(*_drawn(rng, SAMPLES // parts, config)).sum(0) for _ in range(parts))
         G.mapping.w_avg.copy_((total / SAMPLES).float())
     said = [f"mean latent: estimated from {SAMPLES} samples, seed 0"] * no_mean + ["noise maps: drawn, seed 0"] * no_maps
     return G, "; ".join(said) or None
+
+
+def _drawn(rng, count, config):
+    """z [count, z_dim] and, of a generator with classes, a class each [count, c_dim]; float64."""
+    import torch
+
+    z = torch.from_numpy(rng.standard_normal((count, config.z_dim)))
+    return (z, torch.eye(config.c_dim, dtype=z.dtype)[rng.randint(config.c_dim, size=count)]) if config.c_dim else (z,)
+
+
+def _network(role, config):
+    import stylegan3_layers
+    import stylegan_layers
+
+    if role == "generator" and config.kind == "stylegan3":
+        return stylegan3_layers.Generator3(config)
+    return getattr(stylegan_layers, role.title())(config)
 
 
 def _filled(role, config, state):
     """Build a network, without memory, and fill it; every tensor must be there, fit and be finite."""
     import torch
 
-    import stylegan_layers
+    import stylegan3_layers
 
     with checkpoints.without_memory():
-        network = getattr(stylegan_layers, role.title())(config)
-    bad = checkpoints.misfits(network, {name: value.shape for name, value in state.items()})
-    checkpoints.fill(network, {} if bad else {name: torch.from_numpy(value) for name, value in state.items()}, bad, role)
+        network = _network(role, config)
+    tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+    designed = {name: tensors.pop(name) for name in state if stylegan3_layers.FILTER.fullmatch(name)}
+    bad = checkpoints.misfits(network, {name: value.shape for name, value in tensors.items()})
+    if designed and not bad:
+        stylegan3_layers.check_filters(network, designed)
+    checkpoints.fill(network, {} if bad else tensors, bad, role)
     return network
 
 

@@ -323,7 +323,7 @@ def _square(*taps, gain=1):
     return np.outer(taps, taps).astype(np.float32) * (gain / sum(taps) ** 2)
 
 
-def to_rosinality(config, state):
+def to_rosinality(config, state, _):
     """A generator's state dict {name: float32 array} -> what rosinality's Generator(size, style_dim, n_mlp) loads strictly, and its mean.
 
     Raises:
@@ -355,10 +355,16 @@ def to_rosinality(config, state):
     return {"g_ema": out, "latent_avg": state["mapping.w_avg"]}
 
 
-def to_ada(config, state):
-    """A generator's state dict {name: float32 array} -> what the G_ema of NVIDIA's PyTorch code loads strictly: its filters are added."""
+def to_ada(config, state, filters):
+    """A generator's state dict {name: float32 array} -> what the G_ema of NVIDIA's PyTorch code loads strictly, with its filters.
+
+    Args:
+        filters: those that StyleGAN3 designs, by their names.
+    """
     if config.kind == "stylegan1":
         raise ValueError("a stylegan1 generator; NVIDIA's PyTorch code has StyleGAN2 and StyleGAN3")
+    if config.kind == "stylegan3":
+        return {"G_ema": state | filters}
     blocks = {m[1] for m in (re.match(r"(synthesis\.b\d+\.(?:conv\d\.)?)", name) for name in state) if m}
     blocks |= {re.sub(r"conv\d\.$", "", name) for name in blocks}
     return {"G_ema": state | {f"{name}resample_filter": _square(1, 3, 3, 1) for name in sorted(blocks)}}
