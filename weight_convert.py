@@ -144,7 +144,8 @@ def from_module(module, role):
 
 def _clamp(*settings):
     """{"conv_clamp": ...} as the last of these settings says it that says it; {}: none does."""
-    return {"conv_clamp": said["conv_clamp"] for said in settings if "conv_clamp" in said}
+    found = [said["conv_clamp"] for said in settings if "conv_clamp" in said]
+    return {"conv_clamp": found[-1]} if found else {}
 
 
 ASSUMED = "a state dict holds no settings: those of NVIDIA's configurations are taken, for StyleGAN2 without clamping"
@@ -269,7 +270,8 @@ def _own_metadata(data):
     if "alignment" in found:
         found["alignment"] = checkpoints.parse_alignment(found["alignment"])
     try:
-        found["config"] = (Config3 if said["kind"] == "stylegan3" else Config)(said["kind"], **checkpoints.parse_dict(said["config"], "config"))
+        settings = checkpoints.parse_dict(said["config"], "config")
+        found["config"] = (Config3 if said["kind"] == "stylegan3" else Config)(said["kind"], **settings)
     except TypeError:
         raise ValueError(f"{OWN}: a config that this version does not know: {shown(said['config'])}") from None
     return found
@@ -332,7 +334,8 @@ def _filled(role, config, state):
     designed = {name: tensors.pop(name) for name in state if stylegan3_layers.FILTER.fullmatch(name)}
     bad = checkpoints.misfits(network, {name: value.shape for name, value in tensors.items()})
     if designed and not bad:
-        stylegan3_layers.check_filters(network, designed)
+        half = all(torch.equal(taps, taps.half().float()) for taps in designed.values())  # the file is in float16
+        stylegan3_layers.check_filters(network, designed, 1e-3 if half else 1e-6)
     checkpoints.fill(network, {} if bad else tensors, bad, role)
     return network
 
@@ -410,6 +413,7 @@ def exported(G, project, header, person=None):
     """
     import torch
 
+    import stylegan3_layers
     from editor import tuning
 
     def tensor(value):
@@ -421,7 +425,8 @@ def exported(G, project, header, person=None):
         maps = [name for name in state if name.endswith("noise_const")]  # in the order of G.synthesis.layers()
         changes |= {name: m[0, 0] for name, m in zip(maps, person.noise or [], strict=False)}
         state, header = state | changes, header | {"remark": f"the weights are tuned around the face {person.name}"}
-    data = dialects.PROJECTS[project](G.config, {name: value.numpy() for name, value in state.items()})
+    filters = stylegan3_layers.filters(G) if G.kind == "stylegan3" else {}
+    data = dialects.PROJECTS[project](G.config, *({name: v.float().numpy() for name, v in part.items()} for part in (state, filters)))
     config = dataclasses.asdict(G.config)
     said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in header.items() if k in KEPT and v is not None}
     return tensor(data) | {OWN: said | {"kind": config.pop("kind"), "config": json.dumps(config)}}
@@ -440,8 +445,10 @@ def _export(args, out, G, meta):
     with files.atomic(out) as temporary, open(temporary, "wb") as f:
         torch.save(data, f)
     cli.written(args, out, what=f"{out}: {_described(G)}, with the names of {args.to}, sha256 {files.file_hash(out)}")
-    for remark in [*(person.remarks if person else []), *dialects.remarks(G.config, args.to)]:
+    for remark in person.remarks if person else []:
         cli.warn(remark)
+    for remark in [] if args.quiet else dialects.remarks(G.config, args.to):
+        cli.say(f"{out}: note: {remark}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
