@@ -55,7 +55,8 @@ SCRIPTS = [name for name, tree in TOP.items() if is_script(tree)]
 ARROWS = {  # what each module may import of ours; commands may import any of them
     "files": [],
     "settings": [],
-    "pickles": [],
+    "stand_ins": [],
+    "pickles": ["stand_ins"],
     "cli": ["settings", "checkpoints", "downloads", "landmarks"],  # --list, and defaults for --help
     "fast_conv": [],
     "filtered": ["fast_conv"],
