@@ -463,7 +463,7 @@ def check_filters(network, state, most=1e-6):
         stored = state[name].double().cpu()
         if stored.shape != taps.shape:
             raise ValueError(f"{name} is {list(stored.shape)}; by its settings it would be {list(taps.shape)}")
-        if not (off := (stored - taps).abs().max() / taps.abs().max()) <= 1e-6:
+        if not (off := (stored - taps).abs().max() / taps.abs().max()) <= most:
             raise ValueError(f"{name} differs from what its settings give by {off:.1e} of the largest tap; at most {most:g} was expected")
 
 

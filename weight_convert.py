@@ -117,8 +117,12 @@ def _tensorflow_discriminator(variables, said):
     return _filled("discriminator", _config(kind, state, "discriminator", _clamp(said)), state)
 
 
-def from_module(module, role):
-    """A network that was saved as the object it is, rebuilt from its pickle -> network or None, metadata."""
+def from_module(module, role, mean=None):
+    """A network that was saved as the object it is, rebuilt from its pickle -> network or None, metadata.
+
+    Args:
+        mean: a `latent_avg` that stands beside it in the file, or None.
+    """
     modules, state = module.parts(), {}
     for prefix, part in modules:
         own = {**(part.state.get("_parameters") or {}), **(part.state.get("_buffers") or {})}
@@ -138,7 +142,7 @@ def from_module(module, role):
     said = _clamp(*layers, settings, settings.get("synthesis_kwargs") or {})
     if role == "generator" and not sign[3] and "mapping.w_avg" not in state:
         raise ValueError("mapping.w_avg is missing")
-    network, estimated = _from_state(state, *sign[1:], said)
+    network, estimated = _from_state(_with_mean(state, mean, sign), *sign[1:], said)
     return network, {"estimated": estimated}
 
 
@@ -163,6 +167,11 @@ def from_safetensors(path, role):
         meta["alignment"] = checkpoints.parse_alignment(said["alignment"])
     network, more = from_objects(load_file(path), role)
     return network, meta | more
+
+
+def _with_mean(state, mean, sign):
+    """A state dict with the mean latent that stands beside it in the file; NVIDIA's generators, and ours, have one of their own."""
+    return state if mean is None or "latent_avg" in state or not sign[3] else state | {"latent_avg": mean}
 
 
 SIGNS = [  # a name that shows whose file it is; its network; its kind, or None: the tensors show it; its table, or None: our names
@@ -221,17 +230,15 @@ def from_objects(data, role):
             held = ", ".join(shown(name, 30) for name in list(data)[:4])
             raise ValueError(f"a file of no StyleGAN that the toolkit knows; it holds {held or 'nothing'}, ...")
         return None, {}
+    mean = data.get("latent_avg") if isinstance(data, dict) and role == "generator" else None
     if isinstance(found, pickles.Module):
-        network, meta = from_module(found, role)
+        network, meta = from_module(found, role, mean)
         return network, meta | {"remark": remark} if network else {}
     sign = _sign(found)
     if sign is None or sign[1] != role:
         raise ValueError(f"no layers of a StyleGAN are in what should be the {role}")
-    mean = data.get("latent_avg") if isinstance(data, dict) and role == "generator" else None
-    if mean is not None and sign[3]:  # our names have a mean of their own
-        found = found | {"latent_avg": mean}
     ours = _own_metadata(data)
-    network, estimated = _from_state(found, *sign[1:], config=ours.pop("config", None) if role == "generator" else None)
+    network, estimated = _from_state(_with_mean(found, mean, sign), *sign[1:], config=ours.pop("config", None) if role == "generator" else None)
     remark = "; ".join(filter(None, [remark, None if sign[3] or ours else ASSUMED])) or None
     return network, {"estimated": estimated, "remark": remark} | ours
 

@@ -262,6 +262,8 @@ def without_memory():
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if function is torch.Tensor.div:
                 return args[0]
+            if function is torch.eye:
+                return torch.empty(args[0], args[0])
             return (torch.empty if function is torch.randn else function)(*args, **(kwargs or {}))
 
     with torch.device("meta"), Plain():

@@ -517,13 +517,14 @@ SG3_FILES = {
 @pytest.mark.parametrize("file", SG3_FILES)
 @pytest.mark.parametrize("kind", ["t", "r"])
 def test_stylegan3_however_it_is_saved(tmp_path, sg3, kind, file):
-    state, golden = sg3[kind]
+    state, _ = sg3[kind]
     how = SG3_FILES[file](kind, state)
     persistent_file(tmp_path / "n.pt", **how) if isinstance(how, dict) else how(tmp_path / "n.pt")
     G, said = weight_convert.convert(tmp_path / "n.pt")
     assert not said["estimated"] and weight_convert.convert(tmp_path / "n.pt", "discriminator") == (None, {})
-    if file != "float16":
-        return assert_golden3(G.freeze(), golden, kind)
+    if file != "float16":  # its pictures are compared in test_stylegan3s_official_pickle_gives_its_images
+        assert all(torch.equal(value, state[name]) for name, value in G.state_dict().items())
+        return
     assert all(torch.equal(value, state[name].half().float()) for name, value in G.state_dict().items())
     torch.save({name: value.bfloat16() for name, value in state.items()}, tmp_path / "n.pt")  # coarser than filters may be
     with pytest.raises(ValueError, match="_filter differs from what its settings give"):
