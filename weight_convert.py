@@ -149,6 +149,8 @@ def from_module(module, role, mean=None):
 def _clamp(*settings):
     """{"conv_clamp": ...} as the last of these settings says it that says it; {}: none does."""
     found = [said["conv_clamp"] for said in settings if "conv_clamp" in said]
+    if found and type(found[-1]) not in (int, float, type(None)):  # anything else in a file may be endless to print
+        raise ValueError(f"conv_clamp {shown(found[-1])}; it must be a number above 0, or none")
     return {"conv_clamp": found[-1]} if found else {}
 
 

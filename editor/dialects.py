@@ -286,8 +286,8 @@ def check_settings(project, role, *settings, depth=0):
         settings: dicts, or None; a setting whose name ends in _kwargs is such a dict itself.
     """
     for said in settings:
-        if not isinstance(said or {}, dict) or depth > 3:
-            raise ValueError(f"settings that are no dict, or nested too deep: {shown(said)}")
+        if not isinstance(said or {}, dict) or depth > 3 or len(said or {}) > 100:  # a dict may be in another a hundred times
+            raise ValueError(f"settings that are no dict, too many, or nested too deep: {shown(said)}")
         for name, value in (said or {}).items():
             allowed = SETTINGS[project].get(name, ())
             allowed = allowed[role] if isinstance(allowed, dict) else allowed

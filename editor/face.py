@@ -250,7 +250,7 @@ def _zipped(f, key="w"):
     with zipfile.ZipFile(f) as archive:
         names = [n.removesuffix(".npy") for n in archive.namelist()]
         if key not in names:
-            raise ValueError(f"it holds {', '.join(names)[:100] or 'nothing'}, and no `{key}`")
+            raise ValueError(f"it holds {pickles.shown(', '.join(names)) or 'nothing'}, and no `{key}`")
         return _member(archive, f"{key}.npy")
 
 
@@ -258,6 +258,8 @@ def _member(archive, name):
     entry = archive.getinfo(name)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others pack gigabytes into kilobytes
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
+    if entry.file_size > 2 * entry.compress_size + (32 << 20):  # numbers that were measured hardly pack
+        raise ValueError(f"{name} has {entry.file_size:,} bytes, packed into {entry.compress_size:,}; no such array is read")
     with archive.open(entry) as f:
         return _array(f, entry.file_size)
 

@@ -38,6 +38,7 @@ __all__ = ["Array", "Class", "Module", "Place", "Reader", "Stub", "Tensor", "rea
 LONG = 1024  # bytes; a longer text or byte string stays in the file until its network is wanted
 LINE = 10_000  # bytes of a name or number that a line holds
 MOST_STEPS = 250_000  # of the pickle's program; the largest official files take some 50,000
+MOST_KEYS = 20_000  # of a dict; each name is looked for in tables
 MADE = 2  # how many times the file's size may be made of it; float16, made float32, takes 2
 FREE = 32 << 20  # bytes that any file may take beside that
 READ = 8  # how many times the file's size, and FREE, may be read: a storage may lie under several tensors
@@ -195,6 +196,8 @@ class Reader:
         if not isinstance(self.stack[-1], dict):
             raise ValueError("it sets items of something that is no dict")
         self.stack[-1].update(_pairs(items))
+        if len(self.stack[-1]) > MOST_KEYS:
+            raise ValueError(f"a dict of more than {MOST_KEYS:,} keys")
 
     def _add(self, items):
         if type(self.stack[-1]) is not set:
@@ -246,6 +249,8 @@ class Reader:
 
 def _pairs(items):
     """key, value, key, value, ... -> pairs."""
+    if len(items) > 2 * MOST_KEYS:
+        raise ValueError(f"a dict of more than {MOST_KEYS:,} keys")
     return list(zip(map(plain, items[::2]), items[1::2], strict=True))
 
 
@@ -313,6 +318,8 @@ def _python(reader):
     def collection(kind):
         def make(values=()):
             reader.spend(100 * len(values))
+            if len(values) > MOST_KEYS:
+                raise ValueError(f"a dict or set of more than {MOST_KEYS:,} keys")
             return kind(map(plain, values)) if kind is set else kind((plain(key), value) for key, value in values)
 
         return make
