@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from editor import fast_conv
+from editor import fast_conv, filtered
 from editor.fast_conv import Freezable
 from stylegan_layers import SQRT2, Dense, Generator, Mapping, Network, apply_layer, check_ws, noise_maps
 
@@ -118,7 +118,7 @@ class Config3:
 
     @functools.cached_property
     def places(self):
-        """The signal after each layer, ToRGB's the last: `num_layers` + 1 of `Place` (section 3.2 of the paper, and figure 4)."""
+        """The signal after each layer, ToRGB's the last: `num_layers` + 1 of `Place` (figure 4 of the paper)."""
         last, found = self.resolution / 2, []
         last_stopband = last * self.last_stopband_rel
         for i in range(self.num_layers + 1):
@@ -149,7 +149,7 @@ class Place:
 
 @functools.lru_cache(maxsize=256)
 def low_pass(taps, cutoff, half_width, rate, radial=False):
-    """A low-pass filter of sum 1, float64: [taps], or with `radial` [taps, taps], alike in all directions (appendix C.1 of the paper).
+    """A low-pass filter of sum 1, float64: [taps], or with `radial` [taps, taps], alike in all directions.
 
     Args:
         cutoff: where it lets half through, in periods over the image.
@@ -221,7 +221,7 @@ class Sampling:
 
 
 class FourierInput(nn.Module):
-    """The input: waves of fixed random frequencies, turned and shifted as w says, then mixed (section 3.1; appendix F for w).
+    """The input: waves of fixed random frequencies, turned and shifted as w says, then mixed (section 3 of the paper).
 
     `transform` [3, 3] is the user's, kept with the checkpoint: where a pixel's place is taken from, in widths of the image, y down.
     """
@@ -259,7 +259,7 @@ class FourierInput(nn.Module):
 def resampled(x, taps, up, down, padding):
     """x [N, C, H, W], zeros put between its samples (`up`), padded, filtered, every `down`-th kept -> [N, C, H', W'].
 
-    taps: [k], for both sides in turn, or [k, k]; for `up` of a gain that makes up for the zeros.
+    taps: [k], for both sides in turn, or [k, k].
     """
     n, c, h, w = x.shape
     if up > 1:
@@ -269,25 +269,34 @@ def resampled(x, taps, up, down, padding):
     for kernel in [taps] if taps.ndim == 2 else [taps[None], taps[:, None]]:
         stride = [down if side > 1 else 1 for side in kernel.shape]
         if kernel.numel() > 1:
-            x = F.conv2d(x, kernel.to(x.dtype).expand(c, 1, -1, -1), stride=stride, groups=c)
+            x = F.conv2d(x, kernel.to(x).expand(c, 1, -1, -1), stride=stride, groups=c)
     return x
 
 
-def filtered_leaky_relu(x, up_filter, down_filter, sampling, slope, clamp):
-    """x [N, C, S, S] -> [N, C, S', S']: a leaky ReLU at a rate that holds what it adds (section 3.2 of the paper, equation 4).
-
-    up_filter: with a gain of `up` for each side, which makes up for the zeros.
-    """
-    x = resampled(x, up_filter, sampling.up, 1, sampling.padding)
+def filtered_leaky_relu(x, bias, sampling, slope, clamp):
+    """x [N, C, S, S], bias [C, 1, 1] -> [N, C, S', S']: a leaky ReLU at a rate that holds what it adds (section 3.2)."""
+    x = resampled(x + bias, sampling.up_filter * sampling.up, sampling.up, 1, sampling.padding)  # the gain makes up for the zeros
     x = F.leaky_relu(x, slope)
     x = x if clamp is None else x.clamp(-clamp, clamp)
-    return resampled(x, down_filter, 1, sampling.down, (0, 0))
+    return resampled(x, sampling.down_filter, 1, sampling.down, (0, 0))
+
+
+def modulated_conv(layer, x, style):
+    """The convolution of a `FilteredConv`, x [N, I, S, S], style [N, I] -> [N, O, S + k - 1, S + k - 1] without bias."""
+    weight, squares, _ = layer.tensors()
+    if not layer.torgb:
+        style = style * style.square().mean(dim=1, keepdim=True).rsqrt()
+    x = F.conv2d(x * style.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=weight.shape[2] - 1)
+    if layer.torgb:
+        return x
+    demodulation = layer.gain * (F.linear(style.square(), squares) + 1e-8).rsqrt()  # [N, O]
+    return x * demodulation.to(x.dtype)[:, :, None, None]
 
 
 class FilteredConv(Freezable):
     """StyleGAN3's layer: modulate, convolution, demodulate, bias, filtered leaky ReLU * sqrt 2.
 
-    The kernels are of mean square 1, and so is the style, before they meet: only their direction counts (appendix C.1). The input is
+    The kernels are of mean square 1, and so is the style, before they meet: only their direction counts. The input is
     scaled instead of the kernels, and the output divided by the norm of the scaled ones: one convolution for the whole batch.
     `magnitude_ema` is the mean square of the input as training saw it; the gain sqrt 2 goes into what comes before the leaky ReLU.
     ToRGB has no demodulation, no leaky ReLU and no filters.
@@ -310,23 +319,14 @@ class FilteredConv(Freezable):
         else:
             weight = self.weight * self.weight.square().mean(dim=(1, 2, 3), keepdim=True).rsqrt()
             squares = weight.square().sum(dim=(2, 3))  # [O, I]
-        up, down = self.sampling.up_filter * self.sampling.up, self.sampling.down_filter
-        return weight * input_gain, squares, self.gain * self.bias.view(-1, 1, 1), up.to(weight), down.to(weight)
+        return weight * input_gain, squares, self.gain * self.bias.view(-1, 1, 1)
 
     def forward(self, x, w):
         """x [N, I, S, S], w [N, w_dim] -> [N, O, S', S']; ToRGB's [N, 3, R, R]"""
-        weight, squares, bias, up, down = self.tensors()
-        style = self.affine(w)  # [N, I]
-        if not self.torgb:
-            style = style * style.square().mean(dim=1, keepdim=True).rsqrt()
-        x = x * style.to(x.dtype)[:, :, None, None]
-        x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] - 1)  # [N, O, S + k - 1, S + k - 1]
-        if self.torgb:
-            x = x + bias.to(x.dtype)
-        else:
-            demodulation = self.gain * (F.linear(style.square(), squares) + 1e-8).rsqrt()  # [N, O]
-            x = torch.addcmul(bias.to(x.dtype), x, demodulation.to(x.dtype)[:, :, None, None])
-        return filtered_leaky_relu(x, up, down, self.sampling, self.slope, self.clamp)
+        style, bias = self.affine(w), self.tensors()[2].to(x.dtype)  # [N, I], [O, 1, 1]
+        convolve = filtered.modulated_conv if fast_conv.usable(self, x) else modulated_conv
+        activate = filtered.filtered_leaky_relu if filtered.usable(self.sampling, x) and not self.torgb else filtered_leaky_relu
+        return activate(convolve(self, x, style), bias, self.sampling, self.slope, self.clamp)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ class FilteredConv(Freezable):
 
 
 class Synthesis3(nn.Module):
-    """StyleGAN3's synthesis network: the Fourier input, layers of growing cutoff, ToRGB (figure 4b).
+    """StyleGAN3's synthesis network: the Fourier input, layers of growing cutoff, ToRGB (figure 4).
 
     Layers whose side is `recompute_from` or more keep only their input for the backward pass (less memory, more time).
     """

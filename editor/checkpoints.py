@@ -170,7 +170,7 @@ def load_generator(path=None, device="cpu"):
         path: a checkpoint, a name in DOWNLOADS that was converted before, or None for the bundled generator.
 
     Returns:
-        stylegan_layers.Generator (of StyleGAN3: stylegan3_layers.Generator3); `G.meta` is `read_metadata(path)`, with `hash` (the file's sha256) added.
+        stylegan_layers.Generator, or StyleGAN3's Generator3; `G.meta` is `read_metadata(path)`, with `hash` (the file's sha256) added.
     """
     from stylegan3_layers import Config3, Generator3
     from stylegan_layers import SYNTHESIS, Config, Generator
