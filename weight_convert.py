@@ -240,7 +240,8 @@ def from_objects(data, role):
     if sign is None or sign[1] != role:
         raise ValueError(f"no layers of a StyleGAN are in what should be the {role}")
     ours = _own_metadata(data)
-    network, estimated = _from_state(_with_mean(found, mean, sign), *sign[1:], config=ours.pop("config", None) if role == "generator" else None)
+    config = ours.pop("config", None)
+    network, estimated = _from_state(_with_mean(found, mean, sign), *sign[1:], config=config if role == "generator" else None)
     remark = "; ".join(filter(None, [remark, None if sign[3] or ours else ASSUMED])) or None
     return network, {"estimated": estimated, "remark": remark} | ours
 
