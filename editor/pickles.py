@@ -10,6 +10,7 @@ import io
 import pickletools
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -410,71 +411,80 @@ def read_pt(path):
 def _zipped(path):
     """A zip archive: the pickle data.pkl, and a record data/NAME for each storage."""
     whole = Reader(path)
-    with whole.open() as f:
-        archive, records = _records(f, whole.size)
-        pickle = [name for name in records if name.rpartition("/")[2] == "data.pkl"]
-        if len(pickle) != 1:
-            raise ValueError("a zip archive, but none that PyTorch writes: it needs one data.pkl, and no name twice")
-        folder = pickle[0].removesuffix("data.pkl")
-        if f"{folder}constants.pkl" in records:
-            raise ValueError("a TorchScript archive, which holds a program; save the network's state_dict() instead")
-        with archive:
-            program = _record(archive, records, folder + "data.pkl", whole)
-            if folder + "byteorder" in records and _record(archive, records, folder + "byteorder", whole) != b"little":
-                raise ValueError("a file of a big-endian machine")
+    records = _records(whole)
+    pickle = [name for name in records if name.rpartition("/")[2] == "data.pkl"]
+    if len(pickle) != 1:
+        raise ValueError("a zip archive, but none that PyTorch writes: it needs one data.pkl, and no name twice")
+    folder = pickle[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in records:
+        raise ValueError("a TorchScript archive, which holds a program; save the network's state_dict() instead")
+    if folder + "byteorder" in records and _record(whole, records, folder + "byteorder") != b"little":
+        raise ValueError("a file of a big-endian machine")
     storages = {}
-
-    def raw(name):
-        with whole.open() as f, zipfile.ZipFile(f) as archive:
-            return _record(archive, records, name, whole)
 
     def refer(pid):
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[2]) is not str:
             raise ValueError("a reference to something that is no storage")
         name = f"{folder}data/{pid[2]}"
-        return _once(storages, name, Storage(whole, lambda: raw(name), pid[1], pid[4]))
+        return _once(storages, name, Storage(whole, lambda: _record(whole, records, name), pid[1], pid[4]))
 
-    reader = Reader(path, program=program, parent=whole)
+    reader = Reader(path, program=_record(whole, records, folder + "data.pkl"), parent=whole)
     reader.refer = refer
     return reader.load()
 
 
-def _records(f, size):
-    """An open zip archive of `size` bytes, and its records {name: ZipInfo}; ValueError unless each has bytes and a name of its own."""
-    f.most = DIRECTORY
-    try:
-        archive = zipfile.ZipFile(f)
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-        raise ValueError(f"not enough data: {error}") from None
-    f.most, end, records = size, 0, {}
-    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+def _records(reader):
+    """The records {name: ZipInfo} of a zip archive; ValueError unless each has bytes and a name of its own."""
+    with reader.open() as f:
+        f.most = DIRECTORY
+        try:
+            found = zipfile.ZipFile(f).infolist()
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+            raise ValueError(f"not enough data: {error}") from None
+    end, records = 0, {}
+    for info in sorted(found, key=lambda info: info.header_offset):
         if info.filename in records or info.orig_filename != info.filename:
             raise ValueError(f"a zip archive, but none that PyTorch writes: the name {shown(info.orig_filename)} is there twice, or odd")
         if info.header_offset < end or info.compress_size < 0:
             raise ValueError(f"the record {shown(info.filename)} lies on another")
         end = info.header_offset + 30 + len(info.orig_filename) + info.compress_size
         records[info.filename] = info
-    if end > size:
+    if end > reader.size:
         raise ValueError("not enough data: a record ends behind the file")
-    return archive, records
+    return records
 
 
-def _record(archive, records, name, reader):
-    """The bytes of a record, its checksum compared; those that a zip tool has deflated since are read right."""
+def _record(reader, records, name):
+    """The bytes of a record, its checksum compared; one that a zip tool has deflated since is read right.
+
+    Python's own reading parses the archive's directory each time, and may inflate more than the size that is declared.
+    """
     info = records.get(name)
     if info is None:
         raise ValueError(f"not enough data: the record {shown(name)} is missing")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+    stored, size = info.compress_type == zipfile.ZIP_STORED, info.file_size
+    if not (stored or info.compress_type == zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
         raise ValueError(f"the record {shown(name)} is encrypted, or compressed in a way that PyTorch does not know")
-    if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+    if stored and info.compress_size != size:
         raise ValueError(f"the record {shown(name)} is declared with two sizes")
-    if info.file_size > MADE * reader.size + FREE:
+    if size > MADE * reader.size + FREE:
         raise ValueError(f"the record {shown(name)} is many times as large as the file")
-    reader.spend(read=info.file_size)
-    with archive.open(info) as f:
-        raw = f.read(info.file_size)  # a bare read() inflates all at once, whatever the size that is declared
-    if len(raw) != info.file_size:
-        raise ValueError(f"not enough data: the record {shown(name)} has {len(raw)} bytes where {info.file_size} are declared")
+    reader.spend(read=size + info.compress_size)
+    with reader.open() as f:
+        f.seek(info.header_offset)
+        head = f.read(30)
+        own = f.read(int.from_bytes(head[26:28], "little")).decode("utf-8" if info.flag_bits & 0x800 else "cp437")
+        if head[:4] != b"PK\3\4" or own != name:
+            raise ValueError(f"not enough data: the record {shown(name)} is not where the archive says")
+        f.seek(int.from_bytes(head[28:30], "little"), 1)
+        raw = f.read(info.compress_size)
+    if not stored:
+        inflate = zlib.decompressobj(-15)
+        raw = inflate.decompress(raw, size + 1)
+    if len(raw) != size:
+        raise ValueError(f"not enough data: the record {shown(name)} has {len(raw)} bytes where {size} are declared")
+    if zlib.crc32(raw) != info.CRC:
+        raise ValueError(f"Bad CRC-32 for file {shown(name)!r}")
     return raw
 
 

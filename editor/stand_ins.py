@@ -118,7 +118,9 @@ class Place(StandIn):
             raw = f.read(self.length)
         if not self.text:
             return raw
-        if max(raw, default=0) > 0xC3:  # beyond Latin-1, where one character may make all others four times as large
+        if (
+            np.frombuffer(raw, np.uint8).max(initial=0) > 0xC3
+        ):  # beyond Latin-1, where one character may make all others four times as large
             raise ValueError("an array of objects")
         return raw.decode().encode("latin1")
 

@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 
@@ -442,12 +443,20 @@ def zips():
         return patched(data, record, 16, struct.pack("<I", crc))
 
     def twice(b):
-        b.writestr(first, b"abcd")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            b.writestr(first, b"abcd")
 
     def many(b):
         for i in range(60_000):
             b.filelist.append(info := zipfile.ZipInfo("x" * 60 + str(i)))
             info.header_offset = 0
+            info.CRC = info.compress_size = info.file_size = 0
+
+    def named(b):
+        for i in range(30_000):
+            b.filelist.append(info := zipfile.ZipInfo(str(i)))
+            info.header_offset = i * 50 + 10**6
             info.CRC = info.compress_size = info.file_size = 0
 
     end = plain.rindex(b"PK\x05\x06")
@@ -478,6 +487,8 @@ def zips():
         "names that climb": (archive(state, last=lambda b: b.writestr("../../x", b"abc")), SAME),
         "names of the root": (archive(state, last=lambda b: b.writestr("/etc/x", b"abc")), SAME),
         "60,000 names": (archive(state, last=many), "more than the file has"),
+        "30,000 names behind the file": (archive(state, last=named), "behind the file"),
+        "20,000 records that nothing needs": (archive(state, last=lambda b: [b.writestr(f"a/{i}", b"") for i in range(20_000)]), SAME),
         "directory of 4 GB": (plain[: end + 12] + b"\xfe\xff\xff\xff" + plain[end + 16 :], REFUSED),
         "directory that is far": (plain[: end + 16] + b"\xfe\xff\xff\xff" + plain[end + 20 :], REFUSED),
         "directory of 64 bits": (plain[:end] + b"PK\x06\x07" + b"\xff" * 16 + plain[end:], REFUSED),
