@@ -80,7 +80,8 @@ def _variables(network):
 
 def _is_tensorflow(data):
     """Whether a file holds a TensorFlow network, or the official tuple of three."""
-    return type(data) is pickles.Stub or (type(data) is tuple and len(data) == 3 and any(type(network) is pickles.Stub for network in data))
+    networks = data if type(data) is tuple and len(data) == 3 else (data,)
+    return any(type(network) is pickles.Stub and isinstance(network.state, dict) and "variables" in network.state for network in networks)
 
 
 def from_tensorflow(data, role):
@@ -117,6 +118,9 @@ def _tensorflow_discriminator(variables, said):
     return _filled("discriminator", _config(kind, state, "discriminator", _clamp(said)), state)
 
 
+UNSAVED = "_non_persistent_buffers_set"  # a module's names of buffers that its state_dict() leaves out
+
+
 def from_module(module, role, mean=None):
     """A network that was saved as the object it is, rebuilt from its pickle -> network or None, metadata.
 
@@ -125,8 +129,9 @@ def from_module(module, role, mean=None):
     """
     modules, state = module.parts(), {}
     for prefix, part in modules:
-        own = {**(part.state.get("_parameters") or {}), **(part.state.get("_buffers") or {})}
-        state |= {prefix + str(name): value for name, value in own.items() if value is not None}
+        own, unsaved = {**(part.state.get("_parameters") or {}), **(part.state.get("_buffers") or {})}, part.state.get(UNSAVED)
+        unsaved = unsaved if isinstance(unsaved, set) else ()
+        state |= {prefix + str(name): value for name, value in own.items() if value is not None and name not in unsaved}
     state, prefix = _plain_names(state)
     sign = _sign(state)
     if sign is None:
@@ -426,8 +431,10 @@ def exported(G, project, header, person=None):
     import stylegan3_layers
     from editor import tuning
 
-    def tensor(value):
-        return {k: tensor(v) for k, v in value.items()} if type(value) is dict else torch.from_numpy(np.array(value, order="C"))
+    def tensor(value):  # arrays in dicts -> tensors
+        if type(value) is dict:
+            return {k: tensor(v) for k, v in value.items()}
+        return torch.from_numpy(np.array(value, order="C")) if isinstance(value, np.ndarray | np.generic) else value
 
     state = {name: value.detach().float().cpu() for name, value in G.state_dict().items()}
     if person is not None:

@@ -3,6 +3,7 @@
 Our names are StyleGAN2-ADA-PyTorch's and StyleGAN3's. A setting that makes another network than ours is refused by its name.
 """
 
+import dataclasses
 import operator
 import re
 
@@ -299,6 +300,11 @@ def check_settings(project, role, *settings, depth=0):
                 raise ValueError(f"it was made with {said}; the toolkit knows {f'{known} only' if known else 'no such setting'}")
 
 
+ATTRIBUTES = [  # of a module of this name: an attribute, and the setting that it comes from
+    (r"mapping\.fc\d+\.", "bias_gain", "lr_multiplier"),
+    (r"b4\.mbstd\.", "group_size", "mbstd_group_size"),
+    (r"b4\.mbstd\.", "num_channels", "mbstd_num_channels"),
+]
 LINEAR = re.compile(r"(.*\.)?(affine|out|skip|embed)\.")  # the layers without activation
 
 
@@ -310,8 +316,9 @@ def check_modules(project, role, modules):
         said = {name: value for name, value in module.state.items() if name in SETTINGS[project]}
         if LINEAR.fullmatch(prefix):
             said.pop("activation", None)
-        if re.fullmatch(r"mapping\.fc\d+\.", prefix) and "bias_gain" in module.state:
-            said["lr_multiplier"] = module.state["bias_gain"]
+        for pattern, theirs, name in ATTRIBUTES:
+            if re.fullmatch(pattern, prefix) and theirs in module.state:
+                said[name] = module.state[theirs]
         check_settings(project, role, said)
 
 
@@ -363,11 +370,20 @@ def to_ada(config, state, filters):
     """
     if config.kind == "stylegan1":
         raise ValueError("a stylegan1 generator; NVIDIA's PyTorch code has StyleGAN2 and StyleGAN3")
+    init = ada_settings(config)
     if config.kind == "stylegan3":
-        return {"G_ema": state | filters}
+        return {"G_ema": state | filters, "init_kwargs": init}
     blocks = {m[1] for m in (re.match(r"(synthesis\.b\d+\.(?:conv\d\.)?)", name) for name in state) if m}
     blocks |= {re.sub(r"conv\d\.$", "", name) for name in blocks}
-    return {"G_ema": state | {f"{name}resample_filter": _square(1, 3, 3, 1) for name in sorted(blocks)}}
+    return {"G_ema": state | {f"{name}resample_filter": _square(1, 3, 3, 1) for name in sorted(blocks)}, "init_kwargs": init}
+
+
+def ada_settings(config):
+    """What the Generator of StyleGAN2-ADA-PyTorch, or StyleGAN3's, is made with."""
+    said = {name: value for name, value in dataclasses.asdict(config).items() if name != "kind"}
+    init = {name: said.pop(name) for name in ("z_dim", "c_dim", "w_dim")} | {"img_resolution": said.pop("resolution"), "img_channels": 3}
+    init |= {"mapping_kwargs": {"num_layers": said.pop("mapping_layers")}}
+    return init | (said if config.kind == "stylegan3" else {"synthesis_kwargs": said})
 
 
 PROJECTS = {"rosinality": to_rosinality, "ada": to_ada}  # what --to knows
@@ -376,9 +392,7 @@ PROJECTS = {"rosinality": to_rosinality, "ada": to_ada}  # what --to knows
 def remarks(config, project):
     """What a user of an exported generator must know, in sentences: settings that a state dict does not hold."""
     if project == "ada":
-        clamp = "" if config.conv_clamp is None else f", conv_clamp={config.conv_clamp:g}"
-        sizes = f"channel_base={config.channel_base}, channel_max={config.channel_max}, num_layers={config.mapping_layers}"
-        return [f"build it with {sizes}{clamp}"]
+        return ["Generator(**data['init_kwargs']) builds its network, data['G_ema'] is its state dict"]
     said, multipliers = [], [config.channels(r) * r / 16384 for r in config.resolutions if r > 32]
     few = [r for r in config.resolutions if r <= 32 and config.channels(r) != 512]
     if few or len(set(multipliers)) > 1 or any(m % 1 for m in multipliers):

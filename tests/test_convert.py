@@ -413,13 +413,13 @@ def ada_names(G):
 @pytest.mark.parametrize("module", ["training.networks", "models.StyleCLIP.models.stylegan2.networks", "__main__"])
 def test_a_generator_saved_by_its_class(tmp_path, module, zipped):
     """PTI's tuned generators, and whatever scripts write with torch.save(G): their source is not there, and not needed."""
-    G, outer = small(), []
+    G = small()
 
     def fill(make, _):
-        outer.append(
-            grown_module(make, "Generator", ada_names(G), z_dim=24, c_dim=0, _init_kwargs={"synthesis_kwargs": {"conv_clamp": 256}})
-        )
-        return outer[0]
+        init = {"synthesis_kwargs": {"conv_clamp": 256}}
+        module = grown_module(make, "Generator", ada_names(G), z_dim=24, c_dim=0, _init_kwargs=init)
+        module.register_buffer("grid", torch.zeros(3), persistent=False)
+        return module
 
     found, said = weight_convert.convert(class_file(tmp_path / "model_XY_me.pt", fill, module, zipped))
     assert found.config.conv_clamp == 256 and not any(said.values())
@@ -562,6 +562,22 @@ def test_classes_come_along(tmp_path, save):
         assert said["estimated"].startswith("mean latent")
         means = torch.stack([G.mapping(torch.randn(5000, 24), row[None].expand(5000, -1)).mean(0) for row in torch.eye(3)])
         assert (found.w_avg - means.mean(0)).abs().max() < 0.05
+
+
+def test_a_discriminator_with_another_minibatch_is_refused(tmp_path):
+    """Its configuration may leave the size to the code's default, which the layer itself knows."""
+
+    def fill(make, _):
+        D = grown_module(make, "Discriminator", ada_discriminator(golden_values("sg2", 2)))
+        D.b4.mbstd = make("MinibatchStdLayer")
+        D.b4.mbstd.__dict__.update(group_size=size, num_channels=1)
+        return {"D": D}
+
+    for size in (4, 8):
+        persistent_file(tmp_path / f"{size}.pkl", fill)
+    assert weight_convert.convert(tmp_path / "4.pkl", "discriminator")[0] is not None
+    with pytest.raises(ValueError, match="mbstd_group_size=8; the toolkit knows 4 only"):
+        weight_convert.convert(tmp_path / "8.pkl", "discriminator")
 
 
 def test_a_discriminator_with_classes_is_refused(tmp_path):

@@ -47,6 +47,17 @@ def test_rosinality_and_ada_get_what_their_own_files_hold(tmp_path):
     same(exported(tmp_path / "r.pt", tmp_path / "a.pt", "--to", "ada")["G_ema"], ada_generator(values))
 
 
+def test_nvidias_settings_go_along(tmp_path):
+    """As its Generator takes them: StyleGAN2-ADA-PyTorch's in synthesis_kwargs, StyleGAN3's beside the others."""
+    found = exported(written(tmp_path, small(c_dim=3, conv_clamp=256)), tmp_path / "a.pt", "--to", "ada")["init_kwargs"]
+    both = dict(z_dim=24, w_dim=24, img_resolution=16, img_channels=3, mapping_kwargs={"num_layers": 2})
+    assert found == both | {"c_dim": 3, "synthesis_kwargs": dict(channel_base=256, channel_max=32, conv_clamp=256)}
+    G = small("stylegan3", conv_kernel=1, use_radial_filters=True)
+    found = exported(written(tmp_path, G), tmp_path / "b.pt", "--to", "ada")["init_kwargs"]
+    assert found | both | dict(conv_kernel=1, use_radial_filters=True, channel_base=256, channel_max=16, c_dim=0, conv_clamp=256) == found
+    assert found["filter_size"] == 6 and "mapping_layers" not in found and "kind" not in found
+
+
 @pytest.mark.parametrize("kind", ["t", "r"])
 def test_stylegan3_keeps_its_own_names_and_filters(tmp_path, kind):
     state, _ = sg3_state(kind)
