@@ -144,7 +144,7 @@ def from_module(module, role, mean=None):
     check_settings(project, role, settings)
     dialects.check_modules(project, role, modules)
     layers = [part.state for _, part in modules if "conv_clamp" in part.state][:1]
-    said = _clamp(*layers, settings, settings.get("synthesis_kwargs") or {})
+    said = _clamp(settings, settings.get("synthesis_kwargs") or {}, *layers)
     if role == "generator" and not sign[3] and "mapping.w_avg" not in state:
         raise ValueError("mapping.w_avg is missing")
     network, estimated = _from_state(_with_mean(state, mean, sign), *sign[1:], said)

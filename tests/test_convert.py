@@ -439,7 +439,7 @@ def test_rosinalitys_module_saved_by_its_class(tmp_path, official_networks):
         return {"g_ema": module, "latent_avg": golden_values("sg2", 2)["dlatent_avg"]}
 
     found, _ = weight_convert.convert(class_file(tmp_path / "n.pt", fill, "model"))
-    assert equal(found, official_networks[0])
+    assert equal(found, official_networks[0]) and torch.equal(found.w_avg, golden_values("sg2", 2)["dlatent_avg"])
     said["style.1"]["lr_mul"] = 0.1
     with pytest.raises(ValueError, match="lr_mul=0.1; the toolkit knows 0.01 only"):
         weight_convert.convert(class_file(tmp_path / "n.pt", fill, "model"))
@@ -536,6 +536,9 @@ def test_stylegan3s_filters_and_settings_are_looked_at(tmp_path, sg3):
     torch.save(state | {"synthesis.L3_36_48.up_filter": state["synthesis.L3_36_48.up_filter"] * 1.01}, tmp_path / "n.pt")
     with pytest.raises(ValueError, match="L3_36_48.up_filter"):
         weight_convert.convert(tmp_path / "n.pt")
+    for clamp in (256, None, 64):
+        path = persistent_file(tmp_path / "n.pkl", lambda make, E, clamp=clamp: sg3_module(make, E, "t", state, conv_clamp=clamp))
+        assert weight_convert.convert(path)[0].config.conv_clamp == clamp
     for name, value in [("output_scale", 1), ("filter_size", 8), ("unheard_of", 1), ("mapping_kwargs", {"lr_multiplier": 1})]:
         path = persistent_file(tmp_path / "n.pkl", lambda make, E, more={name: value}: sg3_module(make, E, "t", state, **more))
         with pytest.raises(ValueError, match=f"{'lr_multiplier' if name == 'mapping_kwargs' else name}=.*; the toolkit knows"):
