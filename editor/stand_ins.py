@@ -189,7 +189,9 @@ class Storage(StandIn):
         if len(raw) != self.bytes:
             raise ValueError(f"not enough data: a storage has {len(raw)} bytes where {self.bytes} are declared")
         if code == "bf2":  # the upper half of a float32
-            return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+            halves = np.zeros((self.count, 2), "<u2")
+            halves[:, 1] = np.frombuffer(raw, "<u2")
+            return halves.view("<f4")[:, 0]
         return np.frombuffer(raw, "<" + code)
 
 
