@@ -5,10 +5,11 @@ Between the two filters around its leaky ReLU a map has four to sixteen times th
 
 A FIR filter along one side is a product with a banded matrix, whose bands are all alike but for a shift. So a side is cut into tiles,
 and all tiles of all channels are one product with one small matrix: no zeros are put in, nothing is computed that is left out
-afterwards, and tiles overlap by their strides, without a copy. Two steps make all passes:
+afterwards, and tiles overlap by their strides, without a copy. Two steps make all
+passes, and `through` takes them for a band of tiles at a time:
 
-    rise: [C, S, S] -> [C, T, T], from one sample to `factor`: up-sampling, and the way back of down-sampling
-    fall: [C, T, T] -> [C, S, S], from `factor` samples to one: down-sampling, and the way back of up-sampling
+    spread, rise: [C, S, S] -> [C, T, T], rows, then columns, from one sample to `factor`: up-sampling, and the way back of down-sampling
+    fall, gather: [C, T, T] -> [C, S, S], columns, then rows, from `factor` samples to one: down-sampling, and the way back of up-sampling
 """
 
 import functools
@@ -21,8 +22,10 @@ import torch.nn.functional as F
 from editor.fast_conv import channel_sums, linear
 
 ACROSS, DOWN = 32, 16  # samples at the high rate in a tile, of a row and of a column (measured)
-CHUNK = {"cpu": 1 << 20}  # values at the high rate that are worked on at a time (measured); elsewhere MANY
+CHUNK = {"cpu": 1 << 20}  # values at the high rate of the channels that are worked on at a time; elsewhere MANY
+BAND = {"cpu": 1 << 18}  # those of them that are there at a time, so that they stay in a core's cache (both measured)
 MANY = 1 << 26
+BEYOND = 4 * ACROSS  # rows of zeros after the last one: more than any tile reads
 NEGLIGIBLE = 3e-8  # of the largest: singular values of a filter below float32's rounding
 
 
@@ -97,28 +100,63 @@ def memory(like, values, beyond):
     return flat
 
 
-def rise(x, way, size, out):
-    """x [C, S, S] -> the first C size^2 values of `out`."""
-    (c, side, _), need, before, beta = x.shape, size // way.up, -way.first, 0
+def spread(x, way, size):
+    """The first half of a rise, x [C, S, S] -> for each piece flat memory, [C, size / up, size]: rows are filtered."""
+    (c, side, _), need, before = x.shape, size // way.up, -way.first
     flat = x.new_zeros(c * need * need + ACROSS)
     a, b = max(before, 0), min(before + side, need)
     flat[: c * need * need].view(c, need, need)[:, a:b, a:b] = x[:, a - before : b - before, a - before : b - before]
-    wide = memory(x, c * need * size, ACROSS * size)
-    for columns, rows in way.pieces:
-        across(flat, c * need * size // ACROSS, ACROSS // way.up, rows, wide[: c * need * size].view(-1, ACROSS), 0)  # [C, need, size]
-        along(wide, c * size // DOWN, DOWN // way.up, columns, size, out[: c * size * size].view(-1, DOWN, size), beta)
-        beta = 1
+    wide = [memory(x, c * need * size, BEYOND * size) for _ in way.pieces]
+    for (_, rows), out in zip(way.pieces, wide, strict=True):
+        across(flat, c * need * size // ACROSS, ACROSS // way.up, rows, out[: c * need * size].view(-1, ACROSS), 0)
+    return wide
 
 
-def fall(flat, c, way, size):
-    """The first C size^2 values of flat memory -> [C, size / down, size / down]."""
-    less, beta = size // way.down, 0
-    low, y = memory(flat, c * less * size, ACROSS), flat.new_empty(c, less, less)
-    for columns, rows in way.pieces:
-        along(flat, c * size // DOWN, DOWN, columns, size, low[: c * less * size].view(-1, DOWN // way.down, size), 0)  # [C, less, size]
-        across(low, c * less * size // ACROSS, ACROSS, rows, y.view(-1, ACROSS // way.down), beta)
-        beta = 1
+def rise(wide, way, size, first, count, out):
+    """The second half, for `count` tiles of all channels' columns from the first on -> `out`, flat: [count * DOWN, size]."""
+    for i, ((columns, _), flat) in enumerate(zip(way.pieces, wide, strict=True)):
+        begin, out = flat[first * DOWN // way.up * size :], out[: count * DOWN * size]
+        along(begin, count, DOWN // way.up, columns, size, out.view(count, DOWN, size), min(i, 1))
+
+
+def fall(flat, way, size, first, count, low):
+    """The first half of a fall, for `count` tiles of columns: flat [count * DOWN and some more, size] -> into low, for each piece."""
+    each = DOWN // way.down * size
+    for (columns, _), out in zip(way.pieces, low, strict=True):
+        along(flat, count, DOWN, columns, size, out[first * each : (first + count) * each].view(count, -1, size), 0)
+
+
+def gather(low, c, way, size):
+    """The second half of a fall, for each piece flat memory [C, size / down, size] -> [C, size / down, size / down]: rows are filtered."""
+    less = size // way.down
+    y = low[0].new_empty(c, less, less)
+    for i, ((_, rows), flat) in enumerate(zip(way.pieces, low, strict=True)):
+        across(flat, c * less * size // ACROSS, ACROSS, rows, y.view(-1, ACROSS // way.down), min(i, 1))
     return y
+
+
+def through(inputs, ways, way, size, between):
+    """Up, what is done at the high rate, and down.
+
+    Args:
+        inputs: [C, S, S] each, with the `Pass` of each in `ways`.
+        between: (flat values of each input at the high rate) -> flat values.
+
+    Returns:
+        [C, size / down, size / down]
+    """
+    c = len(inputs[0])
+    wide = [spread(x, up, size) for x, up in zip(inputs, ways, strict=True)]
+    low = [memory(inputs[0], c * size // way.down * size, ACROSS) for _ in way.pieces]
+    tiles, more = c * size // DOWN, math.ceil(way.pieces[0][0].shape[1] / DOWN) - 1  # those after a tile that it reaches into
+    step = max(1, BAND.get(low[0].device.type, MANY) // (DOWN * size))
+    flat = [low[0].new_empty((min(step, tiles) + more) * DOWN * size) for _ in inputs]
+    for first in range(0, tiles, step):
+        count = min(step, tiles - first)
+        for rows, up, out in zip(wide, ways, flat, strict=True):
+            rise(rows, up, size, first, count + more, out)
+        fall(between(*(out[: (count + more) * DOWN * size] for out in flat)), way, size, first, count, low)
+    return gather(low, c, way, size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,42 +208,43 @@ class FilteredLeakyReLU(torch.autograd.Function):
     def forward(ctx, x, bias, sampling, slope, clamp):
         ctx.save_for_backward(x, bias)
         ctx.settings = sampling, slope, clamp
-        p, out_size = plan(sampling, x.dtype, x.device), sampling.out_size
-        out = x.new_empty(*x.shape[:2], out_size, out_size)
-        for (image, part), flat in chunks(x, p.size):
+        p, size = plan(sampling, x.dtype, x.device), sampling.out_size
+        out = x.new_empty(*x.shape[:2], size, size)
+        for image, part in chunks(x, p.size):
             values = x[image, part] + bias[part]
-            rise(values, p.up, p.size, flat)
-            F.leaky_relu_(flat, slope)
-            if clamp is not None and reaches(values, p.gain, clamp):
-                flat.clamp_(-clamp, clamp)
-            out[image, part] = fall(flat, len(values), p.down, p.size)[:, :out_size, :out_size]
+            clamps = clamp is not None and reaches(values, p.gain, clamp)
+
+            def activate(y, clamps=clamps):
+                F.leaky_relu_(y, slope)
+                return y.clamp_(-clamp, clamp) if clamps else y
+
+            out[image, part] = through([values], [p.up], p.down, p.size, activate)[:, :size, :size]
         return out
 
     @staticmethod
     def backward(ctx, g):
         (x, bias), (sampling, slope, clamp) = ctx.saved_tensors, ctx.settings
         p, size = plan(sampling, x.dtype, x.device), x.shape[2]
-        out, other = torch.empty_like(x), None
-        for (image, part), flat in chunks(x, p.back_size):
+        out = torch.empty_like(x)
+        for image, part in chunks(x, p.back_size):
             values = x[image, part] + bias[part]
-            rise(values, p.again, p.back_size, flat)
-            other = torch.zeros_like(flat) if other is None else other
-            rise(g[image, part], p.back_up, p.back_size, other)
-            if clamp is not None and reaches(values, p.gain, clamp):
-                other.mul_(F.leaky_relu(flat, slope).abs() <= clamp)
-            torch.ops.aten.leaky_relu_backward.grad_input(other, flat, slope, False, grad_input=other)
-            out[image, part] = fall(other, len(values), p.back_down, p.back_size)[:, :size, :size]
+            clamps = clamp is not None and reaches(values, p.gain, clamp)
+
+            def activate(y, to_y, clamps=clamps):
+                if clamps:
+                    to_y.mul_(F.leaky_relu(y, slope).abs() <= clamp)
+                return torch.ops.aten.leaky_relu_backward.grad_input(to_y, y, slope, False, grad_input=to_y)
+
+            inputs, ways = [values, g[image, part]], [p.again, p.back_up]
+            out[image, part] = through(inputs, ways, p.back_down, p.back_size, activate)[:, :size, :size]
         return out, (out.sum((0, 2, 3)).view_as(bias) if ctx.needs_input_grad[1] else None), None, None, None
 
 
 def chunks(x, size):
-    """((image, slice of channels), flat memory for their [c, size, size] and zeros beyond) for all of x [N, C, S, S]: never two images."""
+    """(image, slice of channels) for all of x [N, C, S, S], so that [c, size, size] is about CHUNK: never two images."""
     channels = x.shape[1]
-    count = min(channels, max(1, CHUNK.get(x.device.type, MANY) // size**2))
-    flat = memory(x, count * size * size, ACROSS * size)
-    for image in range(len(x)):
-        for first in range(0, channels, count):
-            yield (image, slice(first, first + count)), flat
+    count = max(1, CHUNK.get(x.device.type, MANY) // size**2)
+    return [(image, slice(first, first + count)) for image in range(len(x)) for first in range(0, channels, count)]
 
 
 def reaches(x, gain, clamp):
