@@ -440,7 +440,7 @@ def exported(G, project, header, person=None):
     if person is not None:
         changes = {f"synthesis.{k}": tuning.changed(tuning.parameter(G, k), delta) for k, delta in (person.tuned or {}).items()}
         maps = [name for name in state if name.endswith("noise_const")]  # in the order of G.synthesis.layers()
-        changes |= {name: m[0, 0] for name, m in zip(maps, person.noise or [], strict=False)}
+        changes |= {name: m[0, 0] for name, m in zip(maps, person.noise, strict=True)} if person.noise else {}
         state, header = state | changes, header | {"remark": f"the weights are tuned around the face {person.name}"}
     filters = stylegan3_layers.filters(G) if G.kind == "stylegan3" else {}
     data = dialects.PROJECTS[project](G.config, *({name: v.float().numpy() for name, v in part.items()} for part in (state, filters)))

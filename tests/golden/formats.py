@@ -292,8 +292,8 @@ def sg3_module(make, EasyDict, kind, state, **settings):
     G.mapping.__dict__.update(num_layers=2, num_ws=16, c_dim=0, w_avg_beta=0.998)
     for name, layer in G.synthesis.named_children():
         if name != "input":
-            layer.__dict__.update(conv_clamp=init.get("conv_clamp", 256), use_fp16=False, is_torgb=name.startswith("L14"), in_size=np.array([36, 36]),
-                                  in_cutoff=np.float64(2.5), padding=[np.int64(4), 5, 4, 5])  # fmt: skip
+            layer.__dict__.update(conv_clamp=init.get("conv_clamp", 256), use_fp16=False, is_torgb=name.startswith("L14"))
+            layer.__dict__.update(in_size=np.array([36, 36]), in_cutoff=np.float64(2.5), padding=[np.int64(4), 5, 4, 5])
         layer.affine.__dict__.update(activation="linear", bias_gain=1)
     for i in range(2):
         getattr(G.mapping, f"fc{i}").__dict__.update(activation="lrelu", bias_gain=0.01)
