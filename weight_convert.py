@@ -248,6 +248,8 @@ def from_objects(data, role):
     config = ours.pop("config", None)
     network, estimated = _from_state(_with_mean(found, mean, sign), *sign[1:], config=config if role == "generator" else None)
     remark = "; ".join(filter(None, [remark, None if sign[3] or ours else ASSUMED])) or None
+    if "half" in ours:  # and nobody has trained it since
+        ours["half"] = all(bool((value == value.half().float()).all()) for value in network.state_dict().values())
     return network, {"estimated": estimated, "remark": remark} | ours
 
 
@@ -267,7 +269,16 @@ def _from_state(state, role, kind, table, said=None, config=None):
     return _completed(config, state) if role == "generator" else (_filled(role, config, state), None)
 
 
-KEPT = ("source", "license", "data", "perceptual", "alignment", "estimated", "remark")  # of a checkpoint's header, in what --to writes
+KEPT = (
+    "source",
+    "license",
+    "data",
+    "perceptual",
+    "alignment",
+    "estimated",
+    "remark",
+    "half",
+)  # of a checkpoint's header, in what --to writes
 OWN = "stylegan_latent_editor"  # where they stand there
 
 
@@ -444,7 +455,7 @@ def exported(G, project, header, person=None):
         state, header = state | changes, header | {"remark": f"the weights are tuned around the face {person.name}"}
     filters = stylegan3_layers.filters(G) if G.kind == "stylegan3" else {}
     data = dialects.PROJECTS[project](G.config, *({name: v.float().numpy() for name, v in part.items()} for part in (state, filters)))
-    config = dataclasses.asdict(G.config)
+    config, header = dataclasses.asdict(G.config), header | ({"half": None} if person else {})
     said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in header.items() if k in KEPT and v is not None}
     return tensor(data) | {OWN: said | {"kind": config.pop("kind"), "config": json.dumps(config)}}
 
@@ -539,8 +550,12 @@ def _is_own(source):
 
 
 def _own(source):
-    """A generator of this toolkit -> it, frozen; what its file says of itself, {name: text}."""
-    return checkpoints.load_generator(source), checkpoints.read_header(source)
+    """A generator of this toolkit -> it, frozen; what its file says of itself, {name: text}, and `half`, whether it is in float16."""
+    from safetensors import safe_open
+
+    with safe_open(source, "pt") as f:
+        half = all(f.get_slice(name).get_dtype() == "F16" for name in f.keys())  # noqa: SIM118
+    return checkpoints.load_generator(source), checkpoints.read_header(source) | {"half": half or None}
 
 
 def _described(network):

@@ -73,14 +73,23 @@ ROUNDS = {"rosinality": [small, lambda: small(conv_clamp=256)],
                   lambda: small("stylegan3", c_dim=2, conv_kernel=1, use_radial_filters=True)]}  # fmt: skip
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("project, make", [(project, make) for project, makers in ROUNDS.items() for make in makers])
-def test_there_and_back_is_the_same_file(tmp_path, project, make):
+def test_there_and_back_is_the_same_file(tmp_path, project, make, half):
     """What is known of a generator goes along: its licence, its alignment, and settings that no tensor shows."""
     said = {"license": "CC BY-NC", "source": "mine", "alignment": checkpoints.FFHQ_ALIGNMENT, "perceptual": "vgg16", "data": "faces"}
-    source = written(tmp_path, make(), **said)
+    source = written(tmp_path, make(), half=half, **said)
     exported(source, tmp_path / "x.pt", "--to", project)
     weight_convert.main([str(tmp_path / "x.pt"), "--out", str(tmp_path / "back.safetensors"), "--quiet"])
     assert (tmp_path / "back.safetensors").read_bytes() == source.read_bytes()
+
+
+def test_what_was_trained_on_elsewhere_is_not_rounded(tmp_path):
+    data = exported(written(tmp_path, small(), half=True), tmp_path / "x.pt", "--to", "ada")
+    data["G_ema"]["mapping.w_avg"] += 1e-5
+    torch.save(data, tmp_path / "x.pt")
+    weight_convert.main([str(tmp_path / "x.pt"), "--out", str(tmp_path / "back.safetensors"), "--quiet"])
+    assert torch.equal(checkpoints.load_generator(tmp_path / "back.safetensors").w_avg, data["G_ema"]["mapping.w_avg"])
 
 
 def test_what_the_other_project_lacks_is_refused_or_said(tmp_path, capsys):
