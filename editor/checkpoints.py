@@ -170,12 +170,14 @@ def load_generator(path=None, device="cpu"):
         path: a checkpoint, a name in DOWNLOADS that was converted before, or None for the bundled generator.
 
     Returns:
-        stylegan_layers.Generator; `G.meta` is `read_metadata(path)`, with `hash` (the file's sha256) added.
+        stylegan_layers.Generator, or StyleGAN3's Generator3; `G.meta` is `read_metadata(path)`, with `hash` (the file's sha256) added.
     """
+    from stylegan3_layers import Config3, Generator3
     from stylegan_layers import SYNTHESIS, Config, Generator
 
-    info = _kind(path, SYNTHESIS, "generator")
-    network = _load(info, Config, Generator).freeze().to(device)
+    info = _kind(path, [*SYNTHESIS, "stylegan3"], "generator")
+    classes = (Config3, Generator3) if info["kind"] == "stylegan3" else (Config, Generator)
+    network = _load(info, *classes).freeze().to(device)
     network.meta = info | {"hash": files.file_hash(info["path"])}
     return network
 
@@ -267,6 +269,8 @@ def without_memory():
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if function is torch.Tensor.div:
                 return args[0]
+            if function is torch.eye:
+                return torch.empty(args[0], args[0])
             return (torch.empty if function is torch.randn else function)(*args, **(kwargs or {}))
 
     with torch.device("meta"), Plain():

@@ -292,6 +292,8 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "source": "tests/test_convert.py::test_the_same_source_gives_the_same_bytes",
         "out": "tests/test_convert.py::test_lernapparats_file_gives_the_official_images",
         "discriminator": "tests/test_convert.py::test_lernapparats_file_gives_the_official_images",
+        "to": "tests/test_export.py::test_there_and_back_is_the_same_file",
+        "tuned": "tests/test_export.py::test_a_tuned_face_leaves_with_its_generator",
         "quiet": "tests/test_hostile.py::test_a_default_name_is_replaced_by_the_same_source_only",
     },
 }

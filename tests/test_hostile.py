@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import weight_convert
-from editor import checkpoints, downloads, pickles
+from editor import checkpoints, dialects, downloads, pickles
 from stylegan_layers import Config, Generator
 from tests.golden.formats import equal, golden_values, lernapparat
 
@@ -152,7 +152,7 @@ def test_tensors_are_read_as_pytorch_reads_them(tmp_path, dtype, zipped):
     torch.save(data, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     ours, theirs = pickles.read_pt(tmp_path / "x.pt"), torch.load(tmp_path / "x.pt", weights_only=True)
     for name, value in theirs.items():
-        assert np.array_equal(weight_convert._numpy(ours[name]), value.detach().float().numpy()), name
+        assert np.array_equal(dialects.as_numpy(ours[name]), value.detach().float().numpy()), name
 
 
 def text(value):
