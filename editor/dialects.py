@@ -185,7 +185,7 @@ def renamed(variables, table, *sides):
             said = f"{list(value.shape)}, which cannot be" if ours and change is not _all_equal else shown(str(error), 300)
             raise ValueError(f"the variable {shown(name)} is {said}: this is not the architecture that the toolkit knows") from None
         if ours:
-            state[ours] = np.array(value, np.float32, order="C")
+            state[ours] = np.require(value, np.float32, "CW")  # a copy only where it lies in the file, or in another order
     return state
 
 
