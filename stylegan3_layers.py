@@ -325,7 +325,7 @@ class FilteredConv(Freezable):
         """x [N, I, S, S], w [N, w_dim] -> [N, O, S', S']; ToRGB's [N, 3, R, R]"""
         style, bias = self.affine(w), self.tensors()[2].to(x.dtype)  # [N, I], [O, 1, 1]
         convolve = filtered.modulated_conv if fast_conv.usable(self, x) else modulated_conv
-        activate = filtered.filtered_leaky_relu if filtered.usable(self.sampling, x) and not self.torgb else filtered_leaky_relu
+        activate = filtered.filtered_leaky_relu if filtered.usable(self.sampling) and not self.torgb else filtered_leaky_relu
         return activate(convolve(self, x, style), bias, self.sampling, self.slope, self.clamp)
 
 
