@@ -81,7 +81,6 @@ class Seen:
 
 def square(reach, step=1.0):
     """Offsets (x, y) up to `reach` to all sides: [M, 2], the middle one 0, 0."""
-
     n = torch.arange(-round(reach / step), round(reach / step) + 1) * step
     return torch.cartesian_prod(n, n).flip(1)
 
@@ -104,7 +103,6 @@ def tracked(fmap, places, templates, offsets, reach):
     Returns:
         [P, 2].
     """
-
     for radius, step in ((reach, 1.0), (1.0, 0.25), (0.25, 0.0625)):
         tries = places[:, None] + square(radius, step).to(places) * fmap.cell  # [P, M, 2]
         tries = tries.clamp(0, fmap.side - 1)
@@ -121,8 +119,8 @@ def tracked(fmap, places, templates, offsets, reach):
 class Track:
     """DragGAN (Pan et al. 2023, section 3.2): motion supervision, then point tracking.
 
-    Equation 1 asks that F(q + d) be the F(q) of the step before. Here it has to be the patch of the first step: nothing drifts, and
-    points go twice as near (benchmarks/README.md). d is a pixel of the map long, or what is left.
+    Equation 1 asks that F(q + d) be the F(q) of the step before. Here it has to be the patch of the first step: it drifts less, and
+    points come nearer (benchmarks/README.md). d is a pixel of the map long, or what is left.
     """
 
     def __init__(self, fmap, starts, config):
@@ -307,7 +305,6 @@ def drag(G, person, points, config, mask=None, followed=None, callback=None):
     Raises:
         ValueError: the loss stopped being finite.
     """
-
     starts, targets = (torch.tensor([getattr(p, end) for p in points]).to(person.ws) for end in ("start", "target"))
     moving = torch.tensor(movable(G) if config.layers is None else config.layers, device=person.ws.device)
     seen = Seen(G, person, mask)

@@ -81,6 +81,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "cluster": ["batches", "cli", "files"],
     "foreign": ["pickles"],
     "face": ["files", "foreign", "pickles", "tuning"],
+    "dragging": ["stylegan_layers"],
     "boundaries": ["face", "files", "foreign", "downloads"],
     "render": ["images", "face", "graphs", "tuning"],
     "coarse": ["checkpoints", "classes", "downloads", "files", "fast_conv"],
@@ -105,8 +106,8 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
 
 
 def test_the_house_is_small():
-    """At most fifteen files at the top, commands all but three, so that a file's place says whether it is run."""
-    assert len(TOP) <= 15
+    """At most sixteen files at the top, commands all but three, so that a file's place says whether it is run."""
+    assert len(TOP) <= 16
     assert sorted(TOP) == sorted([*SCRIPTS, *NETWORKS])
     assert sorted(EDITOR) == sorted(ARROWS.keys() - set(NETWORKS)), "a new module needs its place in ARROWS"
 
