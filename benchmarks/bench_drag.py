@@ -96,14 +96,16 @@ def photographs(G, args):
 
 def speed(G, args):
     torch.manual_seed(0)
+    cli.keep_buffers()
     for kind in ("stylegan2", "stylegan1"):
         big = Generator(Config(kind, args.resolution, 32768 if kind == "stylegan2" else 16384)).freeze()
         ws = torch.randn(1, big.num_ws, 512).requires_grad_()
-        for what, make in (("a step", lambda: dragging.features(big, ws, dragging.level(big))), ("a whole one", lambda: big.synthesis(ws))):
+        for what in ("a step", "a whole one"):
             least = []
-            for _ in range(3):
+            for _ in range(2):
                 began = time.process_time()
-                make().square().mean().backward()
+                made = dragging.features(big, ws, dragging.level(big)) if what == "a step" else big.synthesis(ws)
+                made.square().mean().backward()
                 least.append(time.process_time() - began)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
             print(f"{kind} at {args.resolution}, {what}: {min(least):.2f} CPU s, peak so far {peak} MiB", flush=True)

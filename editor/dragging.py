@@ -246,10 +246,8 @@ class Followed:
         self.of = [p.landmark if p.landmark is not None else int(a.argmin()) for p, a in zip(points, apart, strict=True)]
         self.near = torch.tensor([bool(a[j] <= NEAR * side) for a, j in zip(apart, self.of, strict=True)])
         if only and not self.near.all():
-            lost = points[int(self.near.int().argmin())]
-            raise ValueError(
-                f"{lost.text}: no landmark is near {lost.start[0]:.4g},{lost.start[1]:.4g}, by which --find landmarks would find it; use auto"
-            )
+            (x, y), text = (lost := points[int(self.near.int().argmin())]).start, lost.text
+            raise ValueError(f"{text}: no landmark is near {x:.4g},{y:.4g}, by which --find landmarks would find it; use auto")
 
     def __call__(self, ws, starts):
         """[P, 2] where the points are, NaN where no landmark is near; None where no face is found."""
