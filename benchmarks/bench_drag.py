@@ -25,7 +25,7 @@ DRAGS = {  # what is dragged on photographs, and what may move
     "mouth": (["part:mouth_left>-2,-5", "part:mouth_right>+2,-5"], "ellipse:0.5,0.70,0.36,0.27"),
     "brows": (["part:left_brow>+0,-6", "part:right_brow>+0,-6"], "ellipse:0.5,0.32,0.42,0.25"),
     "nose": (["part:nose>+0,-6"], "ellipse:0.5,0.55,0.3,0.3"),
-    "jaw": (["part:chin>+0,+5"], "ellipse:0.5,0.78,0.45,0.35"),
+    "jaw": (["part:chin>+0,-6"], "ellipse:0.5,0.8,0.5,0.4"),
 }
 
 
@@ -78,6 +78,8 @@ def photographs(G, args):
         marks, shown = locate(person.ws), [before]
         for texts, mask in DRAGS.values():
             points = [drag_edit.parsed(text).placed(marks) for text in texts]
+            if not all(0 <= v < G.resolution for point in points for v in (*point.start, *point.target)):
+                continue  # chins of tight crops lie below the picture
             allowed, began = masks.read(mask, G.resolution), time.process_time()
             followed = dragging.Followed(locate, marks, points, G.resolution)
             found = dragging.drag(worn, person, points, config(args), allowed, followed)
