@@ -242,7 +242,7 @@ class Followed:
     def __init__(self, locate, marks, points, side, only=False):
         """locate: ws -> landmarks [68, 2], or ValueError. marks: those of the start."""
         self.locate, self.first = locate, torch.as_tensor(marks, dtype=torch.float32)
-        apart = [torch.cdist(torch.tensor([p.start]), self.first)[0] for p in points]
+        apart = [torch.cdist(torch.tensor([p.start], dtype=torch.float32), self.first)[0] for p in points]
         self.of = [p.landmark if p.landmark is not None else int(a.argmin()) for p, a in zip(points, apart, strict=True)]
         self.near = torch.tensor([bool(a[j] <= NEAR * side) for a, j in zip(apart, self.of, strict=True)])
         if only and not self.near.all():

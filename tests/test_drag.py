@@ -108,7 +108,7 @@ def test_a_blob_is_pulled_towards_its_goal(method, goal):
 @pytest.mark.parametrize("method", dragging.WAYS)
 def test_a_blob_arrives(method):
     where, goal = torch.tensor([12.0, 15.0], requires_grad=True), at(17.0, 13.0)
-    way, optimiser = dragging.WAYS[method](dragging.Map(blob(12.0, 15.0), 128), at(12.0, 15.0), settings.Drag()), None
+    way, optimiser = dragging.WAYS[method](dragging.Map(blob(12.0, 15.0), 128), at(12.0, 15.0), settings.Drag(r2=2)), None
     optimiser = torch.optim.Adam([where], lr=0.1)
     for step in range(200):
         fmap = dragging.Map(blob(*where), 128)
