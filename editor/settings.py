@@ -145,7 +145,7 @@ class Drag:
     r1: float = 2.0  # radius of the patch that is moved
     r2: float = 6.0  # how far from where it was a point is looked for
     lambda_mask: float = 5.0  # holds the features where the mask is black
-    lambda_start: float = 0.3  # holds the latent near the one it starts from: without it photographs melt
+    lambda_start: float = 1.0  # holds the latent near the one it starts from: without it photographs melt
     layers: list | None = None  # W+ layers that move; None: all that the feature map is made of
 
     def __post_init__(self):
