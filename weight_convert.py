@@ -118,6 +118,7 @@ def _tensorflow_discriminator(variables, said):
     return _filled("discriminator", _config(kind, state, "discriminator", _clamp(said)), state)
 
 
+DECLARED = {"z_dim": "z_dim", "w_dim": "w_dim", "c_dim": "c_dim", "img_resolution": "resolution"}  # by NVIDIA's settings; our names
 UNSAVED = "_non_persistent_buffers_set"  # a module's names of buffers that its state_dict() leaves out
 
 
@@ -148,6 +149,9 @@ def from_module(module, role, mean=None):
     if role == "generator" and not sign[3] and "mapping.w_avg" not in state:
         raise ValueError("mapping.w_avg is missing")
     network, estimated = _from_state(_with_mean(state, mean, sign), *sign[1:], said)
+    for theirs, ours in DECLARED.items() if role == "generator" else ():
+        if theirs in settings and settings[theirs] != getattr(network.config, ours):
+            raise ValueError(f"it says {theirs} {shown(settings[theirs])}, and its tensors have {getattr(network.config, ours)}")
     return network, {"estimated": estimated}
 
 
