@@ -163,12 +163,14 @@ def load_generator(path=None, device="cpu"):
         path: a checkpoint, a name in DOWNLOADS that was converted before, or None for the bundled generator.
 
     Returns:
-        stylegan_layers.Generator; `G.meta` is `read_metadata(path)`, with `hash` (the file's sha256) added.
+        stylegan_layers.Generator, or StyleGAN3's Generator3; `G.meta` is `read_metadata(path)`, with `hash` (the file's sha256) added.
     """
+    from stylegan3_layers import Config3, Generator3
     from stylegan_layers import SYNTHESIS, Config, Generator
 
-    info = _kind(path, SYNTHESIS, "generator")
-    network = _load(info, Config, Generator).freeze().to(device)
+    info = _kind(path, [*SYNTHESIS, "stylegan3"], "generator")
+    classes = (Config3, Generator3) if info["kind"] == "stylegan3" else (Config, Generator)
+    network = _load(info, *classes).freeze().to(device)
     network.meta = info | {"hash": files.file_hash(info["path"])}
     return network
 
