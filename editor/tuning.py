@@ -19,10 +19,10 @@ from stylegan_layers import Freezable
 
 SUFFIX = ".tuned.safetensors"
 FORMAT = "stylegan-latent-editor tuned weights 1"
-CONVOLUTION = re.compile(r"b\d+\.conv[01]\.weight")
+CONVOLUTION = re.compile(r"(b\d+\.conv[01]|L\d+_\d+_\d+)\.weight")  # StyleGAN3's ToRGB with them
 LONGEST_HEADER = 1 << 20  # bytes of a file's names, shapes and metadata: kilobytes, in truth
 PSI = 0.7  # truncation of the other faces
-OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)")
+OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)|L\d+_\d+_\d+\.bias")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -249,14 +249,21 @@ def zeros(G, form, from_side=4):
     """
     found = {}
     for name, weight in G.synthesis.named_parameters():
-        block = re.match(r"b(\d+)\.", name)
-        if block and int(block[1]) < min(from_side, G.resolution):
+        if side_of(G, name) < min(from_side, G.resolution):
             continue
         if CONVOLUTION.fullmatch(name):
             found[name] = torch.zeros_like(weight[:, :, :1, :1] if form == "kernel" else weight)
         elif OTHERS.fullmatch(name):
             found[name] = torch.zeros_like(weight)
     return found
+
+
+def side_of(G, name):
+    """The side in pixels of what a parameter's layer makes; of StyleGAN3's, which have more samples, as many pixels as hold its detail."""
+    if block := re.match(r"b(\d+)\.", name):
+        return int(block[1])
+    layer = re.match(r"L(\d+)_", name)
+    return round(2 * G.config.places[int(layer[1])].cutoff) if layer else G.resolution
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -267,8 +274,11 @@ def layer_of(G, name):
     """Which layer of W+ a parameter goes with: the one whose w its layer of the network takes.
 
     StyleGAN2 has one styled layer at 4x4, and in each block a ToRGB, which shares its w with the next block's first layer;
-    StyleGAN1 has two at 4x4 and one ToRGB, after the last layer.
+    StyleGAN1 has two at 4x4 and one ToRGB, after the last layer; StyleGAN3's input takes the first w.
     """
+    if G.kind == "stylegan3":
+        layer = re.match(r"L(\d+)_", name)
+        return int(layer[1]) + 1 if layer else 0
     block = re.match(r"b(\d+)\.(const|conv0|conv1|torgb)", name)
     if block is None:
         return G.num_ws - 1
