@@ -84,12 +84,14 @@ def main(argv):
     args = flags().parse_args(argv)
     import torch
 
-    from editor import classes, face, images, render
+    from editor import classes, face, images, projection, render
     from editor import session as sessions
 
     session = sessions.open(args)
     G, out = session.G, Path(args.out_dir)
     classes.require(G)
+    if args.noise_mode != "const":
+        projection.require_noise(G)
     if args.trunc_cutoff is not None and args.trunc_cutoff > G.num_ws:
         raise ValueError(f"--trunc_cutoff {args.trunc_cutoff}: this generator has {G.num_ws} layers")
     pictures, together = {seed: out / f"seed{seed:04}.png" for seed in args.seeds}, file_of_all(args)

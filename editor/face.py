@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from editor import files, foreign, tuning
+from editor import files, foreign, projection, tuning
 
 SUFFIXES = (".npy", ".npz", ".pt")
 WHAT = "a latent is a .npy that encode_image.py writes"
@@ -206,6 +206,7 @@ def _latents(path, G, saved_noise=True):
             "which numpy.load(...)[:, None] is"
         )
     if held.noise is not None and saved_noise:
+        projection.require_noise(G)
         count = len(G.synthesis.layers())
         if len(held.noise) != count:
             raise ValueError(
@@ -224,7 +225,7 @@ def _unfit(array, w, G):
         return f"{takes}, and these are so many numbers in a row: numpy.load(...).reshape(-1, {G.num_ws}, {G.config.w_dim}) is that"
     if not _plausible(w[0], G):
         return takes
-    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file"
+    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}{' or a StyleGAN3' * (layers == 16)}: give that one with --weight_file"
     either = f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}], which numpy.load(...)[:, None] is"
     return f"{takes}; {side}{either if array.ndim == 2 else ''}"
 
@@ -429,6 +430,7 @@ def _read_noise(target, G):
     Raises:
         ValueError: unreadable, or of another generator: unknown keys, other shapes, NaN or infinity.
     """
+    projection.require_noise(G)
     layers = G.synthesis.layers()
     files.require_regular(target, "encode again, or use --no_saved_noise")
     try:
