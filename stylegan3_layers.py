@@ -325,7 +325,7 @@ class FilteredConv(Freezable):
         """x [N, I, S, S], w [N, w_dim] -> [N, O, S', S']; ToRGB's [N, 3, R, R]"""
         style, bias = self.affine(w), self.tensors()[2].to(x.dtype)  # [N, I], [O, 1, 1]
         convolve = filtered.modulated_conv if fast_conv.usable(self, x) else modulated_conv
-        activate = filtered.filtered_leaky_relu if filtered.usable(self.sampling, x) and not self.torgb else filtered_leaky_relu
+        activate = filtered.filtered_leaky_relu if filtered.usable(self.sampling) and not self.torgb else filtered_leaky_relu
         return activate(convolve(self, x, style), bias, self.sampling, self.slope, self.clamp)
 
 
@@ -445,12 +445,13 @@ def channel_base(places, channels):
     return power if power <= most else round((least + most) / 2)
 
 
-def check_filters(network, state):
-    """ValueError that names a layer, unless the filters in a state dict are those that its network designs, to 1e-6 of the largest tap.
+def check_filters(network, state, most=1e-6):
+    """ValueError that names a layer, unless the filters that a state dict stores are those that its network designs.
 
     Args:
         network: a `Generator3`, which may be without memory.
         state: {official name: tensor}; it may hold some of the filters, or none.
+        most: how far they may be off, in parts of the largest tap.
     """
     for name in state:
         if not (match := FILTER.fullmatch(name)):
@@ -462,5 +463,14 @@ def check_filters(network, state):
         stored = state[name].double().cpu()
         if stored.shape != taps.shape:
             raise ValueError(f"{name} is {list(stored.shape)}; by its settings it would be {list(taps.shape)}")
-        if not (off := (stored - taps).abs().max() / taps.abs().max()) <= 1e-6:
-            raise ValueError(f"{name} differs from what its settings give by {off:.1e} of the largest tap; at most 1e-6 was expected")
+        if not (off := (stored - taps).abs().max() / taps.abs().max()) <= most:
+            raise ValueError(f"{name} differs from what its settings give by {off:.1e} of the largest tap; at most {most:g} was expected")
+
+
+def filters(network):
+    """{official name: taps, float64} of a `Generator3`, as a state dict of others stores them: all of more than one tap."""
+    found = {}
+    for name in network.synthesis.names:
+        sampling = getattr(network.synthesis, name).sampling
+        found |= {f"synthesis.{name}.{way}_filter": getattr(sampling, f"{way}_filter") for way in ("up", "down")}
+    return {name: taps for name, taps in found.items() if len(taps) > 1}

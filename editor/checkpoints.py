@@ -27,6 +27,7 @@ BUNDLED = {
     "readout": HERE / "weight_files" / "readout.safetensors",
 }
 PROTECTED = [*BUNDLED.values(), HERE / "weight_files" / "faces128_discriminator.safetensors"]  # never written by a command
+MOST_HEADER, MOST_TENSORS = 2_000_000, 10_000  # bytes and names; those of the largest networks take some 50,000 and 300
 FFHQ_ALIGNMENT = {"scale": 1.0, "em_scale": 0.1}
 
 
@@ -85,8 +86,14 @@ def read_header(path):
     """
     from safetensors import SafetensorError, safe_open
 
+    with open(path, "rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+    if MOST_HEADER < length <= os.path.getsize(path):
+        raise ValueError(f"{path}: a header of {length:,} bytes; a network's is no longer than {MOST_HEADER:,}")
     try:
         with safe_open(path, "pt") as f:
+            if len(f.keys()) > MOST_TENSORS:
+                raise ValueError(f"{path}: more than {MOST_TENSORS:,} tensors; no network has so many")
             return f.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable .safetensors file ({shown(str(error))}); is it whole?") from None
@@ -262,6 +269,8 @@ def without_memory():
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if function is torch.Tensor.div:
                 return args[0]
+            if function is torch.eye:
+                return torch.empty(args[0], args[0])
             return (torch.empty if function is torch.randn else function)(*args, **(kwargs or {}))
 
     with torch.device("meta"), Plain():

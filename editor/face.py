@@ -3,7 +3,8 @@
 NAME.npy                the latent, float32 [1, L, 512]: one w a layer
 NAME.noise.npz          where noise maps were optimised: "0", "1", ... for each layer of `G.synthesis.layers()`, float32
                         [1, 1, r, r]; a key is absent where the map is the generator's own
-NAME.tuned.safetensors  where the generator was tuned around the face: what its weights are changed by (editor/tuning.py)
+NAME.tuned.safetensors  where the generator was tuned around the face, or StyleGAN3's input turned and shifted for it: what it is changed
+                        by (editor/tuning.py)
 NAME.json               the record, written last: what made the face, and the sha256 of the others. It makes the set valid:
                         parts that do not match it are an unfinished write and are never used together.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from editor import files, foreign, projection, tuning
+from editor.pickles import shown
 
 SUFFIXES = (".npy", ".npz", ".pt")
 WHAT = "a latent is a .npy that encode_image.py writes"
@@ -306,7 +308,7 @@ def _zipped(f, path, key="w"):
     """One array of an open `.npz`."""
     with archive(f) as (names, read):
         if key not in names:
-            raise ValueError(foreign.ganspace_there(names, path) or f"it holds {', '.join(names)[:100] or 'nothing'}, and no `{key}`")
+            raise ValueError(foreign.ganspace_there(names, path) or f"it holds {shown(', '.join(names)) or 'nothing'}, and no `{key}`")
         return read(key)
 
 
@@ -321,6 +323,8 @@ def _member(archive, name):
     entry = archive.getinfo(name)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others pack gigabytes into kilobytes
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
+    if entry.file_size > 2 * entry.compress_size + (32 << 20):  # numbers that were measured hardly pack
+        raise ValueError(f"{name} has {entry.file_size:,} bytes, packed into {entry.compress_size:,}; no such array is read")
     with archive.open(entry) as f:
         return array_of(f, entry.file_size)
 

@@ -29,10 +29,10 @@ BEYOND = 4 * ACROSS  # rows of zeros after the last one: more than any tile read
 NEGLIGIBLE = 3e-8  # of the largest: singular values of a filter below float32's rounding
 
 
-def usable(sampling, x):
+def usable(sampling):
     """Whether a layer may take the fast way: its tiles come out even, and it is not being compiled (which fuses by itself)."""
     even = all(DOWN % factor == 0 for factor in (sampling.up, sampling.down))
-    return even and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    return even and not torch.compiler.is_compiling()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,238 +1,80 @@
 """Pickles and PyTorch files of others, read without running anything that they name.
 
-A pickle is a small program. `Reader` runs it on its own stack: a stand-in of ours for each name that a StyleGAN file needs, and
-nothing else. No object of a file is a Python class, is hashed before it is known to be plain, or is compared or printed whole.
-Arrays and tensors stay in the file until their `read()`, and all that is read together is held to a small multiple of the file's
-size: a kilobyte never becomes gigabytes.
+A pickle is a small program. `Reader` runs it on its own stack: a stand-in of ours (`editor.stand_ins`) for each name that a StyleGAN
+file needs, and a Class that cannot be called for every other. No object of a file is a Python class, is hashed before it is known
+to be plain, or is compared or printed whole. Long texts and byte strings stay in the file until they are wanted, and what is made of
+them is held to twice the file's size: a kilobyte never becomes gigabytes.
 """
 
 import io
-import math
-import os
 import pickletools
-import reprlib
+import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 
-LONG = 1024  # bytes; a longer byte string stays in the file until its network is wanted
-MOST_MODULES = 2000  # of one network; the largest official ones have some 150
+from editor.stand_ins import (
+    STORAGES,
+    Array,
+    Class,
+    DType,
+    EasyDict,
+    Function,
+    Kind,
+    Module,
+    Place,
+    Storage,
+    Stub,
+    Tensor,
+    as_bytes,
+    plain,
+    shown,
+)
+
+__all__ = ["Array", "Class", "Module", "Place", "Reader", "Stub", "Tensor", "read_pt", "shown"]
+
+LONG = 1024  # bytes; a longer text or byte string stays in the file until its network is wanted
+LINE = 10_000  # bytes of a name or number that a line holds
 MOST_STEPS = 250_000  # of the pickle's program; the largest official files take some 50,000
-ALLOWANCE = 8  # how many times the file's size may be read from it and made of it; float16, read and made float32, takes 3
-FREE = 4 << 20  # bytes that any file may take beside that
+MOST_KEYS = 20_000  # of a dict; each name is looked for in tables
+MADE = 2  # how many times the file's size may be made of it; float16, made float32, takes 2
+FREE = 32 << 20  # bytes that any file may take beside that
+READ = 8  # how many times the file's size, and FREE, may be read: a storage may lie under several tensors
+DIRECTORY = 4 << 20  # bytes of a zip archive's list of records; 2,000 tensors take 200,000
 
 LEGACY_PT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how PyTorch's files of before 2020 begin: a pickled magic number
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
-
-
-def shown(value, most=90):
-    """A value or text from a file, short and without control characters, for an error message."""
-    text = value[: most + 1] if isinstance(value, str) else _SHORT.repr(value)
-    text = repr(text)[1:-1] if isinstance(value, str) else text
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Stand-ins for the objects of a file
-
-
-class Stub:
-    """An object of a class that we do not import; `state` is what the file gives it."""
-
-    __slots__ = ("state",)
-
-    def __init__(self, *_):
-        self.state = {}
-
-
-class Module:
-    """A module of StyleGAN2-ADA-PyTorch: its class name and its `__dict__`."""
-
-    __slots__ = ("class_name", "state")
-
-    def __init__(self, meta):
-        if not isinstance(meta, dict) or type(meta.get("class_name")) is not str:
-            raise ValueError("a module without class name")
-        self.class_name, self.state = meta["class_name"], meta.get("state")
-
-    def parts(self):
-        """[(full name with a dot at its end, Module)] of this module, whose name is empty, and of all inside it."""
-        found, left = [], [("", self)]
-        while left:
-            prefix, module = left.pop()
-            if not isinstance(module, Module) or not isinstance(module.state, dict) or len(prefix) > 200:
-                raise ValueError(f"the module {shown(prefix)} is something else, or nested too deep")
-            found.append((prefix, module))
-            left += [(f"{prefix}{name}.", child) for name, child in (module.state.get("_modules") or {}).items() if child is not None]
-            if len(found) + len(left) > MOST_MODULES:  # a module may hold itself
-                raise ValueError(f"more than {MOST_MODULES:,} modules")
-        return found
-
-
-class DType:
-    """numpy.dtype: only plain numbers."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code="", *_):
-        if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-            raise ValueError(f"an array of type {shown(code)}, not numbers")
-        self.code, self.order = code, "<"
-
-    def numpy(self):
-        return np.dtype(self.order + self.code)
-
-
-class Place:
-    """Bytes that stay in the file: `read()` gives them, and takes them off what the file may still cost."""
-
-    __slots__ = ("reader", "start", "length")
-
-    def __init__(self, reader, start, length):
-        self.reader, self.start, self.length = reader, start, length
-
-    def read(self):
-        self.reader.spend(self.length)
-        with self.reader.open() as f:
-            f.seek(self.start)
-            return f.read(self.length)
-
-
-class Array:
-    """numpy.ndarray: shape, type and bytes."""
-
-    __slots__ = ("reader", "shape", "dtype", "fortran", "raw")
-
-    def __init__(self, reader):
-        self.reader, self.raw = reader, b""
-
-    def fill(self, shape, dtype, fortran, raw):
-        if type(dtype) is not DType or type(raw) not in (bytes, str, Place):
-            raise ValueError("an array of objects")
-        self.shape, self.dtype, self.fortran, self.raw = _sizes(shape), dtype, fortran, raw
-        return self
-
-    def read(self):
-        """np.ndarray, as it was saved."""
-        if self.raw == b"":
-            raise ValueError("an array without numbers")
-        self.reader.spend(4 * math.prod(self.shape))
-        return np.frombuffer(_bytes(self.raw), self.dtype.numpy()).reshape(self.shape, order="F" if self.fortran else "C")
-
-
-class Storage:
-    """The numbers of a PyTorch tensor, in a row: what to call to get their bytes, their type (a key of STORAGES) and count."""
-
-    __slots__ = ("raw", "kind", "count")
-
-    def __init__(self, raw, kind, count):
-        if type(kind) is not Kind or type(count) is not int or count < 0:
-            raise ValueError("a storage without type or size")
-        self.raw, self.kind, self.count = raw, kind, count
-
-    @property
-    def bytes(self):
-        return self.count * int(STORAGES[self.kind.name][-1])
-
-    def read(self):
-        """np.ndarray of one dimension."""
-        code, raw = STORAGES[self.kind.name], self.raw()
-        if len(raw) != self.bytes:
-            raise ValueError(f"not enough data: a storage has {len(raw)} bytes where {self.bytes} are declared")
-        if code == "bf2":  # the upper half of a float32
-            return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
-        return np.frombuffer(raw, "<" + code)
-
-
-class Tensor:
-    """A PyTorch tensor: a window on its storage."""
-
-    __slots__ = ("reader", "storage", "offset", "size", "stride")
-
-    def __init__(self, reader, storage, offset, size, stride):
-        if type(storage) is not Storage:
-            raise ValueError("a tensor without storage")
-        size, stride = _sizes(size), _sizes(stride)
-        last = _sizes((offset,))[0] + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-        if min(size, default=1) > 0 and last >= storage.count:
-            raise ValueError("a tensor larger than its storage")
-        self.reader, self.storage, self.offset, self.size, self.stride = reader, storage, offset, size, stride
-
-    def read(self):
-        """np.ndarray. A stride of 0 repeats numbers, as `expand` does; what that makes is charged as if it were in the file."""
-        self.reader.spend(4 * math.prod(self.size))
-        flat = self.storage.read()
-        if 0 in self.size:
-            return np.zeros(self.size, flat.dtype)
-        return np.lib.stride_tricks.as_strided(flat[self.offset :], self.size, [s * flat.itemsize for s in self.stride], writeable=False)
-
-
-class Kind:
-    """A type of storage: a name of STORAGES."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name):
-        self.name = name
-
-
-STORAGES = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bf2", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1",
-            "Byte": "u1", "Bool": "b1"}  # fmt: skip
-
-
-class EasyDict(dict):
-    """dnnlib's dict with attributes, without the attributes."""
-
-    __slots__ = ()
-
-
-class Function:
-    """What a file may call."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call):
-        self.call = call
-
-
-def _sizes(values):
-    """A shape, stride or offset: up to eight whole numbers, none below 0, or ValueError."""
-    if type(values) not in (tuple, list) or len(values) > 8 or any(type(n) is not int or not 0 <= n < 1 << 48 for n in values):
-        raise ValueError(f"a shape or place of {shown(values)}")
-    return tuple(values)
-
-
-def _bytes(raw):
-    """The bytes of an array or storage: themselves, text of protocol 2, or still in the file."""
-    raw = raw.read() if type(raw) is Place else raw
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    if type(raw) is not bytes:
-        raise ValueError("an array of objects")
-    return raw
-
-
-def _plain(key):
-    """A key of a dict or set; anything but text and numbers of 60 bits could take for ever to hash."""
-    if key is not None and type(key) not in (str, bytes, bool) and not (type(key) is int and abs(key) < 1 << 60):
-        raise ValueError(f"a dict or set with the key {shown(key)}; only text and numbers are expected")
-    return key
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The program of a pickle
 
 
-class _Bounded(io.BufferedReader):
-    """A file that refuses to be asked for more than it has; pickletools would ask the system for that memory first."""
+class _Bounded:
+    """A file that refuses to be asked for more than it has, or than `most`: Python would ask the system for that memory first."""
+
+    most = 1 << 62
 
     def read(self, count=-1):
-        if count > os.fstat(self.fileno()).st_size:
+        if count > self.most:
             raise ValueError("not enough data in stream: it declares more than the file has")
         return super().read(count)
+
+    def readline(self, _=-1):
+        line = super().readline(LINE + 1)
+        if len(line) > LINE:
+            raise ValueError(f"a line of more than {LINE:,} bytes")
+        return line
+
+
+class _File(_Bounded, io.BufferedReader):
+    pass
+
+
+class _Bytes(_Bounded, io.BytesIO):
+    pass
 
 
 class Reader:
@@ -246,26 +88,29 @@ class Reader:
     """
 
     def __init__(self, path, start=0, program=None, parent=None):
-        self.path, self.start, self.program, self.parent = Path(path), start, program, parent
-        self.left, self.steps = ALLOWANCE * self.path.stat().st_size + FREE, 0
-        self.names, self.refer = _names(self), None  # refer: what "objects outside the pickle" are, or None
+        self.path, self.start, self.program = Path(path), start, program
+        self.whole, self.depth = (parent.whole, parent.depth + 1) if parent else (self, 0)
+        size = self.path.stat().st_size
+        self.size = size if program is None else len(program)
+        self.made, self.left, self.steps, self.kept = MADE * size + FREE, READ * (size + FREE), 0, None
+        self.names, self.refer = parent.names if parent else _names(self), None  # refer: what "objects outside the pickle" are, or None
 
     def open(self):
         """The file, or what stands for it, where the pickle begins."""
-        f = _Bounded(io.FileIO(self.path)) if self.program is None else io.BytesIO(self.program)
+        f = _File(io.FileIO(self.path)) if self.program is None else _Bytes(self.program)
+        f.most = self.size
         f.seek(self.start)
         return f
 
-    def spend(self, size):
-        """Take `size` bytes off what this file may cost; ValueError when it is used up."""
-        if self.parent:
-            return self.parent.spend(size)
-        self.left -= size
-        if self.left < 0:
+    def spend(self, made=0, read=0):
+        """Take bytes that are made, or read to make them, off what this file may cost; ValueError when it is used up."""
+        whole = self.whole
+        whole.made, whole.left = whole.made - made, whole.left - read
+        if whole.made < 0 or whole.left < 0:
             raise ValueError("its tensors together are many times as large as the file")
 
     def load(self):
-        """The object: dict, list, tuple, numbers, text and the stand-ins above.
+        """The object: dict, list, tuple, numbers, text and the stand-ins.
 
         Raises:
             ValueError, IndexError, KeyError, TypeError: not a pickle of the formats that the toolkit knows.
@@ -276,24 +121,44 @@ class Reader:
     def run(self, f):
         """Run the pickle that begins where the file f stands, and leave f at its end."""
         self.stack, self.marks, self.memo = [], [], {}
-        whole = self
-        while whole.parent:
-            whole = whole.parent
-        for op, argument, _ in pickletools.genops(f):
-            whole.steps += 1
-            if whole.steps > MOST_STEPS:  # of all pickles in the file together
+        for name, argument in self._program(f):
+            self.whole.steps += 1
+            if self.whole.steps > MOST_STEPS:  # of all pickles in the file together
                 raise ValueError(f"a pickle of more than {MOST_STEPS:,} steps")
-            if type(argument) is bytes and len(argument) >= LONG:
-                argument = Place(self, f.tell() - len(argument), len(argument))
-            self._step(op.name, argument)
-        return self.stack.pop()
+            self._step(name, argument)
+        found = self.stack.pop()
+        self.stack = self.marks = self.memo = None  # nothing that the object does not need outlives the run
+        return found
+
+    def _program(self, f):
+        """The steps [(name, argument)] from where f stands to the pickle's end; long texts and byte strings are passed over, as Places."""
+        name = None
+        while name != "STOP":
+            code = f.read(1)
+            step = CODES.get(code)
+            if step is None:
+                raise ValueError(f"a step {code!r} that no pickle has" if code else "pickle exhausted before its end")
+            name, argument = step.name, None
+            if name in LENGTHS:
+                count = int.from_bytes(f.read(LENGTHS[name]), "little")
+                if count > self.size - f.tell():
+                    raise ValueError("not enough data in stream: it declares more than the file has")
+                if count >= LONG:
+                    argument = Place(self, f.tell(), count, "UNICODE" in name)
+                    f.seek(count, 1)
+                else:
+                    argument = f.read(count)
+                    argument = argument.decode(LENGTHS_OF_TEXT[name], "surrogatepass") if name in LENGTHS_OF_TEXT else argument
+            elif step.arg is not None:
+                argument = step.arg.reader(f)
+            yield name, argument
 
     def _step(self, name, argument):
         if name in LITERALS:
             if type(argument) is int and argument.bit_length() > 128:
                 raise ValueError("a number of more than 128 bits")
-            if type(argument) is bytearray:
-                argument = bytes(argument)
+            if type(argument) in (str, bytes):
+                self.spend(sys.getsizeof(argument))
             self.stack.append(LITERALS[name] if argument is None else argument)
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
             self.memo[argument] = self.stack[-1]
@@ -332,29 +197,41 @@ class Reader:
         if not isinstance(self.stack[-1], dict):
             raise ValueError("it sets items of something that is no dict")
         self.stack[-1].update(_pairs(items))
+        if len(self.stack[-1]) > MOST_KEYS:
+            raise ValueError(f"a dict of more than {MOST_KEYS:,} keys")
 
     def _add(self, items):
         if type(self.stack[-1]) is not set:
             raise ValueError("it adds to something that is no set")
-        self.stack[-1].update(map(_plain, items))
+        self.stack[-1].update(map(plain, items))
 
     def _name(self, module, name):
         if type(module) is not str or type(name) is not str:
             raise ValueError("a name that is no text")
         full = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)
-        if full not in self.names:
+        full = full.replace("copy_reg.", "copyreg.", 1)
+        if len(full) > 200:
             raise ValueError(f"it names {shown(full)}, which no StyleGAN file needs; nothing of it was run")
-        self.stack.append(self.names[full])
+        self.stack.append(self.names[full] if full in self.names else Class(full))
 
     def _call(self, function, arguments):
+        if type(function) is Class:
+            raise ValueError(f"it names {shown(function.name)}, which no StyleGAN file needs; nothing of it was run")
         if type(function) is not Function or type(arguments) is not tuple or len(arguments) > 16:
             raise ValueError("it calls something that is no function, or with too much")
         self.stack.append(function.call(*arguments))
 
+    def _new(self, made_of, arguments):
+        """An object of a class: of one that is not known, a Module."""
+        if type(made_of) is Class:
+            self.stack.append(Module.instance(made_of))
+        else:
+            self._call(made_of, arguments)
+
     def _build(self, state):
         """Give the object on the stack its state: as much as each kind needs."""
         target = self.stack[-1]
-        if type(target) is Stub:
+        if type(target) is Stub or (type(target) is Module and target.state is None):
             target.state = state
         elif type(target) is DType:
             target.order = ">" if state[1] == ">" else "<"
@@ -373,12 +250,17 @@ class Reader:
 
 def _pairs(items):
     """key, value, key, value, ... -> pairs."""
-    return list(zip(map(_plain, items[::2]), items[1::2], strict=True))
+    if len(items) > 2 * MOST_KEYS:
+        raise ValueError(f"a dict of more than {MOST_KEYS:,} keys")
+    return list(zip(map(plain, items[::2]), items[1::2], strict=True))
 
 
 LITERALS = dict.fromkeys(["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
                           "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
                           "BINBYTES8", "BYTEARRAY8", "NONE"]) | {"NEWTRUE": True, "NEWFALSE": False}  # fmt: skip
+CODES = {step.code.encode("latin1"): step for step in pickletools.opcodes}
+LENGTHS = {"BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8, "BINSTRING": 4, "BINUNICODE": 4, "BINUNICODE8": 8}  # bytes of a length
+LENGTHS_OF_TEXT = {"BINSTRING": "latin1", "BINUNICODE": "utf-8", "BINUNICODE8": "utf-8"}
 STEPS = {  # a step of the program -> what it does to the reader, with its argument
     "PROTO": lambda r, a: None,
     "FRAME": lambda r, a: None,
@@ -406,7 +288,7 @@ STEPS = {  # a step of the program -> what it does to the reader, with its argum
     "GLOBAL": lambda r, a: r._name(*a.rsplit(" ", 1)),
     "STACK_GLOBAL": lambda r, a: r._name(*r._last(2)),
     "REDUCE": lambda r, a: r._call(*r._last(2)),
-    "NEWOBJ": lambda r, a: r._call(*r._last(2)),
+    "NEWOBJ": lambda r, a: r._new(*r._last(2)),
     "BUILD": lambda r, a: r._build(r.stack.pop()),
     "BINPERSID": lambda r, a: r._refer(r.stack.pop()),
 }
@@ -418,56 +300,97 @@ STEPS = {  # a step of the program -> what it does to the reader, with its argum
 
 def _names(reader):
     """{name in a file: its stand-in}."""
+    unused = ("argparse.Namespace", "functools.partial", "torch.device", "pathlib.PosixPath", "pathlib.WindowsPath")  # of a training
+    known = {name: Stub for name in unused} | _python(reader) | _numpy(reader) | _torch(reader)
+    return {name: Function(call) for name, call in known.items()} | {f"torch.{name}Storage": Kind(name) for name in STORAGES}
+
+
+def _python(reader):
+    """What a file may call of Python, and of the projects that train StyleGANs."""
 
     def text(value, encoding):
-        if encoding != "latin1" or type(value) is not str:
+        if encoding != "latin1" or not (type(value) is str or (type(value) is Place and value.text)):
             raise ValueError("an encoding other than latin1")
-        reader.spend(len(value))
+        if type(value) is Place:
+            return value
+        reader.spend(100 + len(value))
         return value.encode("latin1")
 
     def collection(kind):
         def make(values=()):
             reader.spend(100 * len(values))
-            return kind(map(_plain, values)) if kind is set else kind((_plain(key), value) for key, value in values)
+            if len(values) > MOST_KEYS:
+                raise ValueError(f"a dict or set of more than {MOST_KEYS:,} keys")
+            return kind(map(plain, values)) if kind is set else kind((plain(key), value) for key, value in values)
 
         return make
+
+    return {
+        "collections.OrderedDict": collection(OrderedDict),
+        "collections.defaultdict": lambda *_: {},
+        "builtins.set": collection(set),  # a module's names of buffers that are not saved, in pickles of protocol 3 and below
+        "copyreg._reconstructor": Module.instance,
+        "copyreg.__newobj__": Module.instance,
+        "_codecs.encode": text,
+        "dnnlib.tflib.network.Network": Stub,
+        "dnnlib.util.EasyDict": lambda: EasyDict(),
+        "torch_utils.persistence._reconstruct_persistent_obj": Module.persistent,
+    }
+
+
+def _numpy(reader):
+    """What a file may call of NumPy."""
 
     def scalar(dtype, raw):
         if type(raw) is Place or len(raw) > 64:
             raise ValueError("a number of more than 64 bytes")
-        return np.frombuffer(_bytes(raw), dtype.numpy())[0].item()
+        return np.frombuffer(as_bytes(raw), dtype.numpy())[0].item()
 
     def from_buffer(raw, dtype, shape, order):
         return Array(reader).fill(shape, dtype, order == "F", raw)
 
-    def tensor(storage, offset, size, stride, *_):
-        return Tensor(reader, storage, offset, size, stride)
-
-    def storage(raw):  # a PyTorch file in the format before zip, which holds a storage alone
-        where = (raw.start, raw.reader.program, raw.length) if type(raw) is Place else (0, raw, len(raw))
-        reader.spend(where[2])
-        return _legacy(Reader(reader.path, *where[:2], reader))
-
-    known = {
-        "dnnlib.tflib.network.Network": Stub,
-        "dnnlib.util.EasyDict": lambda: EasyDict(),
-        "collections.OrderedDict": collection(OrderedDict),
-        "builtins.set": collection(set),  # a module's names of buffers that are not saved, in pickles of protocol 3 and below
-        "numpy.ndarray": Stub,
-        "numpy.dtype": DType,
-        "_codecs.encode": text,
-        "torch_utils.persistence._reconstruct_persistent_obj": Module,
-        "torch._utils._rebuild_parameter": lambda data, *_: data,
-        "torch._utils._rebuild_tensor_v2": tensor,
-        "torch.storage._load_from_bytes": storage,
-        "torch.Size": lambda values: values,
-    }
+    known = {"numpy.ndarray": Stub, "numpy.dtype": DType}
     for core in ("numpy.core", "numpy._core"):
         known |= {f"{core}.multiarray._reconstruct": lambda *_: Array(reader), f"{core}.multiarray.scalar": scalar,
                   f"{core}.numeric._frombuffer": from_buffer}  # fmt: skip
-    unused = ("argparse.Namespace", "torch.device", "pathlib.PosixPath", "pathlib.WindowsPath")  # the flags of a training
-    known |= {name: Stub for name in unused}
-    return {name: Function(call) for name, call in known.items()} | {f"torch.{name}Storage": Kind(name) for name in STORAGES}
+    return known
+
+
+def _torch(reader):
+    """What a file may call of PyTorch."""
+
+    def tensor(storage, offset, size, stride, *_):
+        return Tensor(reader, storage, offset, size, stride)
+
+    def with_attributes(made_by, _, arguments, *__):  # a tensor that someone gave attributes, which are left out
+        if type(made_by) is not Function or made_by.call is not tensor or type(arguments) is not tuple:
+            raise ValueError("a tensor that is made by something else")
+        return tensor(*arguments)
+
+    def storage(raw):  # a PyTorch file in the format before zip, which holds a storage alone
+        within = raw.reader if type(raw) is Place else reader
+        if within.depth > 1:
+            raise ValueError("a storage within a storage")
+        if type(raw) is Place and not raw.text:
+            return _legacy(Reader(reader.path, raw.start, within.program, within), raw.length)
+
+        def read():
+            program = as_bytes(raw)
+            return _legacy(Reader(reader.path, 0, program, within), len(program))
+
+        found = read()
+        if type(raw) is Place and type(found) is Storage:  # text: its bytes are made once more when they are wanted, and not kept
+            found.raw, found.reader = lambda: read().raw(), reader
+        return found
+
+    return {
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+        "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+        "torch._utils._rebuild_tensor_v2": tensor,
+        "torch._tensor._rebuild_from_type_v2": with_attributes,
+        "torch.storage._load_from_bytes": storage,
+        "torch.Size": lambda values: values,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -487,49 +410,106 @@ def read_pt(path):
 
 def _zipped(path):
     """A zip archive: the pickle data.pkl, and a record data/NAME for each storage."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"not enough data: {error}") from None
-    records, whole = {info.filename: info for info in archive.infolist()}, Reader(path)
+    whole = Reader(path)
+    records = _records(whole)
     pickle = [name for name in records if name.rpartition("/")[2] == "data.pkl"]
-    if len(pickle) != 1 or len(records) != len(archive.infolist()):
+    if len(pickle) != 1:
         raise ValueError("a zip archive, but none that PyTorch writes: it needs one data.pkl, and no name twice")
     folder = pickle[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in records:
         raise ValueError("a TorchScript archive, which holds a program; save the network's state_dict() instead")
-
-    def record(name):
-        info = records.get(folder + name)
-        if info is None:
-            raise ValueError(f"not enough data: the record {shown(name)} is missing")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-            raise ValueError(f"the record {shown(name)} is encrypted, or compressed in a way that PyTorch does not know")
-        whole.spend(info.file_size)
-        return archive.read(info)  # checks its checksum; what a zip tool has deflated since is read right
+    if folder + "byteorder" in records and _record(whole, records, folder + "byteorder") != b"little":
+        raise ValueError("a file of a big-endian machine")
+    storages = {}
 
     def refer(pid):
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[2]) is not str:
             raise ValueError("a reference to something that is no storage")
-        return Storage(lambda: record(f"data/{pid[2]}"), pid[1], pid[4])
+        name = f"{folder}data/{pid[2]}"
+        return _once(storages, name, Storage(whole, lambda: _record(whole, records, name), pid[1], pid[4]))
 
-    if folder + "byteorder" in records and record("byteorder") != b"little":
-        raise ValueError("a file of a big-endian machine")
-    reader = Reader(path, program=record("data.pkl"), parent=whole)
+    reader = Reader(path, program=_record(whole, records, folder + "data.pkl"), parent=whole)
     reader.refer = refer
     return reader.load()
 
 
-def _legacy(reader):
-    """The format before zip: pickles of a magic number, a version, the machine and the object; then the storages."""
+def _records(reader):
+    """The records {name: ZipInfo} of a zip archive; ValueError unless each has bytes and a name of its own."""
+    with reader.open() as f:
+        f.most = DIRECTORY
+        try:
+            found = zipfile.ZipFile(f).infolist()
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+            raise ValueError(f"not enough data: {error}") from None
+    end, records = 0, {}
+    for info in sorted(found, key=lambda info: info.header_offset):
+        if info.filename in records or info.orig_filename != info.filename:
+            raise ValueError(f"a zip archive, but none that PyTorch writes: the name {shown(info.orig_filename)} is there twice, or odd")
+        if info.header_offset < end or info.compress_size < 0:
+            raise ValueError(f"the record {shown(info.filename)} lies on another")
+        end = info.header_offset + 30 + len(info.orig_filename) + info.compress_size
+        records[info.filename] = info
+    if end > reader.size:
+        raise ValueError("not enough data: a record ends behind the file")
+    return records
+
+
+def _record(reader, records, name):
+    """The bytes of a record, its checksum compared; one that a zip tool has deflated since is read right.
+
+    Python's own reading parses the archive's directory each time, and may inflate more than the size that is declared.
+    """
+    info = records.get(name)
+    if info is None:
+        raise ValueError(f"not enough data: the record {shown(name)} is missing")
+    stored, size = info.compress_type == zipfile.ZIP_STORED, info.file_size
+    if not (stored or info.compress_type == zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise ValueError(f"the record {shown(name)} is encrypted, or compressed in a way that PyTorch does not know")
+    if stored and info.compress_size != size:
+        raise ValueError(f"the record {shown(name)} is declared with two sizes")
+    if size > MADE * reader.size + FREE:
+        raise ValueError(f"the record {shown(name)} is many times as large as the file")
+    reader.spend(read=size + info.compress_size)
+    with reader.open() as f:
+        f.seek(info.header_offset)
+        head = f.read(30)
+        own = f.read(int.from_bytes(head[26:28], "little")).decode("utf-8" if info.flag_bits & 0x800 else "cp437")
+        if head[:4] != b"PK\3\4" or own != name:
+            raise ValueError(f"not enough data: the record {shown(name)} is not where the archive says")
+        f.seek(int.from_bytes(head[28:30], "little"), 1)
+        raw = f.read(info.compress_size)
+    if not stored:
+        inflate = zlib.decompressobj(-15)
+        raw = inflate.decompress(raw, size + 1)
+    if len(raw) != size:
+        raise ValueError(f"not enough data: the record {shown(name)} has {len(raw)} bytes where {size} are declared")
+    if zlib.crc32(raw) != info.CRC:
+        raise ValueError(f"Bad CRC-32 for file {shown(name)!r}")
+    return raw
+
+
+def _once(storages, name, storage):
+    """The storage of that name as it was first declared; ValueError where it is now declared as another."""
+    first = storages.setdefault(name, storage)
+    if (first.kind, first.count) != (storage.kind, storage.count):
+        raise ValueError(f"the storage {shown(name)} is declared in two ways")
+    return first
+
+
+def _legacy(reader, length=None):
+    """The format before zip: pickles of a magic number, a version, the machine and the object; then the storages.
+
+    Args:
+        length: how many bytes of the file it may take, where it does not go to its end.
+    """
     storages, places = {}, {}
 
     def refer(pid):
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Class:  # with its source, which is left out
+            return pid[1]
         if type(pid) is not tuple or len(pid) != 6 or pid[0] != "storage" or type(pid[2]) is not str or pid[5] is not None:
             raise ValueError("a reference to something that is no storage")
-        if pid[2] not in storages:
-            storages[pid[2]] = Storage(lambda: places[pid[2]].read(), pid[1], pid[4])
-        return storages[pid[2]]
+        return _once(storages, pid[2], Storage(reader, lambda: places[pid[2]].read(), pid[1], pid[4]))
 
     with reader.open() as f:
         if f.read(len(LEGACY_PT)) != LEGACY_PT:
@@ -539,13 +519,16 @@ def _legacy(reader):
             raise ValueError("a file of a big-endian machine")
         reader.refer = refer
         found, names = reader.run(f), reader.run(f)
+        reader.refer = None  # which holds the reader: its program is let go at once
+        if type(names) is not list or len(names) != len(storages):
+            raise ValueError("not enough data: some storages are missing")
         for name in names:
-            if name not in storages:
+            if type(name) is not str or name not in storages or name in places:
                 raise ValueError("a storage that nothing refers to")
             if f.read(8) != storages[name].count.to_bytes(8, "little"):
                 raise ValueError(f"not enough data: the storage {shown(name)} is missing, or of another size than declared")
             places[name] = Place(reader, f.tell(), storages[name].bytes)
             f.seek(storages[name].bytes, 1)
-        if storages.keys() != places.keys():
-            raise ValueError("not enough data: some storages are missing")
+        if f.tell() > (reader.size if length is None else reader.start + length):
+            raise ValueError("not enough data: a storage ends behind the file")
     return found

@@ -4,6 +4,8 @@ Pivotal tuning (Roich et al. 2021, "Pivotal tuning for latent-based editing of r
 {name of a parameter of `G.synthesis`: a float16 tensor}. A convolution's [O, I, 3, 3] may be changed by one factor a kernel,
 [O, I, 1, 1], weight * (1 + factor) (HyperStyle, Alaluf et al. 2022), whatever has the parameter's own shape is added to it. They
 are float16 from the moment they are found, so that what is rendered then and what is rendered from the file is one picture.
+
+StyleGAN3's input may be turned and shifted for a face, too (`motion`): that is kept beside its weights, as TRANSFORM, float32 [3, 3].
 """
 
 import functools
@@ -13,13 +15,14 @@ from dataclasses import replace
 
 import torch
 
-from editor import checkpoints, classes, files, projection
+from editor import checkpoints, classes, files, motion, projection
 from editor.fast_conv import branch
 from stylegan_layers import Freezable
 
 SUFFIX = ".tuned.safetensors"
 FORMAT = "stylegan-latent-editor tuned weights 1"
 CONVOLUTION = re.compile(r"(b\d+\.conv[01]|L\d+_\d+_\d+)\.weight")  # StyleGAN3's ToRGB with them
+TRANSFORM = "input.transform"  # stands as it is, and is added to nothing
 LONGEST_HEADER = 1 << 20  # bytes of a file's names, shapes and metadata: kilobytes, in truth
 PSI = 0.7  # truncation of the other faces
 OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)|L\d+_\d+_\d+\.bias")
@@ -33,7 +36,8 @@ def worn(G, tuned):
     """The generator with a face's tuned weights (None: G itself, so its pictures to the bit); what they leave alone is shared with G."""
     if not tuned:
         return G
-    found = with_weights(G, {name: changed(parameter(G, name), delta) for name, delta in tuned.items()})
+    weights = {name: delta if name == TRANSFORM else changed(parameter(G, name), delta) for name, delta in tuned.items()}
+    found = with_weights(G, weights)
     for module in found.modules():
         if isinstance(module, Freezable) and module.frozen is None:  # what is shared with G stays as it is: threads render with it
             module.freeze()
@@ -303,6 +307,8 @@ def between(a, b, amounts, G):
         one, other, amount = (a or {}).get(name), (b or {}).get(name), amounts(name)
         if amount in (0, 1):
             value = other if amount else one
+        elif name == TRANSFORM:
+            value = motion.between(*(G.synthesis.input.transform if each is None else each for each in (one, other)), amount)
         else:
             one, other = _alike(one, other, parameter(G, name))
             value = torch.lerp(one, other, amount).half()
@@ -363,6 +369,8 @@ def read(path, G, force=False):
     advice = "encode again, or use --tuned_strength 0"
     files.require_regular(path, advice)
     weights = {name: weight for name, weight in G.synthesis.named_parameters() if CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name)}
+    if G.kind == "stylegan3":
+        weights[TRANSFORM] = G.synthesis.input.transform
     if path.stat().st_size > 2 * sum(weight.numel() for weight in weights.values()) + LONGEST_HEADER:
         raise ValueError(f"{path}: larger than all weights of this generator; {advice}")
     content = path.read_bytes()  # not by its name, which safetensors reads as UTF-8 only
@@ -380,6 +388,8 @@ def read(path, G, force=False):
         factor = [*weight.shape[:2], 1, 1] if weight is not None and CONVOLUTION.fullmatch(name) else None
         if weight is None or shape not in (list(weight.shape), factor):
             raise ValueError(f"{path}: {name[:60]!r} {shape} is no weight of this generator; {advice}")
-        if value.dtype != torch.float16 or not torch.isfinite(value).all():
+        if name == TRANSFORM and (value.dtype != torch.float32 or not motion.is_one(value)):
+            raise ValueError(f"{path}: {name} is no turn and shift in float32; {advice}")
+        if (name != TRANSFORM and value.dtype != torch.float16) or not torch.isfinite(value).all():
             raise ValueError(f"{path}: {name} is no float16, or holds NaN or infinity; {advice}")
     return {name: value.to(G.w_avg.device) for name, value in found.items()} or None

@@ -13,18 +13,25 @@ import pytest
 import torch
 
 import weight_convert
-from editor import checkpoints, pickles
+from editor import checkpoints, dialects, pickles
 from stylegan_layers import Config, Discriminator, Generator
 from tests.golden import official
 from tests.golden.formats import (
+    ada_discriminator,
     ada_pickle,
+    class_file,
     equal,
     golden_values,
+    grown_module,
+    kernel,
     lernapparat,
     named,
     network,
     official_pickle,
+    persistent_file,
     rosinality,
+    sg3_module,
+    sg3_state,
     variables,
 )
 
@@ -245,14 +252,27 @@ def test_what_the_layers_say_of_themselves_may_be_right(tmp_path):
     assert G.config.conv_clamp == 256
 
 
-@pytest.mark.parametrize("name", list(weight_convert.KNOWN))
-def test_each_setting_that_is_known_is_looked_at(name):
-    right = weight_convert.KNOWN[name][0]
-    wrong = {list: [2, 1], str: "other", bool: right is False}.get(type(right), 7)
-    weight_convert._check_settings({name: right}, {"synthesis_kwargs": {"block_kwargs": {name: right}}})
-    for said in ({name: wrong}, {"synthesis_kwargs": {"block_kwargs": {name: wrong}}}):
-        with pytest.raises(ValueError, match=f"{name}=.*; the toolkit knows"):
-            weight_convert._check_settings(said)
+ROWS = [(project, name) for project, rows in dialects.SETTINGS.items() for name in rows]
+
+
+@pytest.mark.parametrize("project, name", ROWS)
+@pytest.mark.parametrize("role", ["generator", "discriminator"])
+def test_each_setting_that_is_known_is_looked_at(project, name, role):
+    allowed = dialects.SETTINGS[project][name]
+    allowed = allowed[role] if isinstance(allowed, dict) else allowed
+    for right in [7, "other"] if allowed is None else allowed:
+        dialects.check_settings(project, role, {name: right}, {"synthesis_kwargs": {"block_kwargs": {name: right}}})
+    for wrong in [] if allowed is None else [not allowed[0]] if type(allowed[0]) is bool else [[2, 1], "other", 7, None]:
+        for said in ({name: wrong}, {"synthesis_kwargs": {"block_kwargs": {name: wrong}}}):
+            with pytest.raises(ValueError, match=f"{name}=.*; the toolkit knows .* only"):
+                dialects.check_settings(project, role, said)
+
+
+@pytest.mark.parametrize("project", dialects.SETTINGS)
+def test_a_setting_that_nobody_knows_is_refused(project):
+    for name in ("unheard_of", "normalize_labels", 3):
+        with pytest.raises(ValueError, match=f"{name}=True; the toolkit knows no such setting"):
+            dialects.check_settings(project, "generator", {name: True})
 
 
 @pytest.mark.parametrize(
@@ -372,12 +392,259 @@ def test_the_decoder_of_e4e_and_psp(tmp_path, official_networks, rows, prefix):
         weight_convert.convert(tmp_path / "e4e.pt")
 
 
-@pytest.mark.parametrize("names, said", [(["synthesis.L0_36_512.weight", "synthesis.input.freqs"], "StyleGAN3"),
-                                         (["synthesis.b4.const", "mapping.embed.weight"], "classes")])  # fmt: skip
-def test_generators_of_another_kind_are_named(tmp_path, names, said):
-    torch.save({name: torch.zeros(3) for name in names}, tmp_path / "n.pt")
-    with pytest.raises(ValueError, match=said):
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole modules, saved as `torch.save(G)`
+
+
+def small(kind="stylegan2", **more):
+    torch.manual_seed(0)
+    return Generator(Config(kind, 16, 256, 32, **{"mapping_layers": 2, "z_dim": 24, "w_dim": 24} | more))
+
+
+def ada_names(G):
+    """The state dict of one of our StyleGAN2 generators, as StyleGAN2-ADA-PyTorch saves it."""
+    state = {name: value.clone() for name, value in G.state_dict().items()}
+    for r in G.config.resolutions:
+        state |= {f"synthesis.b{r}.{part}resample_filter": kernel(1, 3, 3, 1) for part in ["", "conv1."] + ["conv0."] * (r > 4)}
+    return state
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("module", ["training.networks", "models.StyleCLIP.models.stylegan2.networks", "__main__"])
+def test_a_generator_saved_by_its_class(tmp_path, module, zipped):
+    """PTI's tuned generators, and whatever scripts write with torch.save(G): their source is not there, and not needed."""
+    G = small()
+
+    def fill(make, _):
+        init = {"synthesis_kwargs": {"conv_clamp": 256}}
+        module = grown_module(make, "Generator", ada_names(G), z_dim=24, c_dim=0, _init_kwargs=init)
+        module.register_buffer("grid", torch.zeros(3), persistent=False)
+        return module
+
+    found, said = weight_convert.convert(class_file(tmp_path / "model_XY_me.pt", fill, module, zipped))
+    assert found.config.conv_clamp == 256 and not any(said.values())
+    ws = torch.randn(1, found.num_ws, 24)
+    assert torch.equal(found.synthesis(ws), G.synthesis(ws)) and torch.equal(found.w_avg, G.w_avg)
+    assert module == "__main__" or module.split(".")[0] not in sys.modules
+
+
+def test_rosinalitys_module_saved_by_its_class(tmp_path, official_networks):
+    G, _ = rosinality(golden_values("sg2", 2))
+    said = {"style.1": {"lr_mul": 0.01, "activation": "fused_lrelu"}, "conv1.conv.modulation": {"lr_mul": 1, "activation": None}}
+
+    def fill(make, _):
+        module = grown_module(make, "Generator", G)
+        for name, attributes in said.items():
+            module.get_submodule(name).__dict__.update(attributes)
+        return {"g_ema": module, "latent_avg": golden_values("sg2", 2)["dlatent_avg"]}
+
+    found, _ = weight_convert.convert(class_file(tmp_path / "n.pt", fill, "model"))
+    assert equal(found, official_networks[0]) and torch.equal(found.w_avg, golden_values("sg2", 2)["dlatent_avg"])
+    said["style.1"]["lr_mul"] = 0.1
+    with pytest.raises(ValueError, match="lr_mul=0.1; the toolkit knows 0.01 only"):
+        weight_convert.convert(class_file(tmp_path / "n.pt", fill, "model"))
+
+
+def test_a_module_of_something_else_is_named(tmp_path):
+    path = class_file(
+        tmp_path / "n.pt", lambda make, _: grown_module(make, "ResNet", {"layer1.weight": torch.zeros(3)}), "torchvision.models"
+    )
+    with pytest.raises(ValueError, match="a ResNet, which is no StyleGAN that the toolkit knows"):
+        weight_convert.convert(path)
+
+
+@pytest.mark.parametrize(
+    "at, value, said", [(1, 10, None), (4, 1, "img_channels=1"), (6, {"conv_clamp": 256}, None), (6, {"bogus": 3}, "bogus=3")]
+)
+def test_settings_without_a_name_are_looked_at(tmp_path, at, value, said):
+    args = (512, 0, 512, 128, 3, {}, {})
+    path = ada_pickle(tmp_path / "n.pkl", golden_values("sg2", 2), args=args[:at] + (value,) + args[at + 1 :],
+                      holds=lambda G, D, raw: (G.__dict__.update(_init_kwargs={}), G)[1])  # fmt: skip
+    if said:
+        with pytest.raises(ValueError, match=said):
+            weight_convert.convert(path)
+    else:
+        assert weight_convert.convert(path)[0].config.conv_clamp == (256 if at == 6 else None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# StyleGAN3
+
+
+def assert_golden3(G, golden, kind, bar=1e-4):
+    rng = np.random.RandomState({"t": 3, "r": 4}[kind])
+    z, ws = (torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) for shape in [(2, 512), (2, G.num_ws, 512)])
+    with torch.no_grad():
+        image = G.synthesis(ws).numpy()
+        got = {"w": G.mapping(z).numpy(), "image": image[:, :, 1::4, 2::4], "corner": image[:, :, -4:, -4:]}
+    for key, value in got.items():
+        assert np.abs(value - golden[key]).max() <= bar * golden[key].std(), key
+
+
+@pytest.fixture(scope="module")
+def sg3():
+    return {kind: sg3_state(kind) for kind in "tr"}
+
+
+@pytest.mark.parametrize("kind", ["t", "r"])
+def test_stylegan3s_official_pickle_gives_its_images(tmp_path, sg3, kind):
+    state, golden = sg3[kind]
+
+    def fill(make, EasyDict):
+        G, raw = (sg3_module(make, EasyDict, kind, state) for _ in range(2))
+        D = grown_module(make, "Discriminator", ada_discriminator(golden_values("sg2", 2)), _init_kwargs=EasyDict(c_dim=0))
+        return {"G": raw, "D": D, "G_ema": G, "training_set_kwargs": EasyDict(), "augment_pipe": None}
+
+    G, D = converted(persistent_file(tmp_path / "n.pkl", fill), tmp_path)
+    assert "torch_utils" not in sys.modules and G.kind == "stylegan3" and G.config.use_radial_filters == (kind == "r")
+    assert (G.config.channel_base, G.config.channel_max, G.config.conv_clamp) == (2048, 48, 256)
+    assert_golden3(G, golden, kind)
+    assert_golden("sg2", 2, D=D)
+
+
+SG3_FILES = {
+    "a generator alone": lambda kind, state: dict(fill=lambda make, E: sg3_module(make, E, kind, state)),
+    "torch.save": lambda kind, state: dict(fill=lambda make, E: sg3_module(make, E, kind, state), save=torch.save),
+    "by class": lambda kind, state: lambda path: class_file(path, lambda make, E: sg3_module(make, E, kind, state), "training.networks3"),
+    "state dict": lambda kind, state: lambda path: torch.save(state, path),
+    "stylegan3-editing": lambda kind, state: lambda path: torch.save(
+        {"state_dict": {f"decoder.{k}": v for k, v in state.items()} | {"encoder.body.0.weight": torch.zeros(3)},
+         "opts": argparse.Namespace(lr=1), "latent_avg": torch.zeros(16, 512)}, path),
+    "float16": lambda kind, state: lambda path: torch.save({"G_ema": {k: v.half() for k, v in state.items()}}, path),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", SG3_FILES)
+@pytest.mark.parametrize("kind", ["t", "r"])
+def test_stylegan3_however_it_is_saved(tmp_path, sg3, kind, file):
+    state, _ = sg3[kind]
+    how = SG3_FILES[file](kind, state)
+    persistent_file(tmp_path / "n.pt", **how) if isinstance(how, dict) else how(tmp_path / "n.pt")
+    G, said = weight_convert.convert(tmp_path / "n.pt")
+    assert not said["estimated"] and weight_convert.convert(tmp_path / "n.pt", "discriminator") == (None, {})
+    if file != "float16":  # its pictures are compared in test_stylegan3s_official_pickle_gives_its_images
+        assert all(torch.equal(value, state[name]) for name, value in G.state_dict().items())
+        return
+    assert all(torch.equal(value, state[name].half().float()) for name, value in G.state_dict().items())
+    torch.save({name: value.bfloat16() for name, value in state.items()}, tmp_path / "n.pt")  # coarser than filters may be
+    with pytest.raises(ValueError, match="_filter differs from what its settings give"):
         weight_convert.convert(tmp_path / "n.pt")
+
+
+def test_stylegan3s_filters_and_settings_are_looked_at(tmp_path, sg3):
+    state, _ = sg3["t"]
+    torch.save(state | {"synthesis.L3_36_48.up_filter": state["synthesis.L3_36_48.up_filter"] * 1.01}, tmp_path / "n.pt")
+    with pytest.raises(ValueError, match="L3_36_48.up_filter"):
+        weight_convert.convert(tmp_path / "n.pt")
+    for clamp in (256, None, 64):
+        path = persistent_file(tmp_path / "n.pkl", lambda make, E, clamp=clamp: sg3_module(make, E, "t", state, conv_clamp=clamp))
+        assert weight_convert.convert(path)[0].config.conv_clamp == clamp
+    for name, value in [("output_scale", 1), ("filter_size", 8), ("unheard_of", 1), ("mapping_kwargs", {"lr_multiplier": 1})]:
+        path = persistent_file(tmp_path / "n.pkl", lambda make, E, more={name: value}: sg3_module(make, E, "t", state, **more))
+        with pytest.raises(ValueError, match=f"{'lr_multiplier' if name == 'mapping_kwargs' else name}=.*; the toolkit knows"):
+            weight_convert.convert(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classes, growing, shapes
+
+
+@pytest.mark.parametrize("save", ["pickle", "state dict"])
+def test_classes_come_along(tmp_path, save):
+    G = small(c_dim=3)
+    if save == "pickle":
+        init = dict(z_dim=24, c_dim=3, w_dim=24, img_resolution=16, img_channels=3, mapping_kwargs={"num_layers": 2})
+        persistent_file(tmp_path / "n.pt", lambda make, E: {"G_ema": grown_module(make, "Generator", ada_names(G), _init_kwargs=E(init))})
+    else:
+        torch.save({"G_ema": {k: v for k, v in ada_names(G).items() if k != "mapping.w_avg"}}, tmp_path / "n.pt")
+    found, said = weight_convert.convert(tmp_path / "n.pt")
+    z, c = torch.randn(2, 24), torch.eye(3)[:2]
+    assert found.config.c_dim == 3 and found.config.z_dim == 24
+    assert torch.equal(found.mapping(z, c), G.mapping(z, c)) and torch.equal(found.synthesis(found.truncate(z)), G.synthesis(G.truncate(z)))
+    if save == "state dict":  # the mean of all classes
+        assert said["estimated"].startswith("mean latent")
+        means = torch.stack([G.mapping(torch.randn(5000, 24), row[None].expand(5000, -1)).mean(0) for row in torch.eye(3)])
+        assert (found.w_avg - means.mean(0)).abs().max() < 0.05
+
+
+def test_a_discriminator_with_another_minibatch_is_refused(tmp_path):
+    """Its configuration may leave the size to the code's default, which the layer itself knows."""
+
+    def fill(make, _):
+        D = grown_module(make, "Discriminator", ada_discriminator(golden_values("sg2", 2)))
+        D.b4.mbstd = make("MinibatchStdLayer")
+        D.b4.mbstd.__dict__.update(group_size=size, num_channels=1)
+        return {"D": D}
+
+    for size in (4, 8):
+        persistent_file(tmp_path / f"{size}.pkl", fill)
+    assert weight_convert.convert(tmp_path / "4.pkl", "discriminator")[0] is not None
+    with pytest.raises(ValueError, match="mbstd_group_size=8; the toolkit knows 4 only"):
+        weight_convert.convert(tmp_path / "8.pkl", "discriminator")
+
+
+def test_a_discriminator_with_classes_is_refused(tmp_path):
+    path = ada_pickle(tmp_path / "n.pkl", golden_values("sg2", 2), holds=lambda G, D, raw: (D._init_kwargs.update(c_dim=5), {"D": D})[1])
+    with pytest.raises(ValueError, match="c_dim=5; the toolkit knows 0 only"):
+        weight_convert.convert(path, "discriminator")
+
+
+def test_a_snapshot_from_a_whole_level_of_growing_is_the_smaller_network(tmp_path, Network):
+    """At lod 2 of 128 the official code shows ToRGB_lod2's 32x32 pixels, each repeated 4 times a side."""
+    values = {k: v.numpy() for k, v in golden_values("sg1", 3).items()}
+    split = lambda scope: {k.removeprefix(scope): v for k, v in values.items() if k.startswith(scope)}  # noqa: E731
+
+    def file(synthesis, critic, lod):
+        parts = {"synthesis": network(Network, synthesis | {"lod": np.float32(lod)}), "mapping": network(Network, split("G_mapping/"))}
+        Gs = network(Network, {"lod": np.float32(lod), "dlatent_avg": values["dlatent_avg"]}, parts)
+        path.write_bytes(pickle.dumps((network(Network, {}), network(Network, critic | {"lod": np.float32(lod)}), Gs)))
+
+    path = tmp_path / "n.pkl"
+    whole_G, whole_D = split("G_synthesis/"), split("D/")
+    file(whole_G, whole_D, 2)
+    (G, said), (D, _) = (weight_convert.convert(path, role) for role in ("generator", "discriminator"))
+    assert G.resolution == 32 and "its last 2 resolutions are not trained" in said["remark"]
+    small = lambda v: {k.replace("_lod2", "_lod0"): w for k, w in v.items()  # noqa: E731
+                       if not re.match(r"(64|128)x|noise([89]|1\d)|.*_lod[013-9]", k)}  # fmt: skip
+    file(small(whole_G), small(whole_D), 0)
+    assert equal(G, weight_convert.convert(path)[0]) and equal(D, weight_convert.convert(path, "discriminator")[0])
+
+
+@pytest.mark.parametrize("part", ["Gs", "D"])
+def test_a_tensorflow_network_pickled_alone(tmp_path, Network, part):
+    path = official_pickle(Network, tmp_path / "n.pkl", "sg2", 2)
+    g, d, gs = pickle.loads(path.read_bytes())
+    whole = [weight_convert.convert(path, role)[0] for role in ("generator", "discriminator")]
+    for data in [gs if part == "Gs" else d, (None, None, gs) if part == "Gs" else (None, d, None)]:
+        path.write_bytes(pickle.dumps(data))
+        found = [weight_convert.convert(path, role)[0] for role in ("generator", "discriminator")]
+        mine = 0 if part == "Gs" else 1
+        assert equal(found[mine], whole[mine]) and found[1 - mine] is None
+
+
+@pytest.mark.parametrize("whose", ["ada", "rosinality"])
+def test_pictures_that_are_not_square_are_refused_by_name(tmp_path, whose):
+    if whose == "ada":
+        state = ada_names(small()) | {"synthesis.b4.const": torch.zeros(32, 4, 2)}
+    else:
+        state = rosinality(golden_values("sg2", 2))[0] | {"input.input": torch.zeros(1, 64, 4, 2)}
+    torch.save({"g_ema": state}, tmp_path / "n.pt")
+    with pytest.raises(ValueError, match="begins with 4x2 pixels: a generator of pictures that are not square"):
+        weight_convert.convert(tmp_path / "n.pt")
+
+
+def test_rosinalitys_variants(tmp_path, official_networks, monkeypatch):
+    """Older files have no noise maps; StyleGAN-NADA's have the optimiser beside; a mean may stand in the file."""
+    monkeypatch.setattr(weight_convert, "SAMPLES", 100)
+    values = golden_values("sg2", 2)
+    G, _ = rosinality(values)
+    torch.save({"g_ema": {k: v for k, v in G.items() if "noises" not in k}, "g_optim": {"state": {}}, "latent_avg": values["dlatent_avg"]},
+               tmp_path / "n.pt")  # fmt: skip
+    found, said = weight_convert.convert(tmp_path / "n.pt")
+    assert said["estimated"] == "noise maps: drawn, seed 0" and equal(found, official_networks[0], without=["noise_const"])
+    torch.save({"g_ema": {f"generator.module.{k}": v for k, v in G.items()}, "g_optim": {"state": {}}}, tmp_path / "n.pt")
+    found, said = weight_convert.convert(tmp_path / "n.pt")
+    assert said["estimated"].startswith("mean latent") and equal(found, official_networks[0], without=["w_avg"])
 
 
 def test_each_row_of_the_tables_is_needed():
@@ -390,7 +657,7 @@ def test_each_row_of_the_tables_is_needed():
             "ROSINALITY_D": rosinality(v2)[1]}  # fmt: skip
     for name, values in used.items():
         bare = {"lod", "ToRGB_lod1/weight", "FromRGB_lod1/weight"} | {k.split("/", 1)[-1] if "/" in k else k for k in values}
-        for pattern, _, _ in getattr(weight_convert, name):
+        for pattern, _, _ in getattr(dialects, name):
             assert idle.fullmatch(pattern) or any(re.fullmatch(pattern, k) for k in bare), (name, pattern)
 
 

@@ -192,6 +192,13 @@ def test_an_image_is_alike_in_any_batch(kind):
         assert torch.equal(G(z)[1:2], G(z[1:2]))
 
 
+def test_bfloat16_takes_the_fast_way():
+    G, ws = small("R"), torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    exact, rough = G.synthesis(ws), G.synthesis(ws, dtype=torch.bfloat16)
+    a, b = (torch.autograd.grad(y.square().sum(), ws)[0] for y in (rough, exact))
+    assert rough.dtype == torch.float32 and 1e-5 < off(rough, exact) < 0.2 and off(a, b) < 0.5
+
+
 def test_settings_that_the_fast_way_does_not_take():
     """Three layers jump from rate to rate by more than a tile: the plain way is there."""
     G = small("T", num_layers=3, num_critical=1, first_cutoff=0.5, first_stopband=1.0, lrelu_upsampling=4)

@@ -1,13 +1,17 @@
 """The golden networks in the formats of others, written from their descriptions and not from weight_convert's tables."""
 
+import contextlib
+import json
 import pickle
 import sys
 import types
+import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from tests.golden import official, seeded
+from tests.golden import official, seeded, seeded3
 
 
 def named(module, name):
@@ -141,66 +145,159 @@ def rosinality(values):
     return G, D
 
 
+BUFFERS = ("noise_const", "w_avg", "resample_filter", "magnitude_ema", "up_filter", "down_filter", "freqs", "phases", "transform")
+
+
+@contextlib.contextmanager
+def modules_of(names):
+    """While it lasts there are modules of these names, {name: what is in them}; nothing that reads a file may find them."""
+    before, made = {}, {}
+    for name, inside in names.items():
+        made[name] = types.ModuleType(name)
+        made[name].__dict__.update(inside)
+        for parent in [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]:
+            made.setdefault(parent, types.ModuleType(parent))
+    for name, module in made.items():
+        before[name] = sys.modules.get(name)
+        sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            sys.modules.pop(name) if old is None else sys.modules.update({name: old})
+
+
+def grown_module(make, class_name, state, **said):
+    """A tree of modules that holds a state dict: parameters as they train, the rest as buffers. `said`: attributes of the first."""
+
+    def put(root, name, value):
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            if not hasattr(root, parent):
+                setattr(root, parent, make(parent.title()))
+            root = getattr(root, parent)
+        if leaf in BUFFERS or leaf.startswith("noise_") and leaf != "noise_strength" or leaf == "kernel":
+            root.register_buffer(leaf, value)
+        else:
+            setattr(root, leaf, torch.nn.Parameter(value))
+
+    root = make(class_name)
+    for name, value in state.items():
+        put(root, name, value)
+    root.__dict__.update(said)
+    return root
+
+
+def persistent_file(path, fill, protocol=4, save=None):
+    """A file with modules of StyleGAN2-ADA-PyTorch and StyleGAN3: they are rebuilt by `_reconstruct_persistent_obj`.
+
+    Args:
+        fill: (make, EasyDict) -> what is written; `make(class name)` makes a module.
+        save: (data, path) writes the file; None: pickle.
+    """
+
+    def reconstruct(meta):
+        raise AssertionError("called")
+
+    reconstruct.__module__, reconstruct.__qualname__, reconstruct.__name__ = "torch_utils.persistence", *["_reconstruct_persistent_obj"] * 2
+    EasyDict = type("EasyDict", (dict,), {"__module__": "dnnlib.util"})
+
+    class Persistent(torch.nn.Module):
+        def __init__(self, class_name):
+            super().__init__()
+            self.class_name, self._init_args, self._init_kwargs = class_name, (), EasyDict()
+
+        def __reduce__(self):
+            meta = {"type": "class", "version": 6, "module_src": "import os\nos.abort()\n", "class_name": self.class_name}
+            return reconstruct, (meta | {"state": dict(self.__dict__)},), None
+
+    with modules_of({"torch_utils.persistence": {"_reconstruct_persistent_obj": reconstruct}, "dnnlib.util": {"EasyDict": EasyDict}}):
+        data = fill(Persistent, EasyDict)
+        save(data, path) if save else path.write_bytes(pickle.dumps(data, protocol=protocol))
+    return path
+
+
+def class_file(path, fill, module="training.networks", zipped=True):
+    """A file with `torch.save(G)` of classes that are named by the module that defines them; `fill`: (make, dict) -> what is written."""
+    classes = {}
+
+    def make(class_name):
+        if class_name not in classes:
+            classes[class_name] = type(class_name, (torch.nn.Module,), {"__module__": module})
+            setattr(sys.modules[module], class_name, classes[class_name])
+        return classes[class_name]()
+
+    with modules_of({module: {}}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its source cannot be found
+        torch.save(fill(make, dict), path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
 def ada_pickle(path, values, protocol=4, save=None, holds=None, **settings):
-    """The official pickle of StyleGAN2-ADA-PyTorch: modules that are rebuilt by `_reconstruct_persistent_obj`.
+    """The official pickle of StyleGAN2-ADA-PyTorch.
 
     Args:
         save: (data, path) writes the file; None: pickle.
         holds: (G, D, unaveraged G) -> what is written; None: what the official training writes.
     """
-    module = types.ModuleType("torch_utils.persistence")
-    exec("def _reconstruct_persistent_obj(meta): raise AssertionError('called')", module.__dict__)
-    EasyDict = type("EasyDict", (dict,), {"__module__": "dnnlib.util"})
-    stand_ins = {"torch_utils": types.ModuleType("torch_utils"), "torch_utils.persistence": module, "dnnlib": types.ModuleType("dnnlib"),
-                 "dnnlib.util": types.ModuleType("dnnlib.util")}  # fmt: skip
-    stand_ins["dnnlib.util"].EasyDict = EasyDict
-
-    class Persistent(torch.nn.Module):
-        def __init__(self, class_name, *args, **kwargs):
-            super().__init__()
-            self.class_name, self._init_args, self._init_kwargs = class_name, args, EasyDict(kwargs)
-
-        def __reduce__(self):
-            meta = {"type": "class", "version": 6, "module_src": "import os\nos.abort()\n", "class_name": self.class_name}
-            return module._reconstruct_persistent_obj, (meta | {"state": dict(self.__dict__)},), None
-
-    def grow(root, name, value):
-        """Put a tensor into the tree of modules: parameters as they train, the rest as buffers."""
-        *parents, leaf = name.split(".")
-        for parent in parents:
-            if not hasattr(root, parent):
-                setattr(root, parent, Persistent(parent.title()))
-            root = getattr(root, parent)
-        if leaf in ("noise_const", "w_avg", "resample_filter"):
-            root.register_buffer(leaf, value)
-        else:
-            setattr(root, leaf, torch.nn.Parameter(value))
-
     kwargs = {"channel_base": 2048, "channel_max": 64, "num_fp16_res": 0, "conv_clamp": None} | settings.pop("synthesis_kwargs", {})
-    mapping = EasyDict({"num_layers": 8} | settings.pop("mapping_kwargs", {}))
+    mapping = {"num_layers": 8} | settings.pop("mapping_kwargs", {})
     attributes = settings.pop("attributes", {})  # {"synthesis.b8.conv0": {name: value}}, what a layer says of itself
-    G, raw = (Persistent("Generator", z_dim=512, c_dim=0, w_dim=512, img_resolution=128, img_channels=3, mapping_kwargs=mapping,
-                         synthesis_kwargs=EasyDict(kwargs)) for _ in range(2))  # fmt: skip
-    D = Persistent("Discriminator", c_dim=0, img_resolution=128, epilogue_kwargs=EasyDict(mbstd_group_size=4), **settings)
-    for name, value in ada_generator(values).items():
-        grow(G, name, value)
-        grow(raw, name, torch.randn_like(value) if "resample" not in name else value)
-    for name, value in ada_discriminator(values).items():
-        grow(D, name, value)
-    for name, said in attributes.items():
-        G.get_submodule(name).__dict__.update(said)
-    data = {"G": raw, "D": D, "G_ema": G, "augment_pipe": None, "training_set_kwargs": EasyDict(resolution=128, mean=np.float32(0.5))}
-    before = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules.update(stand_ins)
-    try:
-        if save:
-            save(holds(G, D, raw) if holds else data, path)
-        else:
-            path.write_bytes(pickle.dumps(holds(G, D, raw) if holds else data, protocol=protocol))
-    finally:
-        for name, old in before.items():
-            sys.modules.pop(name) if old is None else sys.modules.update({name: old})
-    return path
+    args = settings.pop("args", ())
+
+    def fill(make, EasyDict):
+        init = EasyDict(z_dim=512, c_dim=0, w_dim=512, img_resolution=128, img_channels=3, mapping_kwargs=EasyDict(mapping),
+                        synthesis_kwargs=EasyDict(kwargs))  # fmt: skip
+        state = ada_generator(values)
+        G = grown_module(make, "Generator", state, _init_kwargs=init, _init_args=args)
+        noisy = {name: torch.randn_like(value) if "resample" not in name else value for name, value in state.items()}
+        raw = grown_module(make, "Generator", noisy, _init_kwargs=init)
+        critic = EasyDict(c_dim=0, img_resolution=128, epilogue_kwargs=EasyDict(mbstd_group_size=4), **settings)
+        D = grown_module(make, "Discriminator", ada_discriminator(values), _init_kwargs=critic)
+        for name, said in attributes.items():
+            G.get_submodule(name).__dict__.update(said)
+        data = {"G": raw, "D": D, "G_ema": G, "augment_pipe": None}
+        return holds(G, D, raw) if holds else data | {"training_set_kwargs": EasyDict(resolution=128, mean=np.float32(0.5))}
+
+    return persistent_file(path, fill, protocol, save)
+
+
+def sg3_state(kind):
+    """The state dict of StyleGAN3's golden network, 't' or 'r', as the official code saves it, filters and all."""
+    from stylegan3_layers import Generator3, filters, infer
+
+    golden = np.load(Path(__file__).parent / f"sg3{kind}_64_small.npz", allow_pickle=False)
+    shapes = {str(name): json.loads(str(shape)) for name, shape in zip(golden["names"], golden["shapes"], strict=True)}
+    made = {name: seeded3.value(name, tuple(shape), {"t": 3, "r": 4}[kind]) for name, shape in shapes.items() if "_filter" not in name}
+    state = {name: torch.from_numpy(np.array(value)) for name, value in made.items()}
+    state["synthesis.input.transform"] = torch.eye(3)
+    state |= {name: taps.float() for name, taps in filters(Generator3(infer(state))).items()}
+    state |= {name.removeprefix("filter/"): torch.from_numpy(golden[name]) for name in golden.files if name.startswith("filter/")}
+    assert {name: list(value.shape) for name, value in state.items()} == shapes
+    return state, golden
+
+
+SG3_KWARGS = {"t": {"channel_base": 2048, "channel_max": 48},
+              "r": {"channel_base": 2048, "channel_max": 48, "conv_kernel": 1, "use_radial_filters": True}}  # fmt: skip
+
+
+def sg3_module(make, EasyDict, kind, state, **settings):
+    """StyleGAN3's generator as a module that says of itself what the official one says."""
+    init = dict(z_dim=512, c_dim=0, w_dim=512, img_resolution=64, img_channels=3, mapping_kwargs=EasyDict(num_layers=2),
+                magnitude_ema_beta=0.999, **SG3_KWARGS[kind]) | settings  # fmt: skip
+    G = grown_module(
+        make, "Generator", state, _init_kwargs=EasyDict(init), z_dim=512, c_dim=0, w_dim=512, img_resolution=64, img_channels=3
+    )
+    G.synthesis.__dict__.update(num_layers=14, num_critical=2, margin_size=10, output_scale=0.25, num_fp16_res=4, num_ws=16)
+    G.mapping.__dict__.update(num_layers=2, num_ws=16, c_dim=0, w_avg_beta=0.998)
+    for name, layer in G.synthesis.named_children():
+        if name != "input":
+            layer.__dict__.update(conv_clamp=init.get("conv_clamp", 256), use_fp16=False, is_torgb=name.startswith("L14"))
+            layer.__dict__.update(in_size=np.array([36, 36]), in_cutoff=np.float64(2.5), padding=[np.int64(4), 5, 4, 5])
+        layer.affine.__dict__.update(activation="linear", bias_gain=1)
+    for i in range(2):
+        getattr(G.mapping, f"fc{i}").__dict__.update(activation="lrelu", bias_gain=0.01)
+    return G
 
 
 def ada_generator(values):
