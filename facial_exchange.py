@@ -68,7 +68,8 @@ def flags():
     p.add_argument("--neutral", metavar="FILE", nargs="+", help="latents of people without the expression, or a folder of them")
     p.add_argument("--expression", metavar="FILE", nargs="+", help="latents of the same people with it, in the same order")
     p.add_argument(
-        "--layers", help="layers that carry the expression, such as 3-4 (default: StyleGAN1 3-4, StyleGAN2 2-3, StyleGAN3's at 1024 3-4; "
+        "--layers",
+        help="layers that carry the expression, such as 3-4 (default: StyleGAN1 3-4, StyleGAN2 2-3, StyleGAN3's at 1024 3-4; "
         "arithmetic: all)",
     )
     p.add_argument(

@@ -227,7 +227,8 @@ def _unfit(array, w, G):
         return f"{takes}, and these are so many numbers in a row: numpy.load(...).reshape(-1, {G.num_ws}, {G.config.w_dim}) is that"
     if not _plausible(w[0], G):
         return takes
-    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}{' or a StyleGAN3' * (layers == 16)}: give that one with --weight_file"
+    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}{' or a StyleGAN3' * (layers == 16)}"
+    side += ": give that one with --weight_file"
     either = f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}], which numpy.load(...)[:, None] is"
     return f"{takes}; {side}{either if array.ndim == 2 else ''}"
 

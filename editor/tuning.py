@@ -36,12 +36,16 @@ def worn(G, tuned):
     """The generator with a face's tuned weights (None: G itself, so its pictures to the bit); what they leave alone is shared with G."""
     if not tuned:
         return G
-    weights = {name: delta if name == TRANSFORM else changed(parameter(G, name), delta) for name, delta in tuned.items()}
-    found = with_weights(G, weights)
+    found = with_weights(G, weights(G, tuned))
     for module in found.modules():
         if isinstance(module, Freezable) and module.frozen is None:  # what is shared with G stays as it is: threads render with it
             module.freeze()
     return found
+
+
+def weights(G, tuned):
+    """Tuned weights as the network has them, {name in `G.synthesis`: tensor}."""
+    return {name: delta if name == TRANSFORM else changed(parameter(G, name), delta) for name, delta in tuned.items()}
 
 
 def with_weights(G, weights):

@@ -53,16 +53,17 @@ COMMANDS = {
     "encode_image exact": [*ENCODE, "--preset", "exact", "--iteration", "3", "--coarse", "0.5", "--lambda_prior", "0.1", "--low_memory"],
     "encode_image latenteditor": [*ENCODE, "--preset", "latenteditor", "--iteration", "2"],
     "encode_image editable": [*ENCODE, "--w_iteration", "2", "--tune", "2"],
-    "encode_image full": [*ENCODE, "--w_iteration", "2", "--tune", "2", "--tune_form", "full", "--tune_together"],
+    "encode_image full": [*ENCODE, "--w_iteration", "2", "--tune", "2", "--tune_form", "full", "--tune_together", "--tune_locality", "0"],
     "encode_image z": [*ENCODE, "--space", "z", "--iteration", "2", "--tune", "0"],
     "encode_image mask": [*ENCODE, "--mask", "box:0,0,1,0.5", "--iteration", "4"],
     "image_crossover": [*PAIR, "--layers", "0-3,15", "--out", "out/x"],
-    "image_crossover mask": ["--src_dir", "in", "--src_im1", "a.png", "--src_im2", "b.png", "--mask", "box:0,0,.5,1", *FEW[:4], "--out", "out/x"],
+    "image_crossover mask": ["--src_dir", "in", "--src_im1", "a.png", "--src_im2", "b.png", "--mask", "box:0,0,.5,1",
+                             *FEW[:4], "--out", "out/x"],
     "facial_exchange": [*PAIR, "--out_dir", "out"],
     "facial_exchange arithmetic": ["--target", "a.npy", "--neutral", "a.npy", "--expression", "b.npy", "--out_dir", "out"],
     "semantic_edit": ["--latent_file", "a.npy", "--boundary_dir", ".", "--edit", "smile=2", "--layers", "1-15", "--out_dir", "out"],
     "local_edit scribble": ["scribble", "--latent_file", "a.npy", "--scribble", "b.png", *FEW],
-    "local_edit style": ["style", "--latent_file", "a.npy", "--style_im", "b.png", "--mask", "box:0,0,1,.5", "--iteration", "2", "--out", "out/"],
+    "local_edit style": ["style", "--latent_file", "a.npy", "--style_im", "b.png", "--mask", "box:0,0,1,.5", *FEW[2:]],
     "local_edit transfer": ["transfer", *PAIR, "--mask", "box:0,0,1,.5", "--embed", *FEW],
 }  # fmt: skip
 
@@ -233,6 +234,21 @@ def test_motions_that_cannot_be(sg3, tiny, tmp_path, run):
         tuning.write(path, {tuning.TRANSFORM: wrong}, G.meta["hash"])
         with pytest.raises(ValueError, match="input.transform"):
             tuning.read(path, G)
+
+
+def test_a_turned_face_leaves_for_another_project(sg3):
+    import weight_convert
+
+    G, turned = sg3["T"].G, {tuning.TRANSFORM: motion.transform(20)}
+    person = face.Face(torch.zeros(1, 16, 64), None, turned)
+    data = weight_convert.exported(G, "ada", {}, person)
+    found = [value for value in flat(data) if value.shape == (3, 3)]
+    assert len(found) == 1 and torch.equal(found[0], turned[tuning.TRANSFORM])
+
+
+def flat(data):
+    """The tensors in dicts of dicts."""
+    return [t for value in data.values() for t in (flat(value) if type(value) is dict else [value] if torch.is_tensor(value) else [])]
 
 
 @torch.no_grad()
