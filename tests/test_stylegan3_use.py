@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,8 +151,10 @@ def test_the_terms_that_hold_a_latent_see_its_layers(sg3):
 
 def test_there_are_no_steps_at_half_the_side(sg3):
     config = settings.Config(iteration=100, coarse=0.7)
+    assert not coarse.can(SimpleNamespace(kind="stylegan3", resolution=1024))
+    assert coarse.can(SimpleNamespace(kind="stylegan2", resolution=1024))
     for kind in ("T", "R"):
-        assert not coarse.can(sg3[kind].G) and coarse.first(sg3[kind].G, config, projection.Goal(torch.zeros(1, 3, 32, 32))) == 0
+        assert coarse.first(sg3[kind].G, config, projection.Goal(torch.zeros(1, 3, 32, 32))) == 0
         assert not coarse.missing(sg3[kind].G, config)
 
 
@@ -171,6 +174,9 @@ def test_a_part_of_another_faces_activations(sg3):
     both[:, 15] = a.ws[:, 15]  # ToRGB's
     assert torch.allclose(local_edit.blend_activations(G, a, b, ones, every), G.synthesis(both), atol=1e-5)
     assert torch.allclose(local_edit.blend_activations(G, a, b, 0 * ones, every), G.synthesis(a.ws), atol=1e-5)
+    last = [place.rate for place in G.config.places].index(32)  # of the coarse rate it is the layer before, with a margin around it
+    both = torch.cat([b.ws[:, : last + 1], a.ws[:, last + 1 :]], 1)
+    assert torch.allclose(local_edit.blend_activations(G, a, b, ones, [16]), G.synthesis(both), atol=1e-5)
     part = ones.clone()
     part[..., 8:] = 0
     found, still = local_edit.blend_activations(G, a, b, part, [32]), G.synthesis(a.ws)
