@@ -453,7 +453,7 @@ def exported(G, project, header, person=None):
 
     state = {name: value.detach().float().cpu() for name, value in G.state_dict().items()}
     if person is not None:
-        changes = {f"synthesis.{k}": tuning.changed(tuning.parameter(G, k), delta) for k, delta in (person.tuned or {}).items()}
+        changes = {f"synthesis.{k}": value for k, value in tuning.weights(G, person.tuned or {}).items()}
         maps = [name for name in state if name.endswith("noise_const")]  # in the order of G.synthesis.layers()
         changes |= {name: m[0, 0] for name, m in zip(maps, person.noise, strict=True)} if person.noise else {}
         state, header = state | changes, header | {"remark": f"the weights are tuned around the face {person.name}"}

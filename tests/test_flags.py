@@ -251,6 +251,8 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "out_dir": "tests/test_generate.py::test_truncation_may_end_at_a_layer",
         "class": "tests/test_classes.py::test_generate_draws_the_class_and_the_record_says_it",
         "noise_mode": "tests/test_generate.py::test_a_face_renders_to_its_picture_whatever_its_noise",
+        "rotate": "tests/test_stylegan3_use.py::test_a_turned_face_is_a_face",
+        "translate": "tests/test_stylegan3_use.py::test_a_turned_face_is_a_face",
         "weight_file": "tests/test_generate.py::test_another_generators_faces_are_not_replaced",
     },
     "align_images": {
