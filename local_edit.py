@@ -369,7 +369,8 @@ def main(argv):
     args = flags().parse_args(argv)
     check(args)
     if args.command == "transfer" and not args.embed:
-        cli.require_default(args.parser, args, OPTIMISER, "nothing is optimised without --embed; give --embed too")
+        given = [name for name in OPTIMISER if name != "noise_iteration" or args.noise_iteration]  # 0 steps are as good as none
+        cli.require_default(args.parser, args, given, "nothing is optimised without --embed; give --embed too")
     from editor import session as sessions
 
     named, picture, began = sources(args), destination(args), time.time()
