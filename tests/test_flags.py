@@ -296,7 +296,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "discriminator": "tests/test_convert.py::test_lernapparats_file_gives_the_official_images",
         "to": "tests/test_export.py::test_there_and_back_is_the_same_file",
         "tuned": "tests/test_export.py::test_a_tuned_face_leaves_with_its_generator",
-        "quiet": "tests/test_hostile.py::test_a_default_name_is_replaced_by_the_same_source_only",
+        "quiet": "tests/test_hostile.py::test_a_checkpoint_that_is_there_is_not_replaced",
     },
 }
 
