@@ -35,6 +35,8 @@ for line in sys.stdin:
     before, began = status("VmRSS:"), time.monotonic()
     try:
         found = entries[entry](path)
+        if found is None:
+            raise ValueError("no generator is in it")
         same = entry == "convert" and all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
         said = "same" if same else "another network, or a face"
     except (ValueError, OSError) as error:
@@ -51,9 +53,9 @@ def read_all(listed, folder):
     results, left = {}, [[kind, entry, str(path)] for kind, entry, path, _ in listed]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     while left:
-        (folder / "todo").write_text("".join(json.dumps(one) + "\n" for one in left))
-        with open(folder / "todo") as todo, open(folder / "done", "w+") as done, open(folder / "errors", "w") as errors:
-            child = subprocess.Popen([sys.executable, "-c", CHILD, str(ROOT)], stdin=todo, stdout=done, stderr=errors, env=environment)
+        (folder / "asked").write_text("".join(json.dumps(one) + "\n" for one in left))
+        with open(folder / "asked") as asked, open(folder / "done", "w+") as done, open(folder / "errors", "w") as errors:
+            child = subprocess.Popen([sys.executable, "-c", CHILD, str(ROOT)], stdin=asked, stdout=done, stderr=errors, env=environment)
             try:
                 _wait(child, folder / "done")
             finally:
