@@ -21,6 +21,7 @@ FOLDER = Path("save_image/drag")
 FINDS = {"auto": "landmarks where one is near, else features", "landmarks": "of those that one is near", "features": "of the generator"}
 MOST = 32  # points of a drag
 NEAREST = 0.5  # pixels: two points nearer to each other are one
+STEADY, STEADY_FACE = 0.025, 0.015  # of the side: how far a landmark, and half of all, may go when the picture is shifted
 NAMED = {  # parts of a face that one drags, and dlib's landmark of each; left and right as one sees them
     "mouth_left": 48, "mouth_right": 54, "mouth_top": 51, "mouth_bottom": 57, "nose": 30, "nose_left": 31, "nose_right": 35, "chin": 8,
     "jaw_left": 4, "jaw_right": 12, "left_brow": 19, "left_brow_outer": 17, "left_brow_inner": 21, "right_brow": 24,
@@ -226,7 +227,7 @@ def animate(path, session, person, points, found, args):
     from editor import render
     from editor.animation import Animation
 
-    frames = [(ws, places) for ws, places in found.path[: found.steps + 1]]
+    frames = list(found.path)
     frames += [frames[-1]] * max(1, round(args.fps / 2))  # it rests at the end
     ws = torch.cat([one for one, _ in frames])
     pictures = render.pictures(session.wearing(person).G, ws, person.maps, dtype=session.dtype)
@@ -264,8 +265,32 @@ def landmarks_of(session, person):
     return locate
 
 
-def prepared(args, session, person, points):
-    """The points with their places, and what finds them again by landmarks, or None; or ValueError."""
+def steady(picture, marks):
+    """Which of the landmarks [68, 2] of a picture, uint8 [R, R, 3], dlib finds again when it is shifted a little: bool [68].
+
+    Where dlib guesses (a face half turned away, hands, beards), landmarks jump by a tenth of the picture, and drags by them smear it.
+    """
+    import numpy as np
+
+    from editor import images, landmarks
+
+    by, side, off = max(1, len(picture) // 64), len(picture), []
+    wide = np.pad(picture, ((by, by), (by, by), (0, 0)), "edge")
+    for dx, dy in ((by, 0), (-by, 0), (0, by)):
+        shifted = wide[by - dy : by - dy + side, by - dx : by - dx + side]
+        try:
+            off.append(np.linalg.norm(landmarks.landmarks_of_crop(images.to_pil(shifted)) - (dx, dy) - marks, axis=1))
+        except ValueError:
+            return np.zeros(68, bool)
+    most = np.max(off, 0) / side
+    return (most <= STEADY) & (np.median(most) <= STEADY_FACE)
+
+
+def prepared(args, session, person, points, picture):
+    """The points with their places, and what finds them again by landmarks, or None; or ValueError.
+
+    picture: what the face renders to, uint8 [R, R, 3].
+    """
     from editor import dragging
 
     locate, named = landmarks_of(session, person), any(p.landmark is not None for p in points)
@@ -277,10 +302,17 @@ def prepared(args, session, person, points):
         if named or args.find == "landmarks":
             raise ValueError(f"{args.latent_file}: {str(error).split(', so')[0]}: give points in pixels, and --find features") from None
         return [p.placed(None) for p in points], None
-    points = [p.placed(marks) for p in points]
+    points, sure = [p.placed(marks) for p in points], steady(picture, marks)
+    for p in points:
+        if p.landmark is not None and not sure[p.landmark]:
+            raise ValueError(f"{p.text}: dlib is not sure where that is (it says another place when the picture is shifted a little); give "
+                             "the point in pixels")  # fmt: skip
     if args.find == "features":
         return points, None
-    followed = dragging.Followed(locate, marks, points, session.G.resolution, only=args.find == "landmarks")
+    followed = dragging.Followed(locate, marks, points, session.G.resolution, sure, only=args.find == "landmarks")
+    if followed.doubted:
+        session.remarks.append(f"{', '.join(followed.doubted)}: dlib is not sure of the landmark there, so features alone find it again: "
+                               "look at the result")  # fmt: skip
     return points, followed if followed.near.any() else None
 
 
@@ -326,9 +358,9 @@ def main(argv):
     if G.kind == "stylegan3":
         raise ValueError("drag_edit.py takes StyleGAN1 and StyleGAN2; StyleGAN3's maps have margins and sides of their own")
     config, person = configured(args, session), session.read_one(args.latent_file)
-    cli.warn_of(session)
-    points, followed = prepared(args, session, person, points)
     shown_first = render.one(G, person, session.dtype)
+    points, followed = prepared(args, session, person, points, shown_first)
+    cli.warn_of(session)
     mask = read_mask(args, G.resolution, as_tensor(shown_first)).to(session.device) if args.mask else None
     check(points, G.resolution, mask)
     with cli.progress(config.iteration, args.quiet) as show, render.one_thread(G):

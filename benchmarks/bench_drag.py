@@ -64,10 +64,10 @@ def truth(G, args):
         seconds, now = time.process_time() - began, locator(G, person)(found.ws)[j]
         pictures = [render.one(G, face.Face(ws)) for ws in (person.ws, found.ws)]
         identity = np.linalg.norm(same(pictures[0]) - same(pictures[1]))
-        rows.append([np.linalg.norm(now - target), found.stopped == "reached", len(found.path) - 1, identity, seconds])
+        rows.append([np.linalg.norm(now - target), found.stopped == "reached", found.steps, identity, seconds])
         say(rows, "error px", "reached", "steps", "identity", "CPU s")
-    error = np.array(rows)[:, 0]
-    print(f"within 1.5 px {np.mean(error <= 1.5):.2f}, within 2 px {np.mean(error <= 2):.2f}")
+    error, done = np.array(rows)[:, 0], np.array(rows)[:, 1]
+    print(f"within 1.5 px {np.mean(error <= 1.5):.2f}, within 2 px {np.mean(error <= 2):.2f}, reached {np.mean(done):.2f}")
 
 
 def photographs(G, args):
@@ -76,8 +76,13 @@ def photographs(G, args):
         person = face.read_one(path, G)
         worn, before, locate = tuning.worn(G, person.tuned), render.one(G, person), locator(G, person)
         marks, shown = locate(person.ws), [before]
+        sure = drag_edit.steady(before, marks)
         for texts, mask in DRAGS.values():
             points = [drag_edit.parsed(text).placed(marks) for text in texts]
+            if not all(sure[point.landmark] for point in points):
+                print("   ", path.stem, texts[0], "refused: dlib is not sure", flush=True)
+                shown.append(np.full_like(before, 255))
+                continue
             if not all(0 <= v < G.resolution for point in points for v in (*point.start, *point.target)):
                 continue  # chins of tight crops lie below the picture
             allowed, began = masks.read(mask, G.resolution), time.process_time()
@@ -88,10 +93,15 @@ def photographs(G, args):
             outside = (allowed[0, 0] < 0.5).numpy()
             identity = np.linalg.norm(same(before) - same(after))
             psnr = render.measures(after, before, outside)[0]
-            rows.append([way, identity, psnr, len(found.path) - 1, time.process_time() - began])
+            rows.append([way, identity, psnr, found.steps, time.process_time() - began])
             shown.append(drag_edit.drawn(after, [p.start for p in points], [p.target for p in points]))
             say(rows, "way", "identity", "PSNR outside", "steps", "CPU s")
+            print("   ", path.stem, texts[0], *(f"{v:.2f}" for v in rows[-1]), found.stopped, flush=True)
         sheet.append(shown)
+    way, identity, psnr = np.array(rows).T[:3]
+    bars = {"60 % of the way": way >= 0.6, "identity below 0.5": identity < 0.5, "30 dB outside": psnr >= 30}
+    for name, over in {**bars, "all three": np.all(list(bars.values()), 0)}.items():
+        print(f"{name}: {over.sum()} of {len(over)}")
     if args.sheet:
         images.save(args.sheet, images.sheet(sheet, ["before", *DRAGS], size=256))
 

@@ -5,6 +5,7 @@ lies above it is not computed. Written from the papers' formulas. A point is any
 picture, `landmark` (dlib's index, or None) and `text` (for errors).
 """
 
+import copy
 import math
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,9 @@ STOP = 1.0  # pixels from its target at which a point is there
 LOOK_EVERY = 5  # steps between looks at the landmarks: a look costs some ten steps at 128
 TAKEN_IN = 0.5  # of what is seen where a landmark says that the point is
 NEAR = 0.04  # a point so near to a landmark, as a share of the side, goes where that goes
+ALIKE = 0.6  # how unlike its first look a patch may be, in standard deviations of the features: beyond, most faces are smeared
+PATIENCE = 15  # steps that come no nearer; then it goes back to the nearest
+HALVINGS = 2  # of the learning rate, one each time that it goes back; then it ends
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -212,21 +216,27 @@ WAYS = {"track": Track, "free": Free}
 # The drag
 
 
+ENDS = {"reached": "all points are there", "limit": "no more steps were asked for", "no nearer": "it came no nearer, or the face tore",
+        "interrupted": "by Ctrl-C"}  # fmt: skip
+
+
 @dataclass
 class Dragged:
     """What a drag came to.
 
     ws: [1, L, 512]. places [P, 2]: where the points are, and left [P]: in pixels, from their targets. tracked [P, 2]: where the
-    features alone say that they are. steps: until then. seen [P, 2]: where the landmarks say, NaN where none is near; or None.
-    stopped: "reached", "limit" or "interrupted". path: all (latent, places) on the way.
+    features alone say that they are. seen [P, 2]: where the landmarks say, NaN where none is near; or None. sure: whether this could be
+    looked at, and the patches are still alike. stopped: of ENDS. path: all (latent, places) on the way there. steps: that were taken in
+    all, those that it went back from among them.
     """
 
     ws: object
     places: object
     left: object
     tracked: object
-    steps: int
     seen: object = None
+    sure: bool = True
+    steps: int = 0
     stopped: str = "limit"
     interrupted: BaseException | None = None
     path: list = field(default_factory=list)
@@ -239,15 +249,22 @@ class Followed:
     One that is near is where its point is: the patch moves there.
     """
 
-    def __init__(self, locate, marks, points, side, only=False):
-        """locate: ws -> landmarks [68, 2], or ValueError. marks: those of the start."""
+    def __init__(self, locate, marks, points, side, sure=None, only=False):
+        """locate: ws -> landmarks [68, 2], or ValueError. marks: those of the start; sure [68]: which of them can be relied on (None: all).
+
+        only: ValueError where a point has none.
+        """
         self.locate, self.first = locate, torch.as_tensor(marks, dtype=torch.float32)
         apart = [torch.cdist(torch.tensor([p.start], dtype=torch.float32), self.first)[0] for p in points]
         self.of = [p.landmark if p.landmark is not None else int(a.argmin()) for p, a in zip(points, apart, strict=True)]
-        self.near = torch.tensor([bool(a[j] <= NEAR * side) for a, j in zip(apart, self.of, strict=True)])
+        near = [bool(a[j] <= NEAR * side) for a, j in zip(apart, self.of, strict=True)]
+        self.doubted = [p.text for p, j, n in zip(points, self.of, near, strict=True) if n and sure is not None and not sure[j]]
+        self.near = torch.tensor([n and p.text not in self.doubted for p, n in zip(points, near, strict=True)])
         if only and not self.near.all():
-            (x, y), text = (lost := points[int(self.near.int().argmin())]).start, lost.text
-            raise ValueError(f"{text}: no landmark is near {x:.4g},{y:.4g}, by which --find landmarks would find it; use auto")
+            lost = points[int(self.near.int().argmin())]
+            why = "dlib is not sure of the landmark" if lost.text in self.doubted else "no landmark is"
+            x, y = lost.start
+            raise ValueError(f"{lost.text}: {why} near {x:.4g},{y:.4g}, by which --find landmarks would find it; use auto")
 
     def __call__(self, ws, starts):
         """[P, 2] where the points are, NaN where no landmark is near; None where no face is found."""
@@ -260,31 +277,84 @@ class Followed:
 
 
 class Look:
-    """Where the points are, step by step: by the features, and every LOOK_EVERY steps by the landmarks."""
+    """Where the points are, step by step: by the features, and every LOOK_EVERY steps by the landmarks.
 
-    def __init__(self, way, starts, targets, followed):
+    A landmark at whose place nothing is like the point's first patch is not believed, and a face on which no such place is left is
+    smeared: neither is what one looks for, however near it is (as StableDrag, Cui et al. 2024, has a confidence; theirs is learnt).
+    """
+
+    def __init__(self, way, fmap, starts, targets, followed, radius):
         self.way, self.starts, self.targets, self.followed, self.since = way, starts, targets, followed, LOOK_EVERY
+        self.patch = disc(max(radius, 1.0)).to(starts) * fmap.cell
+        self.first = fmap(starts[:, None] + self.patch)  # [P, K, C]
 
-    def __call__(self, step, ws, fmap, last=False):
-        """The features of a step -> Dragged as of now, and whether its `left` is sure."""
-        if step:
+    def alike(self, fmap, places):
+        """[P, 2] -> [P], whether it still looks so there; never at NaN."""
+        return (fmap(places[:, None] + self.patch) - self.first).abs().mean((1, 2)) <= ALIKE
+
+    def __call__(self, moved, ws, fmap, last=False):
+        """The features of a latent that was moved, or is the first -> Dragged as of now."""
+        if moved:
             self.way.find(fmap)
-        found, self.since = self.now(step, ws), self.since + 1
+        found, self.since = self.now(ws, fmap), self.since + 1
         if self.followed is None:
-            return found, True
+            return found
         if not (last or self.since > LOOK_EVERY or found.left.max() <= STOP):
-            return found, False
+            return replace(found, sure=False)
         seen, self.since = self.followed(ws, self.starts), 0
         if seen is None:
-            return found, False
-        where = ~seen[:, 0].isnan()
-        if step:
+            return replace(found, sure=False)
+        where = self.alike(fmap, seen)
+        if moved:
             self.way.anchor(fmap, seen, where)
-        return replace(self.now(step, ws), tracked=found.tracked, seen=seen), True
+        unsure = ~where & ~seen[:, 0].isnan()
+        seen = seen.where(where[:, None], math.nan)
+        looked = self.now(ws, fmap)
+        return replace(looked, tracked=found.tracked, seen=seen, sure=looked.sure and not unsure.any())
 
-    def now(self, step, ws):
+    def now(self, ws, fmap):
         places = self.way.places
-        return Dragged(ws, places, (self.targets - places).norm(dim=1), places, step)
+        return Dragged(ws, places, (self.targets - places).norm(dim=1), places, sure=bool(self.alike(fmap, places).all()))
+
+
+class Walk:
+    """The latent on its way, by Adam, and the nearest place of it so far, to which it can go back.
+
+    ws [1, L, 512]: where it begins. moving: the layers that move.
+    """
+
+    def __init__(self, ws, moving, lr, way):
+        self.first, self.moving, self.lr, self.way = ws, moving, lr, way
+        self.move = torch.zeros_like(ws[:, moving]).requires_grad_()
+        self.optimiser = torch.optim.Adam([self.move], lr=lr)
+        self.best, self.path, self.since, self.halvings = None, [], 0, 0
+
+    def ws(self):
+        return self.first.index_add(1, self.moving, self.move)
+
+    def arrive(self, found):
+        """Note what a step came to."""
+        self.path.append((found.ws, found.places))
+        self.since += 1
+        if self.best is None or (found.sure and found.left.mean() < self.best.left.mean()):
+            self.best, self.since = replace(found, path=list(self.path)), 0
+            self.kept = self.move.detach().clone(), copy.deepcopy(vars(self.way))
+
+    def step(self, loss):
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+
+    def back(self):
+        """To the nearest place, to go on from there by smaller steps; False where that was tried often enough."""
+        if self.halvings == HALVINGS:
+            return False
+        self.halvings, self.since, self.path = self.halvings + 1, 0, list(self.best.path)
+        move, way = self.kept
+        vars(self.way).update(copy.deepcopy(way))
+        self.move.data.copy_(move)
+        self.optimiser = torch.optim.Adam([self.move], lr=self.lr / 2**self.halvings)
+        return True
 
 
 def drag(G, person, points, config, mask=None, followed=None, callback=None):
@@ -307,33 +377,32 @@ def drag(G, person, points, config, mask=None, followed=None, callback=None):
     moving = torch.tensor(movable(G) if config.layers is None else config.layers, device=person.ws.device)
     seen = Seen(G, person, mask)
     way = WAYS[config.method](seen.first, starts, config)
-    look, best, path, stopped, interrupted = Look(way, starts, targets, followed), None, [], "limit", None
-    move = torch.zeros_like(person.ws[:, moving]).requires_grad_()
-    optimiser = torch.optim.Adam([move], lr=config.lr)
+    look = Look(way, seen.first, starts, targets, followed, config.r1)
+    walk, stopped, interrupted, step = Walk(person.ws, moving, config.lr, way), "limit", None, 0
     try:
         for step in range(config.iteration + 1):
-            ws = person.ws.index_add(1, moving, move)
-            fmap = seen(ws)
+            fmap = seen(ws := walk.ws())
             with torch.no_grad():
-                found, sure = look(step, ws.detach(), Map(fmap.values.detach(), fmap.side), step == config.iteration)
-            path.append((found.ws, found.places))
-            if best is None or (sure and found.left.mean() < best.left.mean()):
-                best = found
+                found = look(step > 0, ws.detach(), Map(fmap.values.detach(), fmap.side), step == config.iteration)
+            walk.arrive(found)
             if callback:
                 callback(step, found.left.mean().item())
-            if sure and found.left.max() <= STOP:
+            if found.sure and found.left.max() <= STOP:
                 stopped = "reached"
-            if stopped == "reached" or step == config.iteration:
+            elif walk.since >= PATIENCE:
+                if walk.back():
+                    fmap, found = seen(walk.ws()), walk.best
+                else:
+                    stopped = "no nearer"
+            if stopped != "limit" or step == config.iteration:
                 break
             losses = way.losses(fmap, targets) * (found.left > STOP)
-            loss = losses.sum() + config.lambda_mask * seen.outside(fmap) + config.lambda_start * move.square().mean()
+            loss = losses.sum() + config.lambda_mask * seen.outside(fmap) + config.lambda_start * walk.move.square().mean()
             if not torch.isfinite(loss):
                 raise ValueError(f"the loss stopped being finite after {step} steps, and nothing was written; lower --lr")
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            walk.step(loss)
     except KeyboardInterrupt as error:
-        if best is None:
+        if walk.best is None:
             raise
         stopped, interrupted = "interrupted", error
-    return replace(best, stopped=stopped, interrupted=interrupted, path=path)
+    return replace(walk.best, steps=step, stopped=stopped, interrupted=interrupted)

@@ -141,7 +141,7 @@ class Drag:
 
     method: str = "track"
     iteration: int = 100  # steps at most
-    lr: float = 0.03
+    lr: float = 0.02
     r1: float = 2.0  # radius of the patch that is moved
     r2: float = 6.0  # how far from where it was a point is looked for
     lambda_mask: float = 5.0  # holds the features where the mask is black

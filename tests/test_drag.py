@@ -142,7 +142,7 @@ def points(*pairs):
 def test_a_small_drag_reaches_its_target_and_few_steps_do_not(G, person):
     asked = points(((64.0, 70.0), (70.0, 70.0)))
     found = dragging.drag(G, person, asked, settings.Drag(iteration=60))
-    assert found.stopped == "reached" and found.left.max() <= dragging.STOP and found.steps < 60 and len(found.path) == found.steps + 1
+    assert found.stopped == "reached" and found.left.max() <= dragging.STOP and found.steps < 60 and len(found.path) <= found.steps + 1
     assert torch.equal(found.ws[:, 7:], person.ws[:, 7:]) and not torch.equal(found.ws[:, :7], person.ws[:, :7])
     few = dragging.drag(G, person, asked, settings.Drag(iteration=2))
     assert few.stopped == "limit" and few.left.max() > dragging.STOP
@@ -178,12 +178,64 @@ def test_landmarks_say_where_points_are_and_how_it_ends(G, person):
     asked, marks = points(((64.0, 70.0), (70.0, 70.0))), np.full((68, 2), 64.0) + [0, 6]
     still = dragging.Followed(lambda ws: marks, marks, asked, 128)
     found = dragging.drag(G, person, asked, settings.Drag(iteration=7), None, still)
-    assert found.stopped == "limit" and abs(found.left.item() - 6) < 1e-4 and found.steps == 0
+    assert found.stopped == "limit" and abs(found.left.item() - 6) < 1e-4 and torch.equal(found.ws, person.ws) and found.steps == 7
     there = dragging.Followed(lambda ws: marks + [6, 0] * (not torch.equal(ws, person.ws)), marks, asked, 128)
     found = dragging.drag(G, person, asked, settings.Drag(iteration=7), None, there)
     assert found.stopped == "reached" and found.steps <= dragging.LOOK_EVERY + 1
     gone = dragging.Followed(lambda ws: marks + 50, marks - [40, 0], asked, 128)
     assert gone.near.tolist() == [False]
+    doubted = dragging.Followed(lambda ws: marks, marks, asked, 128, np.zeros(68, bool))
+    assert doubted.near.tolist() == [False] and doubted.doubted == ["x"]
+
+
+def test_what_comes_no_nearer_ends_at_the_nearest(G, person, monkeypatch):
+    """It goes back to the nearest place twice, each time by smaller steps; what is nearer but smeared is not taken."""
+    asked, marks, rates = points(((64.0, 70.0), (74.0, 70.0))), np.full((68, 2), 64.0) + [0, 6], []
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda them, lr: rates.append(lr) or adam(them, lr=lr))
+    goes = iter([0, 3, 1, 1, 9.5, *[0] * 40])  # pixels that the landmark has moved, look by look
+    monkeypatch.setattr(dragging.Look, "alike", lambda look, fmap, places: places[:, 0] < 73)
+    followed = dragging.Followed(lambda ws: marks + [next(goes), 0], marks, asked, 128)
+    found = dragging.drag(G, person, asked, settings.Drag(iteration=90), None, followed)
+    assert found.stopped == "no nearer" and abs(found.left.item() - 7) < 0.01 and rates == [0.02, 0.01, 0.005]
+    assert len(found.path) == dragging.LOOK_EVERY + 2 and torch.equal(found.path[-1][0], found.ws) and 3 * dragging.PATIENCE <= found.steps < 90
+
+
+def test_a_landmark_where_nothing_is_alike_is_not_believed(G, person):
+    """Dlib says at once that the point is there; what is there is another part of the face."""
+    asked, marks = points(((64.0, 70.0), (45.0, 55.0))), np.full((68, 2), 64.0) + [0, 6]
+    wrong = dragging.Followed(lambda ws: marks - [19, 15] * (not torch.equal(ws, person.ws)), marks, asked, 128)
+    found = dragging.drag(G, person, asked, settings.Drag(iteration=6), None, wrong)
+    assert found.stopped == "limit" and found.left.item() > 10
+
+
+def test_a_torn_patch_is_not_alike(G, person):
+    seen = dragging.Seen(G, person)
+    starts = torch.tensor([[45.0, 55.0], [64.0, 70.0]])
+    look = dragging.Look(None, seen.first, starts, starts, None, 2.0)
+    assert look.alike(seen.first, starts).tolist() == [True, True]
+    assert look.alike(seen.first, starts.flip(0)).tolist() == [False, False]
+    assert look.alike(seen.first, torch.full((2, 2), math.nan)).tolist() == [False, False]
+
+
+def test_landmarks_that_jump_are_not_steady(G, person, monkeypatch):
+    picture, marks = render.one(G, person), np.full((68, 2), 64.0)
+    moves, jumps = {}, np.zeros((68, 1))
+
+    def located(image):
+        pixels = np.asarray(image).astype(int)
+        (dx, dy) = min(((2, 0), (-2, 0), (0, 2)), key=lambda by: abs(np.roll(picture, by[::-1], (0, 1)) - pixels)[8:-8, 8:-8].sum())
+        moves[dx, dy] = True
+        return marks + (dx, dy) + jumps * (dx == 2)
+
+    monkeypatch.setattr(landmarks, "landmarks_of_crop", located)
+    assert drag_edit.steady(picture, marks).all() and len(moves) == 3
+    jumps[3] = 5
+    assert np.flatnonzero(~drag_edit.steady(picture, marks)).tolist() == [3]
+    jumps[:] = 2.5  # each alone would do
+    assert not drag_edit.steady(picture, marks).any()
+    monkeypatch.setattr(landmarks, "landmarks_of_crop", no_face)
+    assert not drag_edit.steady(picture, marks).any()
 
 
 def test_ctrl_c_keeps_the_best_so_far(G, person):
@@ -229,7 +281,7 @@ def test_the_face_is_written_whole_with_its_way(place, G, person, monkeypatch):
     from PIL import Image
 
     with Image.open(f"{OUT}/t_drag.gif") as movie:
-        assert movie.size == (64, 64) and movie.n_frames == said["steps"] + 1 + 2
+        assert movie.size == (64, 64) and 2 <= movie.n_frames <= said["steps"] + 1 + 2
 
 
 def test_points_are_drawn_where_they_are():
@@ -266,6 +318,22 @@ def test_force_takes_another_generators(place, person):
     with pytest.raises(ValueError, match="another generator"):
         call(*words)
     assert call(*words, "--force") == 0
+
+
+def test_where_dlib_is_not_sure(place, monkeypatch, capsys):
+    """A part is refused, a pixel is found again by features alone, and that is said; --find landmarks is refused."""
+    monkeypatch.setattr(drag_edit, "steady", lambda picture, marks: np.zeros(68, bool))
+    part = ["--latent_file", "a.npy", "--iteration", 2, "--drag", "part:nose>+0,-4"]
+    for more in ([], ["--find", "features"]):
+        code, error = run_line(monkeypatch, capsys, [*part, *more])
+        assert code == 2 and "part:nose>+0,-4: dlib is not sure" in error and len(error.strip().splitlines()) == 1
+    pixel = [*part[:-1], "64,72>64,68"]
+    code, error = run_line(monkeypatch, capsys, [*pixel, "--find", "landmarks"])
+    assert code == 2 and "not sure of the landmark near 64,72" in error
+    code, error = run_line(monkeypatch, capsys, pixel)
+    assert not code and "64,72>64,68: dlib is not sure" in error
+    said = face.record(f"{OUT}/a_drag.npy")
+    assert "way_by_landmarks" not in said["points"][0] and said["stopped"] in dragging.ENDS
 
 
 def no_face(image):
