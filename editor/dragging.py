@@ -28,8 +28,8 @@ HALVINGS = 2  # of the learning rate, one each time that it goes back; then it e
 
 
 def level(G):
-    """Side of the feature map that is looked at: a quarter of the picture's, 32 at least."""
-    return min(G.resolution, max(32, G.resolution // 4))
+    """Side of the feature map that is looked at: a quarter of the picture's, 32 at least, 128 (DragGAN's) at most."""
+    return min(G.resolution, max(32, min(128, G.resolution // 4)))
 
 
 def movable(G):

@@ -387,7 +387,34 @@ def test_bad_calls_say_so_in_one_line(place, G, person, monkeypatch, capsys, wor
     assert not Path(OUT).exists() or not list(Path(OUT).iterdir())
 
 
-def test_stylegan3_is_refused(place, G, monkeypatch, capsys):
-    monkeypatch.setattr(type(G), "kind", property(lambda self: "stylegan3"))
-    code, error = run_line(monkeypatch, capsys, [*ONE, "64,70>70,70"])
-    assert code == 2 and "StyleGAN3" in error and len(error.strip().splitlines()) == 1
+def test_stylegan3_is_refused(sg3, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--weight_file", sg3["T"].weights, "--latent_file", sg3["T"].folder / "a.npy", "--drag", "9,9>12,9"]
+    code, error = run_line(monkeypatch, capsys, words)
+    assert code == 2 and "StyleGAN3" in error and len(error.strip().splitlines()) == 1 and not [*tmp_path.rglob("*.*")]
+
+
+@pytest.mark.parametrize("kind, classes", [("stylegan1", 0), ("stylegan2", 0), ("stylegan2", 10)])
+def test_generators_of_other_kinds(kind, classes, tmp_path, monkeypatch):
+    """A drag needs no class: the latent has it already. What is written renders to its picture."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    made = stylegan_layers.Generator(stylegan_layers.Config(kind, 64, channel_base=512, mapping_layers=2, z_dim=32, w_dim=32, c_dim=classes))
+    checkpoints.save("g.safetensors", made, perceptual="none")
+    G = checkpoints.load_generator("g.safetensors")
+    with torch.no_grad():
+        ws = G.truncate(G.mapping(torch.randn(1, 32), *[torch.eye(10)[[3]]] * bool(classes)))
+    face.write("x.npy", ws, {"generator_hash": G.meta["hash"]})
+    words = ["--weight_file", "g.safetensors", "--latent_file", "x.npy", "--drag", "30,30>34,30", "--find", "features", "--iteration", 9]
+    assert call(*words) == 0
+    found = face.read(f"{OUT}/x_drag.npy", G)
+    assert not torch.equal(found.ws, ws) and face.record(f"{OUT}/x_drag.npy")["points"][0]["way"] > 0
+    assert np.array_equal(render.one(G, found), np.asarray(images.open_image(f"{OUT}/x_drag.png")))
+
+
+@pytest.mark.parametrize("side, wanted", [(16, 16), (64, 32), (128, 32), (256, 64), (512, 128), (1024, 128)])
+def test_the_side_of_the_map(side, wanted):
+    class Any:
+        resolution = side
+
+    assert dragging.level(Any) == wanted
