@@ -233,16 +233,20 @@ def animate(path, session, person, points, found, args):
     pictures = render.pictures(session.wearing(person).G, ws, person.maps, dtype=session.dtype)
     with Animation(path, fps=args.fps, width=args.width) as movie:
         for picture, (_, places) in zip(pictures, frames, strict=True):
-            movie.add(drawn(picture, places.tolist(), [p.target for p in points]))
+            movie.add(drawn(picture, places.tolist(), [p.target for p in points], args.width))
 
 
-def drawn(picture, places, targets):
-    """A picture, uint8 [R, R, 3], with its points (red) and their targets (blue): a PIL image."""
-    from PIL import ImageDraw
+def drawn(picture, places, targets, width=None):
+    """A picture, uint8 [R, R, 3], with its points (red) and their targets (blue): a PIL image, as it is or `width` pixels wide."""
+    from PIL import Image, ImageDraw
 
     from editor import images
 
     image = images.to_pil(picture).copy()
+    scale = (width or image.width) / image.width
+    if scale > 1:  # enlarged first, so that the points are round
+        image = image.resize((width, width), Image.Resampling.BICUBIC)
+        places, targets = ([[(v + 0.5) * scale - 0.5 for v in at] for at in ends] for ends in (places, targets))
     brush, r = ImageDraw.Draw(image), max(1, image.width // 100)
     for (x, y), (u, v) in zip(places, targets, strict=True):
         brush.line([x, y, u, v], fill=(255, 255, 255), width=max(1, r // 2))
@@ -328,11 +332,12 @@ def configured(args, session):
     return settings.Drag(**{name: getattr(args, name) for name in names}, layers=layers)
 
 
-def write(found, person, rows, session, named, picture, chosen, seconds):
-    """The face that was found, its picture and its record. Returns the paths."""
+def write(found, person, rows, session, named, picture, movie, chosen, seconds):
+    """The face that was found, its picture and its record, which names the animation, too. Returns the paths."""
     info = session.record(
         "drag_edit.py", named, settings=chosen, points=rows, steps=found.steps, stopped=found.stopped,
         complete=found.interrupted is None, seconds=round(seconds, 1),
+        **({"animation": movie.name} if movie else {}),
     )  # fmt: skip
     return session.save(picture, replace(person, ws=found.ws), info)
 
@@ -372,7 +377,7 @@ def main(argv):
     with cli.kept_whole():
         rows = reached(points, found)
         chosen = asdict(config) | {"find": args.find, "mask": args.mask, "invert_mask": args.invert_mask}
-        paths = write(found, person, rows, session, named, picture, chosen, time.time() - began)
+        paths = write(found, person, rows, session, named, picture, movie, chosen, time.time() - began)
         if movie:
             animate(movie, session, person, points, found, args)
         for row in rows:

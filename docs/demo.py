@@ -17,7 +17,7 @@ from editor import cli, files, images
 
 ME, YOU = "astronaut_01", "seed0057"  # the photograph's face, and a sample of the generator
 MINE, YOURS = f"latent_W/{ME}.npy", f"save_image/generate/{YOU}.npy"
-UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
+UPPER, TOP, LOWER = "box:0,0,1,0.5", "box:0,0,1,0.25", "ellipse:0.5,0.7,0.36,0.27"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
 COMMANDS = f"""
 align_images.py raw_images/ aligned_images/
@@ -32,6 +32,8 @@ image_crossover.py --src_im1 {ME}.png --src_im2 save_image/generate/{YOU}.png --
 local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 80 --noise_iteration 40
 local_edit.py style --latent_file {MINE} --style_im save_image/texture.png --mask {TOP} --iteration 80 --noise_iteration 60
 local_edit.py transfer --latent_file1 {MINE} --latent_file2 {YOURS} --mask part:mouth
+drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-5" --drag "part:mouth_right>+2,-5" --mask {LOWER}
+drag_edit.py --latent_file {MINE} --drag "part:nose>+12,+0" --out turned
 """  # fmt: skip
 
 
@@ -73,6 +75,7 @@ def rows():
         "mouth filled in; two photographs joined": [picture(f"encode/{ME}_fill_mouth"), picture(f"crossover/{ME}_x_{YOU}_box-0-0-1-0.5")],
         "scribble: drawn, result": [picture("scribble"), picture(f"local/{ME}_scribble")],
         "texture above; the other's mouth": [picture(f"local/{ME}_style"), picture(f"local/{ME}_x_{YOU}_mouth")],
+        "corners of the mouth dragged up; the nose to the right": [picture(f"encode/{ME}"), picture(f"drag/{ME}_drag"), picture("drag/turned")],
     }, {name: picture(f"boundary/{ME}_{name}") for name in EDITS}
 
 
@@ -107,6 +110,7 @@ def write_docs(folder):
         ("fill", "mouth filled"),
         ("scribble", "scribble"),
         ("local", "texture"),
+        ("drag", "corners"),
     ):
         row = next(v for k, v in found.items() if k.startswith(key))
         small(images.sheet([row], size=160), folder / f"{name}.jpg", 170 * len(row))

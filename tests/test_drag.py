@@ -284,9 +284,28 @@ def test_the_face_is_written_whole_with_its_way(place, G, person, monkeypatch):
         assert movie.size == (64, 64) and 2 <= movie.n_frames <= said["steps"] + 1 + 2
 
 
+def test_a_report_says_what_a_drag_came_to(place, G):
+    """As an edit of its face, with the way there; a record that lies does no harm."""
+    from editor import results
+
+    words = ["--latent_file", "a.npy", "--drag", "64,70>68,70", "--find", "features", "--iteration", 1, "--animation", "gif"]
+    assert call(*words) == 0
+    row = face.record(f"{OUT}/a_drag.npy")["points"][0]
+    (found,) = results.read([Path(OUT)])
+    assert found.name == "a" and [p.label for p in found.edits] == [f"64,70>68,70: {row['way']:.0%}", "a_drag: the way"]
+    path = Path(OUT, "a_drag.json")
+    said = json.loads(path.read_text())
+    for points in (None, [3, {"point": 5, "way": 1}, {"point": "x", "way": "y"}]):
+        path.write_text(json.dumps(said | {"points": points, "animation": "../../a.npy", "stopped": "no nearer"}))
+        (found, gif) = results.read([Path(OUT)])
+        assert [p.label for p in found.edits] == ["no nearer"] and gif.name == "a_drag"
+
+
 def test_points_are_drawn_where_they_are():
     shown = np.asarray(drag_edit.drawn(np.zeros((128, 128, 3), np.uint8), [[30, 40]], [[90, 100]]))
     assert shown[40, 30].argmax() == 0 and shown[100, 90].argmax() == 2 and shown[70, 60].min() == 255 and not shown[10, 10].any()
+    large = np.asarray(drag_edit.drawn(np.zeros((128, 128, 3), np.uint8), [[30, 40]], [[90, 100]], 256))
+    assert large.shape == (256, 256, 3) and large[80, 60].argmax() == 0 and large[200, 180].argmax() == 2
 
 
 def test_landmarks_of_a_face_are_dragged(place, G):
