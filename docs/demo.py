@@ -75,7 +75,7 @@ def rows():
         "mouth filled in; two photographs joined": [picture(f"encode/{ME}_fill_mouth"), picture(f"crossover/{ME}_x_{YOU}_box-0-0-1-0.5")],
         "scribble: drawn, result": [picture("scribble"), picture(f"local/{ME}_scribble")],
         "texture above; the other's mouth": [picture(f"local/{ME}_style"), picture(f"local/{ME}_x_{YOU}_mouth")],
-        "corners of the mouth dragged up; the nose to the right": [picture(f"encode/{ME}"), picture(f"drag/{ME}_drag"), picture("drag/turned")],
+        "corners of the mouth dragged up; the nose": [picture(f"encode/{ME}"), picture(f"drag/{ME}_drag"), picture("drag/turned")],
     }, {name: picture(f"boundary/{ME}_{name}") for name in EDITS}
 
 

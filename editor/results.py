@@ -379,8 +379,10 @@ def _only(said, start):
 
 def dragged(said):
     """What a drag came to, in words: part:chin>+0,-6: 92%; "" where a record does not say it."""
-    rows = [row for row in said.get("points", []) if isinstance(row, dict)] if isinstance(said.get("points"), list) else []
-    words = [f"{row['point'][:60]}: {row['way']:.0%}" for row in rows if isinstance(row.get("point"), str) and number(row.get("way")) is not None]
+    points = said.get("points")
+    rows = [row for row in points if isinstance(row, dict)] if isinstance(points, list) else []
+    rows = [row for row in rows if isinstance(row.get("point"), str) and number(row.get("way")) is not None]
+    words = [f"{row['point'][:60]}: {row['way']:.0%}" for row in rows]
     more = [f"{len(words) - 4} more"] * (len(words) > 4) + ["no nearer"] * (said.get("stopped") == "no nearer")
     return ", ".join(words[:4] + more)
 

@@ -198,7 +198,8 @@ def test_what_comes_no_nearer_ends_at_the_nearest(G, person, monkeypatch):
     followed = dragging.Followed(lambda ws: marks + [next(goes), 0], marks, asked, 128)
     found = dragging.drag(G, person, asked, settings.Drag(iteration=90), None, followed)
     assert found.stopped == "no nearer" and abs(found.left.item() - 7) < 0.01 and rates == [0.02, 0.01, 0.005]
-    assert len(found.path) == dragging.LOOK_EVERY + 2 and torch.equal(found.path[-1][0], found.ws) and 3 * dragging.PATIENCE <= found.steps < 90
+    assert len(found.path) == dragging.LOOK_EVERY + 2 and torch.equal(found.path[-1][0], found.ws)
+    assert 3 * dragging.PATIENCE <= found.steps < 90
 
 
 def test_a_landmark_where_nothing_is_alike_is_not_believed(G, person):
@@ -418,7 +419,8 @@ def test_generators_of_other_kinds(kind, classes, tmp_path, monkeypatch):
     """A drag needs no class: the latent has it already. What is written renders to its picture."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    made = stylegan_layers.Generator(stylegan_layers.Config(kind, 64, channel_base=512, mapping_layers=2, z_dim=32, w_dim=32, c_dim=classes))
+    config = stylegan_layers.Config(kind, 64, channel_base=512, mapping_layers=2, z_dim=32, w_dim=32, c_dim=classes)
+    made = stylegan_layers.Generator(config)
     checkpoints.save("g.safetensors", made, perceptual="none")
     G = checkpoints.load_generator("g.safetensors")
     with torch.no_grad():
