@@ -237,7 +237,7 @@ def _kind(path, kinds, role, origin=None):
     """The metadata of a checkpoint that must hold one of these kinds."""
     info = read_metadata(path)
     if info["kind"] not in kinds:
-        raise ValueError(f"{info['path']}: holds a {shown(info['kind'], 40)}, no {role} ({origin or ', '.join(kinds)})")
+        raise ValueError(f"{info['path']}: a checkpoint of kind {shown(info['kind'], 40)}, no {role} ({origin or ', '.join(kinds)})")
     return info
 
 
