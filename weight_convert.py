@@ -194,7 +194,7 @@ SIGNS = [  # a name that shows whose file it is; its network; its kind, or None:
     (r"synthesis\..*", "generator", None, None),
     (r"b4\.out\.weight", "discriminator", None, None),
 ]
-AVERAGED = ("G_ema", "g_ema", "generator_ema", "params_ema")  # where files keep networks: the averaged generator, one of them, the one that was trained
+AVERAGED = ("G_ema", "g_ema", "generator_ema", "params_ema")  # where files keep the averaged generator
 PLACES = {"generator": (AVERAGED, ("generator", "state_dict"), ("G", "g")), "discriminator": (("D", "d", "discriminator", "state_dict"),)}
 WRAPPERS = (tuple(f"{name}." for name in AVERAGED), ("module.", "decoder.", "generator."))  # of names; DataParallel's, e4e's, ...
 
