@@ -6,7 +6,7 @@
 
 truth: a face is turned by the generator itself (boundary pose), a landmark before and after is a handle and its target; the landmark is
 found again in the dragged face. photographs: mouth corners, brows, nose and chin of embedded faces, with masks; --sheet shows them.
-speed: seconds of a step that stops at a quarter of the side, and of a whole rendering with its gradient, random weights.
+speed: seconds of a step, which stops at the feature map, and of a whole rendering with its gradient, random weights.
 """
 
 import resource

@@ -1,8 +1,8 @@
 """Points of a face dragged through the generator's features (DragGAN, Pan et al. 2023; FreeDrag, Ling et al. 2023).
 
-The latent moves until patches of a feature map have come where they should be. The map is a quarter as fine as the picture, and what
-lies above it is not computed. Written from the papers' formulas. A point is anything with `start` and `target`, (x, y) in pixels of the
-picture, `landmark` (dlib's index, or None) and `text` (for errors).
+The latent moves until patches of a feature map have come where they should be. The map is a quarter as fine as the picture (128 pixels
+at most), and what lies above it is not computed. Written from the papers' formulas. A point is anything with `start` and `target`, (x, y)
+in pixels of the picture, `landmark` (dlib's index, or None) and `text` (for errors).
 """
 
 import copy

@@ -137,7 +137,7 @@ DRAGS = {"track": "DragGAN's: move a patch, then look where it is", "free": "Fre
 
 @dataclass
 class Drag:
-    """Settings of `dragging.drag`, measured (benchmarks/README.md); r1 and r2 in pixels of the feature map, a quarter as fine."""
+    """Settings of `dragging.drag`, measured (benchmarks/README.md); r1 and r2 in pixels of the feature map."""
 
     method: str = "track"
     iteration: int = 100  # steps at most

@@ -193,7 +193,8 @@ def test_what_comes_no_nearer_ends_at_the_nearest(G, person, monkeypatch):
     asked, marks, rates = points(((64.0, 70.0), (74.0, 70.0))), np.full((68, 2), 64.0) + [0, 6], []
     adam = torch.optim.Adam
     monkeypatch.setattr(torch.optim, "Adam", lambda them, lr: rates.append(lr) or adam(them, lr=lr))
-    goes = iter([0, 3, 1, 1, 9.5, *[0] * 40])  # pixels that the landmark has moved, look by look
+    monkeypatch.setattr(dragging, "PATIENCE", 8)
+    goes = iter([0, 3, 9.5, *[0] * 40])  # pixels that the landmark has moved, look by look
     monkeypatch.setattr(dragging.Look, "alike", lambda look, fmap, places: places[:, 0] < 73)
     followed = dragging.Followed(lambda ws: marks + [next(goes), 0], marks, asked, 128)
     found = dragging.drag(G, person, asked, settings.Drag(iteration=90), None, followed)
@@ -233,7 +234,7 @@ def test_landmarks_that_jump_are_not_steady(G, person, monkeypatch):
     assert drag_edit.steady(picture, marks).all() and len(moves) == 3
     jumps[3] = 5
     assert np.flatnonzero(~drag_edit.steady(picture, marks)).tolist() == [3]
-    jumps[:] = 2.5  # each alone would do
+    jumps[:] = 1.6  # each alone would do
     assert not drag_edit.steady(picture, marks).any()
     monkeypatch.setattr(landmarks, "landmarks_of_crop", no_face)
     assert not drag_edit.steady(picture, marks).any()
@@ -309,13 +310,14 @@ def test_points_are_drawn_where_they_are():
     assert large.shape == (256, 256, 3) and large[80, 60].argmax() == 0 and large[200, 180].argmax() == 2
 
 
-def test_landmarks_of_a_face_are_dragged(place, G):
+def test_landmarks_of_a_face_are_dragged(place, G, monkeypatch):
     mask = ["--mask", "ellipse:0.5,0.7,0.4,0.3", "--lambda_mask", 7, "--lambda_start", 0.2, "--method", "free"]
     words = ["--latent_file", "a.npy", "--drag", "part:mouth_left>-3,-3", *mask, "--iteration", 2, "--out", "up"]
     assert call(*words) == 0
     said = face.record(f"{OUT}/up.npy")
     assert said["settings"]["lambda_mask"] == 7 and said["settings"]["method"] == "free" and "way_by_landmarks" in said["points"][0]
     assert said["settings"]["lambda_start"] == 0.2
+    monkeypatch.setattr(drag_edit, "steady", lambda picture, marks: np.ones(68, bool))
     with pytest.raises(ValueError, match="does not let its start"):
         call(*words[:4], *mask, "--invert_mask")
     with pytest.raises(ValueError, match="no landmark is near"):
