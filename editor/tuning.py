@@ -22,6 +22,7 @@ FORMAT = "stylegan-latent-editor tuned weights 1"
 CONVOLUTION = re.compile(r"b\d+\.conv[01]\.weight")
 LONGEST_HEADER = 1 << 20  # bytes of a file's names, shapes and metadata: kilobytes, in truth
 PSI = 0.7  # truncation of the other faces
+STYLE = ".affine.bias"  # what is added to a layer's style (`styles`); tuning leaves it alone
 OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)")
 
 
@@ -352,7 +353,8 @@ def read(path, G, force=False):
 
     advice = "encode again, or use --tuned_strength 0"
     files.require_regular(path, advice)
-    weights = {name: weight for name, weight in G.synthesis.named_parameters() if CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name)}
+    known = G.synthesis.named_parameters()
+    weights = {name: weight for name, weight in known if CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name) or name.endswith(STYLE)}
     if path.stat().st_size > 2 * sum(weight.numel() for weight in weights.values()) + LONGEST_HEADER:
         raise ValueError(f"{path}: larger than all weights of this generator; {advice}")
     content = path.read_bytes()  # not by its name, which safetensors reads as UTF-8 only
