@@ -130,3 +130,12 @@ class Tuning:
                 raise ValueError(f"--tune_{name} {getattr(self, name)}: a finite number, 0 or more")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"--tune_lr {self.lr}: a finite number above 0")
+
+
+# How a direction is kept to the one attribute that it changes most (`purify`)
+PURIFY = {
+    "condition": "without its share along what changes the others",
+    "layers": "so, and only in those layers where that changes the picture least",
+    "channels": "in style space, the few channels that change it with the least else",
+    "gradient": "in W, the way that changes it with the least else",
+}

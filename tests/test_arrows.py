@@ -83,6 +83,10 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "face": ["files", "foreign", "pickles", "tuning"],
     "styles": ["classes", "tuning"],
     "boundaries": ["face", "files", "foreign", "downloads", "styles"],
+    "scored": ["face", "files"],
+    "directions": ["boundaries", "styles"],
+    "readings": ["boundaries", "checkpoints", "classes", "fast_conv", "images", "landmarks", "render", "session", "styles", "tuning"],
+    "purify": ["boundaries", "directions", "readings", "styles"],
     "render": ["images", "face", "graphs", "tuning"],
     "coarse": ["checkpoints", "classes", "downloads", "files", "fast_conv"],
     "graphs": [],
@@ -106,8 +110,8 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
 
 
 def test_the_house_is_small():
-    """At most fifteen files at the top, commands all but three, so that a file's place says whether it is run."""
-    assert len(TOP) <= 15
+    """At most seventeen files at the top, commands all but three, so that a file's place says whether it is run."""
+    assert len(TOP) <= 17
     assert sorted(TOP) == sorted([*SCRIPTS, *NETWORKS])
     assert sorted(EDITOR) == sorted(ARROWS.keys() - set(NETWORKS)), "a new module needs its place in ARROWS"
 
