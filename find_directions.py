@@ -24,6 +24,7 @@ METHODS = {
 ATTRIBUTES = ("gender", "age", "yaw", "smile", "glasses")
 OF_CHANNELS = ("attribute", "scores", "latents", "column", "torgb")
 SHOWN = 192  # pixels a side of a face on the sheet
+SLOPES = 48  # faces whose gradients say what channels change
 CANDIDATES = 4  # times --count: channels that are tried, of which those that do most are kept
 
 
@@ -124,8 +125,8 @@ def of_channels(session, args, reader, layers):
     tried, effects = ranked[: args.count], {}
     if args.attribute:
         tried = ranked[: CANDIDATES * args.count]
-        with cli.progress(48, args.quiet, "face") as show:
-            found = readings.slopes(reader, callback=show)
+        with cli.progress(SLOPES, args.quiet, "face") as show:
+            found = readings.slopes(reader, SLOPES, callback=show)
         slope = found.effects[found.names.index(args.attribute)]
         effects = {one.place: float(slope[one.place]) * one.unit for one in tried}
         tried = sorted(tried, key=lambda one: -abs(effects[one.place]))[: args.count]
@@ -185,8 +186,8 @@ def settled(session, args, reader, made):
         reading, low, high = reader(boundary, args.distance)
         if args.purify:
             if slopes is None:
-                with cli.progress(48, args.quiet, "face") as show:
-                    slopes = readings.slopes(reader, callback=show)
+                with cli.progress(SLOPES, args.quiet, "face") as show:
+                    slopes = readings.slopes(reader, SLOPES, callback=show)
             before = reading
             boundary = purify.purified(session.G, slopes, boundary, args.purify, reading, args.keep, args.channels)
             reading, low, high = reader(boundary, args.distance)

@@ -17,6 +17,7 @@ import numpy as np
 
 from editor import files
 
+SLOPES = 48  # faces whose gradients say what --purify takes out
 MIN_CLASS = 5  # latents on each side; with fewer, none are left to test on
 
 
@@ -293,9 +294,8 @@ def own_generator(hashes, args):
         return None
     if not args.faces:
         raise ValueError("--purify looks at what changes; give it --faces 16")
-    found = checkpoints.load_generator()
-    if hashes == {found.meta["hash"]}:
-        return found
+    if hashes == {files.file_hash(checkpoints.BUNDLED["generator"])}:
+        return checkpoints.load_generator()
     if args.purify:
         raise ValueError("--purify looks at pictures of the latents' generator; name it with --weight_file")
     return None
@@ -316,8 +316,8 @@ def look(boundary, G, args):
     if args.purify:
         if not args.quiet:
             cli.say(f"before --purify: {reading.words()}")
-        with cli.progress(48, args.quiet, "face") as show:
-            slopes = readings.slopes(reader, callback=show)
+        with cli.progress(SLOPES, args.quiet, "face") as show:
+            slopes = readings.slopes(reader, SLOPES, callback=show)
         boundary = purify.purified(G, slopes, boundary, args.purify, reading, args.keep, args.channels)
         reading, *_ = reader(boundary)
     boundary.info["reading"] = reading.record() | {"words": reading.words()}
