@@ -25,7 +25,7 @@ ATTRIBUTES = ("gender", "age", "yaw", "smile", "glasses")
 OF_CHANNELS = ("attribute", "scores", "latents", "column", "torgb")
 SHOWN = 192  # pixels a side of a face on the sheet
 SLOPES = 48  # faces whose gradients say what channels change
-CANDIDATES = 4  # times --count: channels that are tried, of which those that do most are kept
+LEAST = 0.1  # correlation with the attribute of channels that are ranked by what they do
 
 
 def flags():
@@ -87,22 +87,29 @@ def reader_of(session, args):
         return None
 
 
+def given(session, args):
+    """--latents and --scores: ws [N, 1 or L, 512], float64 [N]; None where the attribute network scores faces."""
+    import torch
+
+    from editor.scored import read_latents, read_scores
+
+    if not args.scores:
+        return None
+    (ws, hashes), scores = read_latents(args.latents, session.G), read_scores(args.scores, args.column)
+    if hashes - {session.G.meta["hash"]}:
+        raise ValueError(f"{args.latents}: latents of another generator ({min(hashes)[:12]}); give theirs with --weight_file")
+    if len(ws) != len(scores):
+        raise ValueError(f"{args.scores}: {len(scores)} scores for the {len(ws)} latents of {args.latents}; one a face is needed")
+    return torch.from_numpy(ws), torch.from_numpy(scores)
+
+
 def scored(session, args, reader):
-    """Latents and the scores that channels are ranked by: ws [N, 1 or L, 512], float64 [N]."""
+    """Random faces as the attribute network reads them: W [N, 1, 512], float64 [N]."""
     import torch
 
     from editor import classes
-    from editor.scored import read_latents, read_scores
 
-    G = session.G
-    if args.scores:
-        (ws, hashes), scores = read_latents(args.latents, G), read_scores(args.scores, args.column)
-        if hashes - {G.meta["hash"]}:
-            raise ValueError(f"{args.latents}: latents of another generator ({min(hashes)[:12]}); give theirs with --weight_file")
-        if len(ws) != len(scores):
-            raise ValueError(f"{args.scores}: {len(scores)} scores for the {len(ws)} latents of {args.latents}; one a face is needed")
-        return torch.from_numpy(ws), torch.from_numpy(scores)
-    generator, ws, found = torch.Generator().manual_seed(args.seed), [], []
+    G, generator, ws, found = session.G, torch.Generator().manual_seed(args.seed), [], []
     with cli.progress(args.samples, args.quiet, "face") as show, torch.no_grad():
         for first in range(0, args.samples, 64):
             z = torch.randn(min(64, args.samples - first), G.config.z_dim, generator=generator).to(G.w_avg.device)
@@ -113,23 +120,28 @@ def scored(session, args, reader):
     return torch.cat(ws), torch.cat(found)
 
 
-def of_channels(session, args, reader, layers):
-    """Channels as directions in style space. Of those that go most with the score, those come first that change most, where read."""
+def of_channels(session, args, reader, layers, scores):
+    """Channels as directions in style space, by their correlation with the score.
+
+    Styles are made of one w, so that many go with an attribute and few make it: with --attribute those come first that do most by their
+    gradient, of all whose correlation has the same sign.
+    """
     from editor import directions, readings, styles
 
     G = session.G
-    ws, scores = scored(session, args, reader)
+    ws, scores = scores or scored(session, args, reader)
     ranked = directions.channels(G, ws, scores, layers, args.torgb)
     if not ranked:
-        raise ValueError(f"--layers {args.layers}: no channels there")
+        where = f"layers {args.layers}" if args.layers else "any layer"
+        raise ValueError(f"no channels there: no {'ToRGB' if args.torgb else 'layer'} with a style in {where}")
     tried, effects = ranked[: args.count], {}
     if args.attribute:
-        tried = ranked[: CANDIDATES * args.count]
         with cli.progress(SLOPES, args.quiet, "face") as show:
             found = readings.slopes(reader, SLOPES, callback=show)
         slope = found.effects[found.names.index(args.attribute)]
-        effects = {one.place: float(slope[one.place]) * one.unit for one in tried}
-        tried = sorted(tried, key=lambda one: -abs(effects[one.place]))[: args.count]
+        effects = {one.place: float(slope[one.place]) * one.unit for one in ranked}
+        makes = [one for one in ranked if abs(one.correlation) >= LEAST and effects[one.place] * one.correlation > 0] or ranked
+        tried = sorted(makes, key=lambda one: -abs(effects[one.place]))[: args.count]
     made = []
     for number, one in enumerate(tried):
         info = {"method": "channels", "number": number, "channel": styles.label(G, one.place), "correlation": one.correlation,
@@ -140,12 +152,12 @@ def of_channels(session, args, reader, layers):
     return made
 
 
-def found(session, args, reader, layers):
+def found(session, args, reader, layers, scores):
     """The directions asked for: list of `boundaries.Boundary`."""
     from editor import directions
 
     if args.method == "channels":
-        return of_channels(session, args, reader, layers)
+        return of_channels(session, args, reader, layers, scores)
     with cli.progress(args.samples, args.quiet, "sample") as show:
         return directions.found(session.G, args.method, args.count, layers, args.samples, args.seed, show)
 
@@ -232,12 +244,13 @@ def main(argv):
     session = sessions.open(args)
     layers = None if args.layers is None else face.layer_range(args.layers, session.G.num_ws)
     sheet, paths, sources = results(args, session.G)
-    reader = reader_of(session, args)
+    scores, reader = given(session, args), reader_of(session, args)
     if args.attribute and reader is None:
         raise ValueError("--attribute is read on random faces; give --faces 16")
     rows, names, written = [], [], []
     info = session.record("find_directions.py", sources)
-    for path, (boundary, reading, row) in zip(paths, shown(session, args, reader, found(session, args, reader, layers)), strict=False):
+    made = found(session, args, reader, layers, scores)
+    for path, (boundary, reading, row) in zip(paths, shown(session, args, reader, made), strict=False):
         boundary.info = boundary.info | info
         boundaries.save(path, boundary)
         words = reading.words("sigma") if reading else ""

@@ -139,7 +139,9 @@ def weights(G, delta, tuned=None):
     for affine in affines(G):
         part = delta[affine.first : affine.first + affine.count]
         if part.any():
-            before = found.get(affine.bias)
-            part = part.to(G.w_avg.device, torch.float32) / G.synthesis.get_submodule(affine.name).affine.lr_mul
-            found[affine.bias] = (part if before is None else before.float() + part).half()
+            before = found.pop(affine.bias, None)
+            part = (part.to(G.w_avg.device, torch.float32) / G.synthesis.get_submodule(affine.name).affine.lr_mul).half()
+            part = part if before is None else (before.float() + part).half()  # so that there and back is nothing
+            if part.any():
+                found[affine.bias] = part
     return found or None

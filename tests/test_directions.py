@@ -79,10 +79,10 @@ def test_the_first_direction_is_the_one_that_was_put_there(network):
     last = G.mapping.fc1
     last.weight.data = 0.01 * last.weight.data + other[:, None] * torch.randn(1, 512) * 100
     G.freeze()
-    began = time.perf_counter()
+    began = time.process_time()
     sefa = directions.found(G, "sefa", 1, samples=2000)[0].normal[0]
     pca = directions.found(G, "pca", 1, samples=2000)[0].normal[0]
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert abs(sefa @ wanted.double()) > 0.99 and abs(pca @ other.double()) > 0.99
 
 
@@ -337,21 +337,22 @@ def test_the_command_writes_what_other_commands_take(place, tiny, capsys):
     assert said.out.splitlines() == names and "01: not read; 1 is " in said.err
     found = boundaries.load(names[2], tiny.G)
     expected = directions.found(tiny.G, "sefa", 2, [1, 2], 500)[1]
-    assert torch.equal(found.normal, expected.normal) and found.layers == [1, 2] and found.unit == expected.unit
+    assert torch.allclose(found.normal, expected.normal, rtol=0, atol=1e-12) and found.layers == [1, 2] and found.unit == expected.unit
     assert found.info["method"] == "sefa" and found.info["generator_hash"] == tiny.G.meta["hash"]
     assert not edit("--latent_file", "u.npy", "--edit", f"{names[2]}=2", weights=tiny.weights)
     moved = face.read("out/u_tiny_sefa_1-2_01+2.npy", tiny.G).ws - face.read("u.npy", tiny.G).ws
     assert moved[0, [0, 3]].abs().max() == 0 and torch.allclose(moved[0, 1].double(), 2 * found.unit * found.normal[0], atol=1e-5)
     assert find("--method", "pca", "--name", "w", "--out_dir", "x", "--distance", 1, "--faces", 0, "--samples", 300, "--seed", 4,
                 "--count", 1, "--quiet", weights=tiny.weights) == 0  # fmt: skip
-    assert torch.equal(boundaries.load("x/w_00.npy").normal, directions.found(tiny.G, "pca", 1, None, 300, 4)[0].normal)
+    again = boundaries.load("x/w_00.npy").normal
+    assert torch.allclose(again, directions.found(tiny.G, "pca", 1, None, 300, 4)[0].normal, rtol=0, atol=1e-12)
     assert not capsys.readouterr().out
 
 
 def test_channels_by_scores_of_ones_own(place, tiny):
     ws = torch.randn(200, 512, generator=torch.Generator().manual_seed(0))
     np.save("ws.npy", ws.numpy())
-    rows = dict(weights(tiny.G).items())[1]
+    rows = weights(tiny.G)[1]
     scores = ws.double().numpy() @ rows[5]
     Path("s.csv").write_text("a,b\n" + "".join(f"0,{s}\n" for s in scores))
     words = ["--method", "channels", "--scores", "s.csv", "--column", "b", "--latents", "ws.npy", "--faces", 0, "--count", 2, "--quiet"]
@@ -362,7 +363,8 @@ def test_channels_by_scores_of_ones_own(place, tiny):
     assert not edit("--latent_file", "u.npy", "--channel", "1:5=3", weights=tiny.weights, out="same")
     a, b = Path("out/u_tiny_channels_s_00+3.png"), Path("same/u_1c5+3.png")
     assert np.abs(np.asarray(images.open_image(a)).astype(int) - np.asarray(images.open_image(b))).max() <= 1
-    assert find(*words, "--torgb", "--layers", "3", weights=tiny.weights) == (0 if weights(tiny.G, True).get(3) is not None else 2)
+    with pytest.raises(ValueError, match="no channels there"):  # StyleGAN1's ToRGB has no style
+        find(*words, "--torgb", weights=tiny.weights)
 
 
 def test_an_attributes_channels_are_read_and_purified(G, tmp_path, monkeypatch, capsys):
