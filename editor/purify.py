@@ -12,6 +12,7 @@ from editor import boundaries, directions, styles
 from editor.readings import Slopes
 
 SHRINK = 0.5  # of the measured products of channels' changes, which a hundred looks give, towards none
+CARRIED = 0.5  # of what the direction does to its attribute: ranges of layers that do less would have to be moved too far
 FLOOR = 1e-3  # of a mean channel's cost, for channels that seem to change nothing
 
 
@@ -82,8 +83,11 @@ def conditioned(G, slopes, normal, kept, layers=None):
 
 
 def best_layers(G, slopes, boundary, main, kept):
-    """The range of layers in which the conditioned direction changes the picture least for the same change of its attribute."""
+    """The range of layers in which the conditioned direction changes the picture least for the same change of its attribute, of those
+    that carry at least half of it.
+    """
     at, best = slopes.names.index(main), (float("inf"), None)
+    whole = abs(float(slopes.effects[at] @ along_w(G) @ conditioned(G, slopes, boundary.normal[:1], kept)[0]))
     for first in range(G.num_ws):
         for last in range(first, G.num_ws):
             layers = list(range(first, last + 1))
@@ -93,6 +97,8 @@ def best_layers(G, slopes, boundary, main, kept):
                 continue  # nothing is left of it there
             styled = along_w(G, layers) @ step  # [S]
             own = abs(float(slopes.effects[at] @ styled))
+            if own < CARRIED * whole:
+                continue
             change = float((slopes.looks @ styled).square().mean().sqrt()) / max(own, 1e-12)
             best = min(best, (change, layers), key=lambda found: found[0])
     return best[1]

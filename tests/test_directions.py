@@ -1,5 +1,6 @@
 """Directions that nobody labelled: closed forms against computations of the test's own, style channels through every command."""
 
+import functools
 import importlib
 import json
 import time
@@ -77,7 +78,8 @@ def test_the_first_direction_is_the_one_that_was_put_there(network):
         if name.endswith("affine.weight"):
             value.data = 0.01 * value.data + torch.randn(len(value), 1) * wanted
     last = G.mapping.fc1
-    last.weight.data = 0.01 * last.weight.data + other[:, None] * torch.randn(1, 512) * 100
+    last.weight.data = 0.001 * last.weight.data + other[:, None] * torch.randn(1, 512) * 100
+    last.bias.data.fill_(1e4)  # so far from 0 that the leaky ReLU bends nothing
     G.freeze()
     began = time.process_time()
     sefa = directions.found(G, "sefa", 1, samples=2000)[0].normal[0]
@@ -288,9 +290,17 @@ def test_the_picture_is_cut_as_the_network_knows_it():
     assert low[0, 0, 15, 25] == 1
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_faces():
+    """Spreads of few faces: what is read does not ask for them to be exact."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readings, "SPREAD", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
-def reader(G):
-    return readings.Reader(G, 3)
+def reader(G, few_faces):
+    return readings.Reader(G, 2)
 
 
 def test_readings_are_of_the_faces_that_were_moved(G, reader):
@@ -306,19 +316,33 @@ def test_readings_are_of_the_faces_that_were_moved(G, reader):
     assert reading.words("sigma").startswith("smile +") and "per sigma; identity 0." in reading.words("sigma")
 
 
+@functools.cache
+def slopes_of(reader):
+    return readings.slopes(reader, count=2, seed=5)
+
+
+@pytest.fixture
+def opened(reader, monkeypatch):
+    """Commands take the reader and the slopes that are there: loading and rendering are what takes time."""
+    slopes, calls = slopes_of(reader), []
+    monkeypatch.setattr(readings, "Reader", lambda G, count=16, seed=1: calls.append(count) or reader)
+    monkeypatch.setattr(readings, "slopes", lambda reader, count, callback=None: slopes)
+    return calls
+
+
 def test_slopes_are_what_a_small_step_does(G, reader):
     """Central differences, along a direction in style space."""
-    slopes = readings.slopes(reader, count=4, seed=5)
+    slopes = slopes_of(reader)
     random = torch.randn(styles.count(G), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    step = 0.02 * random * styles.spread(G)
+    step = 0.005 * random * styles.spread(G)
     scores = []
     for sign in (1, -1):
-        offsets = (sign * step).float().expand(4, -1)
+        offsets = (sign * step).float().expand(2, -1)
         with torch.no_grad():
-            scores.append(reader.attributes(readings.with_offsets(G, offsets).synthesis(reader.drawn(4, 5))))
+            scores.append(reader.attributes(readings.with_offsets(G, offsets).synthesis(reader.drawn(2, 5))))
     for i, name in enumerate(slopes.names):
         measured = (scores[0][name] - scores[1][name]).mean().item() / 2 / reader.spread[name]
-        assert measured == pytest.approx((slopes.effects[i] @ step).item(), rel=0.1, abs=2e-3), name
+        assert measured == pytest.approx((slopes.effects[i] @ step).item(), rel=0.15, abs=1e-3), name
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -367,14 +391,13 @@ def test_channels_by_scores_of_ones_own(place, tiny):
         find(*words, "--torgb", weights=tiny.weights)
 
 
-def test_an_attributes_channels_are_read_and_purified(G, tmp_path, monkeypatch, capsys):
+def test_an_attributes_channels_are_read_and_purified(G, opened, tmp_path, monkeypatch, capsys):
     """On the bundled generator, small: the sheet has a row a direction, and the record what was read."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(find_directions, "SLOPES", 4)
     words = ["--method", "channels", "--attribute", "smile", "--samples", 100, "--count", 1, "--faces", 2]
     assert find(*words, "--purify", "channels", "--keep", "gender", "--channels", 20) == 0
     said = json.loads(Path("directions/faces128_channels_smile_channels_00.json").read_text())
-    assert said["purified"]["kept"] == ["gender"] and len(said["channels"]) == 20 and said["reading"]["distance"] == 2
+    assert opened == [2] and said["purified"]["kept"] == ["gender"] and len(said["channels"]) == 20 and said["reading"]["distance"] == 2
     assert "per sigma; identity" in capsys.readouterr().err and Path("directions/faces128_channels_smile_channels.png").is_file()
 
 
@@ -394,7 +417,7 @@ def test_an_attributes_channels_are_read_and_purified(G, tmp_path, monkeypatch, 
         (["--method", "pca", "--purify", "layers", "--faces", "0"], "--faces 16"),
         (["--method", "channels", "--attribute", "smile", "--purify", "layers"], "directions in W"),
         (["--method", "pca", "--name", "../x"], "--name"),
-        (["--method", "pca", "--purify", "layers"], "no face is seen"),
+        (["--method", "pca", "--purify", "layers", "--faces", "2"], "no face is seen"),
     ],
 )
 def test_bad_calls_say_so_in_one_line(place, tiny, monkeypatch, capsys, words, said):
@@ -447,9 +470,8 @@ def one_line(main, said, monkeypatch, capsys):
     assert left.value.code == 2 and said in error and len(error.strip().splitlines()) == 1, error
 
 
-def test_train_boundary_says_what_else_changes(G, tmp_path, monkeypatch, capsys):
+def test_train_boundary_says_what_else_changes(G, opened, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_boundary, "SLOPES", 4)
     ws = G.mapping(torch.randn(60, 512, generator=torch.Generator().manual_seed(0))).detach()
     smile = boundaries.load(checkpoints.HERE / "boundaries/smile.npy", G)
     np.save("scores.npy", boundaries.signed_distance(ws[:, None], smile).numpy())
