@@ -19,6 +19,7 @@ ME, YOU = "astronaut_01", "seed0057"  # the photograph's face, and a sample of t
 MINE, YOURS = f"latent_W/{ME}.npy", f"save_image/generate/{YOU}.npy"
 UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
 EDITS = ("gender", "age", "pose", "eyeglasses", "smile")
+FOUND = "faces128_pca_00"  # the first direction that nobody labelled
 COMMANDS = f"""
 align_images.py raw_images/ aligned_images/
 encode_image.py --src_im {ME}.png
@@ -27,6 +28,8 @@ image_morphing.py --latent_file1 {MINE} --latent_file2 {YOURS} --frames 24 --eas
 image_crossover.py --latent_file1 {MINE} --latent_file2 {YOURS}
 facial_exchange.py --latent_file1 {YOURS} --latent_file2 {MINE}
 semantic_edit.py --latent_file {MINE} --steps 5
+find_directions.py --method pca --count 4 --faces 6 --out_dir save_image/directions
+semantic_edit.py --latent_file {MINE} --boundary save_image/directions/faces128_pca_00.npy --start_distance -2 --end_distance 2 --steps 5
 encode_image.py --src_im {ME}.png --mask part:mouth --invert_mask --composite --iteration 120
 image_crossover.py --src_im1 {ME}.png --src_im2 save_image/generate/{YOU}.png --mask {UPPER} --iteration 80 --noise_iteration 80
 local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 80 --noise_iteration 40
@@ -73,7 +76,7 @@ def rows():
         "mouth filled in; two photographs joined": [picture(f"encode/{ME}_fill_mouth"), picture(f"crossover/{ME}_x_{YOU}_box-0-0-1-0.5")],
         "scribble: drawn, result": [picture("scribble"), picture(f"local/{ME}_scribble")],
         "texture above; the other's mouth": [picture(f"local/{ME}_style"), picture(f"local/{ME}_x_{YOU}_mouth")],
-    }, {name: picture(f"boundary/{ME}_{name}") for name in EDITS}
+    }, {name: picture(f"boundary/{ME}_{name}") for name in (*EDITS, FOUND)}
 
 
 def page(side=128):
@@ -110,8 +113,9 @@ def write_docs(folder):
     ):
         row = next(v for k, v in found.items() if k.startswith(key))
         small(images.sheet([row], size=160), folder / f"{name}.jpg", 170 * len(row))
-    for name, strip in strips.items():
-        small(strip, folder / f"{name}.jpg", 640)
+    for name in EDITS:
+        small(strips[name], folder / f"{name}.jpg", 640)
+    small(picture("directions/faces128_pca"), folder / "directions.jpg", 640)
     with files.atomic(folder / "morph.gif") as temporary:
         temporary.write_bytes(Path("save_result/morph.gif").read_bytes())
 
