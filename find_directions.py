@@ -189,6 +189,14 @@ def title(boundary, path):
     return boundary.info["channel"] if "channel" in boundary.info else path.stem.rsplit("_", 1)[-1]
 
 
+def lines(words):
+    """What is read of a direction, in lines short enough for the sheet."""
+    named, semicolon, rest = words.partition(" per sigma; ")
+    each = named.split(", ") if words else []
+    return [", ".join(each[i : i + 2]) for i in range(0, len(each), 2)] + ([f"per sigma; {part}" if not i else part
+            for i, part in enumerate(rest.split(", "))] if semicolon else [])  # fmt: skip
+
+
 def settled(session, args, reader, made):
     """Each direction as it is written, with its reading and the pictures at either side: (Boundary, Reading or None, low, high)."""
     from editor import purify, readings
@@ -258,7 +266,7 @@ def main(argv):
             more = f" (correlation {boundary.info['correlation']:+.2f})" if "correlation" in boundary.info else ""
             cli.say(f"{title(boundary, path)}{more}: {words or 'not read'}; 1 is {boundary.unit:.3g}")
         rows.append(row)
-        names.append("\n".join([title(boundary, path), *words.replace(" per sigma; ", "\nper sigma; ").split("\n")]).strip())
+        names.append("\n".join([title(boundary, path), *lines(words)]))
         written.append(path)
     images.save(sheet, images.sheet(rows, [f"{d:+g}" for d in (-args.distance, 0, args.distance)], names, SHOWN))
     cli.written(args, sheet, *written, what=f"{len(written)} directions by {settings_words(args)}")
