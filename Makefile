@@ -10,7 +10,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt requirements-ray.txt
 	touch $@
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: $(VENV)/ready
 	$(BIN)/python -m docs.demo

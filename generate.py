@@ -42,6 +42,7 @@ def flags():
     p.add_argument("--trunc_cutoff", type=cli.number(int, 0), metavar="N", help="truncate the first N layers only (default: all)")
     noises = "; ".join(f"{name}: {what}" for name, what in NOISES.items())
     p.add_argument("--noise_mode", default="const", choices=NOISES, help=f"{noises} (default: const)")
+    cli.add_motion_flags(p)
     p.add_argument("--out_dir", "--outdir", default="save_image/generate", metavar="DIR", help="where results go (default: %(default)s)")
     p.set_defaults(seed=0)
     return p
@@ -52,7 +53,7 @@ def sample(G, seed, args):
     import numpy as np
     import torch
 
-    from editor import classes, face
+    from editor import classes, face, motion, tuning
 
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.config.z_dim)).float().to(G.w_avg.device)
     with torch.no_grad():
@@ -63,7 +64,13 @@ def sample(G, seed, args):
     elif args.noise_mode == "random":  # on the CPU, so that every device draws the same
         drawn = torch.Generator().manual_seed(seed)
         noise = [torch.randn(own.shape, generator=drawn).to(own.device) for own in face.own_noise(G)]
-    return face.Face(ws, noise)
+    tuned = {tuning.TRANSFORM: motion.transform(args.rotate, args.translate).to(G.w_avg.device)} if moved(args) else None
+    return face.Face(ws, noise, tuned)
+
+
+def moved(args):
+    """{flag: value} of a motion that is asked for."""
+    return {"rotate": args.rotate, "translate": list(args.translate)} if args.rotate or any(args.translate) else {}
 
 
 def file_of_all(args):
@@ -84,12 +91,16 @@ def main(argv):
     args = flags().parse_args(argv)
     import torch
 
-    from editor import classes, face, images, render
+    from editor import classes, face, images, projection, render
     from editor import session as sessions
 
     session = sessions.open(args)
     G, out = session.G, Path(args.out_dir)
     classes.require(G)
+    if args.noise_mode != "const":
+        projection.require_noise(G)
+    if moved(args) and G.kind != "stylegan3":
+        raise ValueError(f"--rotate and --translate move StyleGAN3's input; this generator is a {G.kind}, which has none")
     if args.trunc_cutoff is not None and args.trunc_cutoff > G.num_ws:
         raise ValueError(f"--trunc_cutoff {args.trunc_cutoff}: this generator has {G.num_ws} layers")
     pictures, together = {seed: out / f"seed{seed:04}.png" for seed in args.seeds}, file_of_all(args)
@@ -98,7 +109,7 @@ def main(argv):
         sessions.claim(picture.with_suffix(".npy"), sources)
     for seed in (max(args.seeds), min(args.seeds)):
         files.check_writable(pictures[seed], *face.outputs(pictures[seed].with_suffix(".npy")), *face.outputs(together))
-    settings = {"trunc": args.trunc, "trunc_cutoff": args.trunc_cutoff, "noise_mode": args.noise_mode} | session.said_class
+    settings = {"trunc": args.trunc, "trunc_cutoff": args.trunc_cutoff, "noise_mode": args.noise_mode} | session.said_class | moved(args)
     for seed, picture in pictures.items():
         before = face.record(picture).get("settings", settings)
         if before != settings:

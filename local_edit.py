@@ -65,14 +65,14 @@ def _common(p, mask_help, iteration, noise_iteration, lr):
     p.add_argument("--invert_mask", action="store_true", help="black is where the edit happens")
     p.add_argument("--blur", type=cli.number(float, 0, most=0.5), default=0.02, help="softens the mask's edge: sigma, as a share of "
                    "the side (default: %(default)s)")  # fmt: skip
-    p.add_argument("--noise_iteration", type=cli.number(int, 0), default=noise_iteration, help="then steps of the noise maps alone "
-                   "(default: %(default)s)")  # fmt: skip
+    p.add_argument("--noise_iteration", type=cli.number(int, 0), help="then steps of the noise maps alone "
+                   f"(default: {noise_iteration}; StyleGAN3, which has none: 0)")  # fmt: skip
     p.add_argument("--lr", type=cli.number(float, above=0), default=lr, help="Adam's learning rate (default: %(default)s)")
     p.add_argument("--out", metavar="NAME", help=f"NAME in {FOLDER}/, or a path (default: named after the faces)")
     cli.add_embedding_flags(p, iteration)
     cli.add_face_flags(p)
     cli.add_model_flags(p)
-    p.set_defaults(parser=p)
+    p.set_defaults(parser=p, usual_noise_iteration=noise_iteration)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,6 +142,13 @@ def widened(mask):
     return F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
 
 
+def noise_steps(args, G):
+    """--noise_iteration; by default none where the generator has no noise maps."""
+    if args.noise_iteration is None:
+        return args.usual_noise_iteration if G.synthesis.layers() else 0
+    return args.noise_iteration
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Scribble
 
@@ -187,7 +194,7 @@ def style(person, args, session, config):
     image = rendered(session, person)
     inside = read_mask(args, G, image)
     goal = projection.Goal(image, mask=1 - inside, noise_mask=1 - inside, style=texture, style_mask=softened(inside, args))
-    return goal, replace(config, init=person.ws, noise=person.maps, lambda_style=args.lambda_style, joint=True)
+    return goal, replace(config, init=person.ws, noise=person.maps, lambda_style=args.lambda_style, joint=bool(G.synthesis.layers()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,15 +207,23 @@ def resolution_range(text, G):
     Raises:
         ValueError: none of its resolutions.
     """
+    there = list(layers_by_resolution(G))
     if text is None:
-        return [r for r in G.config.resolutions if 8 <= r <= G.resolution // 2]
+        return [r for r in there if 8 <= r <= G.resolution // 2]
     first, dash, last = text.partition("-")
     if not first.isdigit() or (dash and not last.isdigit()):
         raise ValueError(f"--resolutions {text}: write one or a range, as in 8-32")
-    chosen = [r for r in G.config.resolutions if int(first) <= r <= int(last or first)]
+    chosen = [r for r in there if int(first) <= r <= int(last or first)]
     if not chosen:
-        raise ValueError(f"--resolutions {text}: this generator has {', '.join(map(str, G.config.resolutions))}")
+        raise ValueError(f"--resolutions {text}: this generator has {', '.join(map(str, there))}")
     return chosen
+
+
+def layers_by_resolution(G):
+    """{resolution: name of the last layer whose activations have it}; StyleGAN3's have a margin around them."""
+    if G.kind == "stylegan3":
+        return {place.rate: name for place, name in zip(G.config.places, G.synthesis.names[:-1], strict=False)}  # all but ToRGB
+    return {r: f"b{r}.conv1" for r in G.config.resolutions}
 
 
 def blended_noise(G, target, source, mask, amount=1.0):
@@ -240,7 +255,7 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
 
     from editor import tuning
 
-    seen = {}
+    seen, names = {}, layers_by_resolution(G)
 
     def watch(r):
         def hook(layer, inputs, output):
@@ -250,11 +265,16 @@ def blend_activations(G, target, source, mask, resolutions, amount=1.0):
 
     def mix(r):
         part = F.adaptive_avg_pool2d(mask, r) * amount
-        return lambda layer, inputs, output: torch.lerp(output, seen[r], part.to(output.dtype))
+
+        def hook(layer, inputs, output):
+            margin = (output.shape[-1] - r) // 2
+            return torch.lerp(output, seen[r], F.pad(part, [margin] * 4, mode="replicate").to(output.dtype))
+
+        return hook
 
     for make, one, noise in ((watch, source, source.maps), (mix, target, blended_noise(G, target, source, mask, amount))):
         synthesis = tuning.worn(G, one.tuned).synthesis
-        hooks = [getattr(synthesis, f"b{r}").conv1.register_forward_hook(make(r)) for r in resolutions]
+        hooks = [synthesis.get_submodule(names[r]).register_forward_hook(make(r)) for r in resolutions]
         try:
             with torch.no_grad():
                 image = synthesis(one.ws, noise=noise)
@@ -334,7 +354,6 @@ def remembered(args, session):
         "invert_mask",
         "blur",
         "iteration",
-        "noise_iteration",
         "lr",
         "lambda_start",
         "lambda_style",
@@ -342,14 +361,16 @@ def remembered(args, session):
         "mode",
         "amount",
     )
-    return {"perceptual": session.perceptual, "settings": {name: getattr(args, name) for name in names if hasattr(args, name)}}
+    said = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return {"perceptual": session.perceptual, "settings": said | {"noise_iteration": noise_steps(args, session.G)}}
 
 
 def main(argv):
     args = flags().parse_args(argv)
     check(args)
     if args.command == "transfer" and not args.embed:
-        cli.require_default(args.parser, args, OPTIMISER, "nothing is optimised without --embed; give --embed too")
+        given = [name for name in OPTIMISER if name != "noise_iteration" or args.noise_iteration]  # 0 steps are as good as none
+        cli.require_default(args.parser, args, given, "nothing is optimised without --embed; give --embed too")
     from editor import session as sessions
 
     named, picture, began = sources(args), destination(args), time.time()
@@ -360,7 +381,7 @@ def main(argv):
     people = [session.read_one(path) for role, path in named.items() if role.startswith("latent")]
     cli.warn_of(session)
     config = settings.Config(
-        iteration=args.iteration, lr=args.lr, noise_iteration=args.noise_iteration, seed=args.seed, low_memory=args.low_memory
+        iteration=args.iteration, lr=args.lr, noise_iteration=noise_steps(args, session.G), seed=args.seed, low_memory=args.low_memory
     )
     if args.command == "transfer":
         image, goal, config = transfer(*people, args, session, config)

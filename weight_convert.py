@@ -41,7 +41,6 @@ def _config(kind, state, role, said):
 
     if kind == "stylegan3":
         return dataclasses.replace(infer(state), **said)
-
     key = "synthesis." if role == "generator" else ""
     sides = sorted({int(m[1]) for m in (re.match(rf"{re.escape(key)}b(\d{{1,4}})\.", k, re.ASCII) for k in state) if m})
     if not sides:
@@ -118,6 +117,7 @@ def _tensorflow_discriminator(variables, said):
     return _filled("discriminator", _config(kind, state, "discriminator", _clamp(said)), state)
 
 
+DECLARED = {"z_dim": "z_dim", "w_dim": "w_dim", "c_dim": "c_dim", "img_resolution": "resolution"}  # by NVIDIA's settings; our names
 UNSAVED = "_non_persistent_buffers_set"  # a module's names of buffers that its state_dict() leaves out
 
 
@@ -148,6 +148,9 @@ def from_module(module, role, mean=None):
     if role == "generator" and not sign[3] and "mapping.w_avg" not in state:
         raise ValueError("mapping.w_avg is missing")
     network, estimated = _from_state(_with_mean(state, mean, sign), *sign[1:], said)
+    for theirs, ours in DECLARED.items() if role == "generator" else ():
+        if theirs in settings and settings[theirs] != getattr(network.config, ours):
+            raise ValueError(f"it says {theirs} {shown(settings[theirs])}, and its tensors have {getattr(network.config, ours)}")
     return network, {"estimated": estimated}
 
 
@@ -159,7 +162,7 @@ def _clamp(*settings):
     return {"conv_clamp": found[-1]} if found else {}
 
 
-ASSUMED = "a state dict holds no settings: those of NVIDIA's configurations are taken, for StyleGAN2 without clamping"
+ASSUMED = "a state dict holds no settings: those of NVIDIA's configurations are taken"
 
 
 def from_safetensors(path, role):
@@ -178,7 +181,8 @@ def from_safetensors(path, role):
 
 def _with_mean(state, mean, sign):
     """A state dict with the mean latent that stands beside it in the file; NVIDIA's generators, and ours, have one of their own."""
-    return state if mean is None or "latent_avg" in state or not sign[3] else state | {"latent_avg": mean}
+    name = "latent_avg" if sign[3] else "mapping.w_avg"
+    return state if mean is None or name in state else state | {name: mean}
 
 
 SIGNS = [  # a name that shows whose file it is; its network; its kind, or None: the tensors show it; its table, or None: our names
@@ -190,7 +194,9 @@ SIGNS = [  # a name that shows whose file it is; its network; its kind, or None:
     (r"synthesis\..*", "generator", None, None),
     (r"b4\.out\.weight", "discriminator", None, None),
 ]
-WRAPPERS = ("module.", "decoder.", "generator.", "g_ema.", "G_ema.")  # DataParallel's; beside an encoder (e4e, pSp, ReStyle); ...
+AVERAGED = ("G_ema", "g_ema", "generator_ema")  # where files keep networks: the averaged generator, one of them, the one that was trained
+PLACES = {"generator": (AVERAGED, ("generator", "state_dict"), ("G", "g")), "discriminator": (("D", "d", "discriminator", "state_dict"),)}
+WRAPPERS = (tuple(f"{name}." for name in AVERAGED), ("module.", "decoder.", "generator."))  # of names; DataParallel's, e4e's, ...
 
 
 def _sign(state):
@@ -202,13 +208,22 @@ def _sign(state):
 
 def _plain_names(state):
     """A state dict without what wraps its names; and that."""
-    for prefix in () if _sign(state) or not isinstance(state, dict) else WRAPPERS:
-        inside = {name.removeprefix(prefix): value for name, value in state.items() if str(name).startswith(prefix)}
-        if inside:
-            found, more = _plain_names(inside)
+    for prefixes in () if _sign(state) or not isinstance(state, dict) else WRAPPERS:
+        fitting = {}
+        for prefix in prefixes:
+            inside = {name.removeprefix(prefix): value for name, value in state.items() if str(name).startswith(prefix)}
+            found, more = _plain_names(inside) if inside else (None, "")
             if _sign(found):
-                return found, prefix + more
+                fitting[prefix + more] = found
+        _require_one(fitting)
+        if fitting:
+            return next((found, prefix) for prefix, found in fitting.items())
     return state, ""
+
+
+def _require_one(found):
+    if len(found) > 1:
+        raise ValueError(f"several networks are in it ({', '.join(found)}); save the one that you want in a file of its own")
 
 
 def _inside(data, role):
@@ -218,13 +233,14 @@ def _inside(data, role):
     data, _ = _plain_names(data)
     if _sign(data):
         return (data if _sign(data)[1] == role else None), None
-    averaged, others = ("G_ema", "g_ema", "generator_ema", "generator"), ("G", "g")  # where files keep their networks, best first
-    names = (*averaged, *others) if role == "generator" else ("D", "d", "discriminator")
-    name = next((name for name in (*names, "state_dict") if data.get(name) is not None), None)
-    found, _ = _plain_names(data.get(name))
-    if name == "state_dict" and (_sign(found) or (0, 0))[1] != role:
-        return None, None
-    return found, f"the file has no averaged generator; the one under {name} was taken" if name in others else None
+    for names in PLACES[role]:
+        held = {name: _plain_names(data[name])[0] for name in names if data.get(name) is not None}
+        fitting = {name: found for name, found in held.items() if isinstance(found, pickles.Module) or (_sign(found) or (0, 0))[1] == role}
+        _require_one(fitting)
+        found = fitting or {name: found for name, found in held.items() if name != "state_dict"}  # what is said there to be one
+        for name, network in found.items():
+            return network, f"the file has no averaged generator; the one under {name} was taken" if name in ("G", "g") else None
+    return None, None
 
 
 def from_objects(data, role):
@@ -235,9 +251,11 @@ def from_objects(data, role):
     if found is None:
         if _inside(data, "discriminator" if role == "generator" else "generator")[0] is None:
             held = ", ".join(shown(name, 30) for name in list(data)[:4])
-            raise ValueError(f"a file of no StyleGAN that the toolkit knows; it holds {held or 'nothing'}, ...")
+            said = "latents and directions need no conversion, the commands read them"
+            raise ValueError(f"a file of no StyleGAN that the toolkit knows; it holds {held or 'nothing'}, ... ({said})")
         return None, {}
-    mean = data.get("latent_avg") if isinstance(data, dict) and role == "generator" else None
+    beside = [one for one in (data, isinstance(data, dict) and data.get("state_dict")) if isinstance(one, dict) and "latent_avg" in one]
+    mean = beside[0]["latent_avg"] if beside and role == "generator" else None
     if isinstance(found, pickles.Module):
         network, meta = from_module(found, role, mean)
         return network, meta | {"remark": remark} if network else {}
@@ -246,8 +264,13 @@ def from_objects(data, role):
         raise ValueError(f"no layers of a StyleGAN are in what should be the {role}")
     ours = _own_metadata(data)
     config = ours.pop("config", None)
-    network, estimated = _from_state(_with_mean(found, mean, sign), *sign[1:], config=config if role == "generator" else None)
-    remark = "; ".join(filter(None, [remark, None if sign[3] or ours else ASSUMED])) or None
+    settings = data.get("init_kwargs") or {}
+    if settings:
+        check_settings(dialects.project_of(*sign[2:]), role, settings)
+    said = _clamp(settings, settings.get("synthesis_kwargs") or {})
+    network, estimated = _from_state(_with_mean(found, mean, sign), *sign[1:], said, config if role == "generator" else None)
+    assumed = None if sign[3] or ours or settings else ASSUMED + ", for StyleGAN2 without clamping" * (network.config.kind == "stylegan2")
+    remark = "; ".join(filter(None, [remark, assumed])) or None
     if "half" in ours:  # and nobody has trained it since
         ours["half"] = all(bool((value == value.half().float()).all()) for value in network.state_dict().values())
     return network, {"estimated": estimated, "remark": remark} | ours
@@ -269,26 +292,16 @@ def _from_state(state, role, kind, table, said=None, config=None):
     return _completed(config, state) if role == "generator" else (_filled(role, config, state), None)
 
 
-KEPT = (
-    "source",
-    "license",
-    "data",
-    "perceptual",
-    "alignment",
-    "estimated",
-    "remark",
-    "half",
-)  # of a checkpoint's header, in what --to writes
+KEPT = "source license data perceptual alignment estimated remark half".split()  # of a checkpoint's header, in what --to writes
 OWN = "stylegan_latent_editor"  # where they stand there
 
 
 def _own_metadata(data):
-    """What a file that --to wrote says of where it came from: metadata and `config`, a Config; {} of other files."""
+    """What a file that --to wrote says of its origin: metadata and `config`, a Config; {} of other files."""
     from stylegan3_layers import Config3
     from stylegan_layers import Config
 
-    said = data.get(OWN)
-    if said is None:
+    if (said := data.get(OWN)) is None:
         return {}
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         raise ValueError(f"{OWN} is {shown(said)}, not a dict of texts")
@@ -449,7 +462,7 @@ def exported(G, project, header, person=None):
 
     state = {name: value.detach().float().cpu() for name, value in G.state_dict().items()}
     if person is not None:
-        changes = {f"synthesis.{k}": tuning.changed(tuning.parameter(G, k), delta) for k, delta in (person.tuned or {}).items()}
+        changes = {f"synthesis.{k}": value for k, value in tuning.weights(G, person.tuned or {}).items()}
         maps = [name for name in state if name.endswith("noise_const")]  # in the order of G.synthesis.layers()
         changes |= {name: m[0, 0] for name, m in zip(maps, person.noise, strict=True)} if person.noise else {}
         state, header = state | changes, header | {"remark": f"the weights are tuned around the face {person.name}"}
@@ -466,12 +479,18 @@ def _export(args, out, G, meta):
 
     from editor import face
 
+    if args.tuned and not hasattr(G, "meta"):
+        raise ValueError(f"--tuned {args.tuned}: belongs to one of our checkpoints; convert {args.source} first, and give that")
     person = face.read_one(args.tuned, G) if args.tuned else None
     if person is not None and not person.tuned and person.noise is None:
         raise ValueError(f"{args.tuned}: has neither tuned weights nor noise maps of its own; encode_image.py --tune N makes them")
     data = exported(G, args.to, meta, person)
     with files.atomic(out) as temporary, open(temporary, "wb") as f:
-        torch.save(data, f)
+        try:
+            torch.save(data, f)
+        except RuntimeError as error:
+            raise OSError(f"{out}: could not be written whole ({str(error)[:60]}); is the disk full?") from None
+        _require_free(out)
     cli.written(args, out, what=f"{out}: {_described(G)}, with the names of {args.to}, sha256 {files.file_hash(out)}")
     for remark in person.remarks if person else []:
         cli.warn(remark)
@@ -493,13 +512,11 @@ def main(argv):
     parser.add_argument("--list", action=cli.Listing, help="show the models that can be named, and exit")
     cli.add_quiet_flag(parser)
     args = parser.parse_args(argv)
-    if args.tuned and not args.to:
-        parser.error("--tuned belongs to --to")
-    if args.to and args.discriminator:
-        parser.error("--to writes a generator; leave --discriminator out")
+    if (args.tuned and not args.to) or (args.to and args.discriminator):
+        parser.error("--tuned belongs to --to" if not args.to else "--to writes a generator; leave --discriminator out")
     source, meta = args.source, {}
-    name = source if source in downloads.DOWNLOADS else Path(source).name
     item = downloads.DOWNLOADS.get(source)
+    name = source if item else Path(source).name
     out = _target(args, name, item)
     if item:
         meta = {"license": item.license, "source": item.url, "perceptual": "vgg16", "alignment": checkpoints.FFHQ_ALIGNMENT}
@@ -531,17 +548,24 @@ def _target(args, name, item):
         out = Path(args.out) if args.out else folder / f"{stem}.{args.to}.pt"
         if out.suffix not in (".pt", ".pth"):
             raise ValueError(f"--out {out}: with --to the name ends in .pt")
-        if out.exists():
-            raise ValueError(f"{out}: exists; choose another name with --out FILE.pt")
+        _require_free(out)
         files.check_writable(out)
         return out
     out = Path(args.out) if args.out else folder / f"{stem}.safetensors"
     checkpoints.check_target(out, "--out", args.source, None if args.out else item.url if item else name)
     if args.discriminator:
         checkpoints.check_target(args.discriminator, "--discriminator", args.source)
-        if checkpoints.same_file(args.discriminator, out):
-            raise ValueError(f"{out}: --out and --discriminator are the same file")
+    if args.discriminator and checkpoints.same_file(args.discriminator, out):
+        raise ValueError(f"{out}: --out and --discriminator are the same file")
+    for path in [] if item else filter(None, (out, args.discriminator)):
+        _require_free(path)
     return out
+
+
+def _require_free(out):
+    """A result never replaces another's; two runs of NVIDIA's code give their snapshots the same names."""
+    if Path(out).exists():
+        raise ValueError(f"{out}: exists; remove it, or choose another name with --out FILE{Path(out).suffix}")
 
 
 def _is_own(source):
@@ -559,9 +583,8 @@ def _own(source):
 
 
 def _described(network):
-    config, count = network.config, sum(p.numel() for p in network.parameters())
-    what = f"{config.num_ws} layers" if hasattr(network, "mapping") else "discriminator"
-    return f"{config.kind}, {config.resolution}x{config.resolution}, {what}, {count:,} parameters"
+    config, what = network.config, f"{network.config.num_ws} layers" if hasattr(network, "mapping") else "discriminator"
+    return f"{config.kind}, {config.resolution}x{config.resolution}, {what}, {sum(p.numel() for p in network.parameters()):,} parameters"
 
 
 def _write(path, network, meta, args):

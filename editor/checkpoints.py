@@ -305,6 +305,7 @@ def misfits(network, shapes):
 def fill(network, tensors, bad, what):
     """Give a network its tensors {name: float32}; ValueError begins with `what` and names those in `bad` and those not finite."""
     bad = bad or [f"{name} holds NaN or infinity" for name, value in tensors.items() if not value.isfinite().all()]
+    bad += [f"{name} is not above 0" for name, value in tensors.items() if name.endswith("magnitude_ema") and not value > 0]
     if bad:
         raise ValueError(f"{what}: {'; '.join(sorted(bad)[:5])}" + (f" and {len(bad) - 5} more" if len(bad) > 5 else ""))
     network.load_state_dict(tensors, assign=True)

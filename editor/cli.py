@@ -125,6 +125,22 @@ def add_class_flag(parser):
     )
 
 
+def add_motion_flags(parser):
+    """Add --rotate and --translate, of commands that draw faces; a face keeps them."""
+    parser.add_argument("--rotate", type=number(float, -3600, most=3600), default=0.0, metavar="DEGREES", help="StyleGAN3: turn the face, "
+                        "counter-clockwise (default: 0)")  # fmt: skip
+    parser.add_argument("--translate", type=shift, default=(0.0, 0.0), metavar="X,Y", help="StyleGAN3: then shift it, in widths of the "
+                        "picture, to the right and down: 0.1,0 or --translate=-0.1,0 (default: 0,0)")  # fmt: skip
+
+
+def shift(text):
+    """--translate X,Y -> (x, y)."""
+    each = text.split(",")
+    if len(each) != 2:
+        raise argparse.ArgumentTypeError(f"{text[:40]}: expected X,Y, such as 0.1,-0.05")
+    return tuple(number(float, -10, most=10)(part) for part in each)
+
+
 def add_tuning_flags(parser):
     """Add --tune and how, of all commands that embed photographs."""
     tuning = settings.Tuning()

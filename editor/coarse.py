@@ -3,7 +3,7 @@
 Early steps ask for pose and colours, which the coarse layers decide, while the last block holds half of the arithmetic. What it would
 make is guessed: full renderings, averaged down to half the side, are fitted by least squares from the features before it, 1x1
 (StyleGAN2: what the image that its ToRGB layers have summed so far misses of them). The read-out is found once for a generator, with
-its own figure, and kept in the cache; the bundled generator's comes with it.
+its own figure, and kept in the cache; the bundled generator's comes with it. StyleGAN3, which has no blocks, has no such steps.
 """
 
 import contextlib
@@ -155,10 +155,15 @@ def kept(G):
     return read(checkpoints.BUNDLED["readout"], G) or (path and read(path, G)), path
 
 
+def can(G):
+    """Whether steps at half the side are there for a generator, and save anything."""
+    return G.kind != "stylegan3" and G.resolution >= SMALLEST
+
+
 def missing(G, config):
     """Whether steps as a Config says need a read-out that is yet to be found: some twenty renderings, at 1024 most of a minute."""
     long = max(config.iteration, config.w_iteration) >= FEWEST
-    return bool(config.coarse and long and G.resolution >= SMALLEST and not config.compile and not kept(G)[0])
+    return bool(config.coarse and long and can(G) and not config.compile and not kept(G)[0])
 
 
 def first(G, config, goal):
@@ -167,7 +172,7 @@ def first(G, config, goal):
     """
     plain = goal.mask is None and goal.style is None and goal.gram is None and config.layers is None  # the last layers are not in it
     plain = plain and not config.joint and not config.compile
-    steps = round(config.coarse * config.iteration) if plain and G.resolution >= SMALLEST and config.iteration >= FEWEST else 0
+    steps = round(config.coarse * config.iteration) if plain and can(G) and config.iteration >= FEWEST else 0
     return steps if steps and found(G).psnr >= LEAST else 0
 
 

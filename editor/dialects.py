@@ -145,15 +145,20 @@ ROSINALITY_D = [  # convs.1 works on the full resolution {0}, convs.2 on half of
 ]
 
 
-def as_numpy(value):
-    """A number, array or tensor, in the file or here -> float32, maybe a view."""
+def as_numpy(value, whole=True):
+    """A number, array or tensor, in the file or here -> float32, maybe a view. whole: arrays of whole numbers may be it, too."""
     if isinstance(value, pickles.Array | pickles.Tensor):
         value = value.read()
     elif hasattr(value, "detach"):  # of a .safetensors file
+        if value.ndim and not value.is_floating_point() and not whole:
+            raise ValueError(f"of {str(value.dtype).removeprefix('torch.')}, which no weights are")
         value = value.detach().float()
     elif not isinstance(value, bool | int | float | np.ndarray):
         raise TypeError
-    return np.asarray(value, np.float32)
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind != "f" and not whole:  # one number may be a level of detail
+        raise ValueError(f"of {value.dtype}, which no weights are")
+    with np.errstate(over="ignore"):  # infinity is refused by its name, later
+        return np.asarray(value, np.float32)
 
 
 def renamed(variables, table, *sides):
@@ -176,9 +181,11 @@ def renamed(variables, table, *sides):
         if not change:
             continue
         try:
-            value = as_numpy(value)
+            value = as_numpy(value, whole=False)
         except TypeError:
             raise ValueError(f"the variable {shown(name)} is no tensor but {shown(value)}") from None
+        except ValueError as error:
+            raise ValueError(f"the variable {shown(name)}: {shown(str(error), 300)}") from None
         try:
             value = change(value)
         except (ValueError, IndexError) as error:

@@ -3,7 +3,8 @@
 NAME.npy                the latent, float32 [1, L, 512]: one w a layer
 NAME.noise.npz          where noise maps were optimised: "0", "1", ... for each layer of `G.synthesis.layers()`, float32
                         [1, 1, r, r]; a key is absent where the map is the generator's own
-NAME.tuned.safetensors  where the generator was tuned around the face: what its weights are changed by (editor/tuning.py)
+NAME.tuned.safetensors  where the generator was tuned around the face, or StyleGAN3's input turned and shifted for it: what it is changed
+                        by (editor/tuning.py)
 NAME.json               the record, written last: what made the face, and the sha256 of the others. It makes the set valid:
                         parts that do not match it are an unfinished write and are never used together.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from editor import files, foreign, tuning
+from editor import files, foreign, projection, tuning
 from editor.pickles import shown
 
 SUFFIXES = (".npy", ".npz", ".pt")
@@ -207,6 +208,7 @@ def _latents(path, G, saved_noise=True):
             "which numpy.load(...)[:, None] is"
         )
     if held.noise is not None and saved_noise:
+        projection.require_noise(G)
         count = len(G.synthesis.layers())
         if len(held.noise) != count:
             raise ValueError(
@@ -225,7 +227,8 @@ def _unfit(array, w, G):
         return f"{takes}, and these are so many numbers in a row: numpy.load(...).reshape(-1, {G.num_ws}, {G.config.w_dim}) is that"
     if not _plausible(w[0], G):
         return takes
-    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}: give that one with --weight_file"
+    side = f"it belongs to a generator of side {2 ** (layers // 2 + 1)}{' or a StyleGAN3' * (layers == 16)}"
+    side += ": give that one with --weight_file"
     either = f", or, if these are {layers} faces of W, write them as [{layers}, 1, {dim}], which numpy.load(...)[:, None] is"
     return f"{takes}; {side}{either if array.ndim == 2 else ''}"
 
@@ -432,6 +435,7 @@ def _read_noise(target, G):
     Raises:
         ValueError: unreadable, or of another generator: unknown keys, other shapes, NaN or infinity.
     """
+    projection.require_noise(G)
     layers = G.synthesis.layers()
     files.require_regular(target, "encode again, or use --no_saved_noise")
     try:

@@ -172,7 +172,8 @@ def inpainting(G, iteration):
     layers 1-9 and 17-18 of 18 from the mean latent; here first one w for all layers, then the first and last two: the least
     error in holes of held-out faces (benchmarks/README.md).
     """
-    layers = sorted({0, 1, G.num_ws - 2, G.num_ws - 1})
+    first = 1 if G.kind == "stylegan3" else 0  # the first code says where the face lies
+    layers = sorted({first, first + 1, G.num_ws - 2, G.num_ws - 1})
     return {"w_iteration": iteration // 2, "iteration": iteration - iteration // 2, "layers": layers, "lambda_start": 1.0}
 
 
@@ -204,6 +205,12 @@ class Rows:
         return self.ws[key] if i in self.layers else self.ws[key].detach()
 
 
+def require_noise(G):
+    """Raise ValueError for a generator whose noise maps cannot be found or drawn, since it has none."""
+    if not G.synthesis.layers():
+        raise ValueError("this generator has no noise maps (StyleGAN3)")
+
+
 class NoiseMaps:
     """The noise maps as variables: map = where it starts + added / strength.
 
@@ -213,6 +220,7 @@ class NoiseMaps:
     """
 
     def __init__(self, G, config, count, device):
+        require_noise(G)
         layers = G.synthesis.layers()
         if config.noise == "random":
             raise ValueError("random noise cannot be optimised: start from const, none or a list of maps")
@@ -269,6 +277,13 @@ class Prior:
         return ((self.undo(ws) - self.mean) @ self.whiten).square().flatten(1).mean(1)
 
 
+def affines(G):
+    """[(which w of W+, what makes a style of it)] of the layers of a generator, without StyleGAN2's ToRGB and StyleGAN3's input."""
+    if G.kind == "stylegan3":
+        return [(i, getattr(G.synthesis, name).affine) for i, name in enumerate(G.synthesis.names, 1)]
+    return [(i, layer.affine) for i, layer in enumerate(G.synthesis.layers())]
+
+
 class Cosine:
     """How far each layer's style turns from where styles point: 1 - cosine to the mean of normalised styles, mean over the layers.
 
@@ -278,14 +293,14 @@ class Cosine:
 
     def __init__(self, G, device, count=8192):
         z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
-        self.layers = list(G.synthesis.layers())
+        self.affines = affines(G)
         with torch.no_grad():
             w = classes.latents(G, z)
-            self.usual = [F.normalize(layer.affine(w), dim=1).mean(0) for layer in self.layers]  # L of [I] (StyleGAN1: [2 O])
+            self.usual = [F.normalize(affine(w), dim=1).mean(0) for _, affine in self.affines]  # of [I] (StyleGAN1: [2 O])
 
     def __call__(self, ws):
         """ws [N, L, 512] -> [N]"""
-        styles = [F.normalize(layer.affine(ws[:, i]), dim=1) for i, layer in enumerate(self.layers)]
+        styles = [F.normalize(affine(ws[:, i]), dim=1) for i, affine in self.affines]
         return 1 - sum((style * usual).sum(1) for style, usual in zip(styles, self.usual, strict=True)) / len(styles)
 
 

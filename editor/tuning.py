@@ -4,6 +4,8 @@ Pivotal tuning (Roich et al. 2021, "Pivotal tuning for latent-based editing of r
 {name of a parameter of `G.synthesis`: a float16 tensor}. A convolution's [O, I, 3, 3] may be changed by one factor a kernel,
 [O, I, 1, 1], weight * (1 + factor) (HyperStyle, Alaluf et al. 2022), whatever has the parameter's own shape is added to it. They
 are float16 from the moment they are found, so that what is rendered then and what is rendered from the file is one picture.
+
+StyleGAN3's input may be turned and shifted for a face, too (`motion`): that is kept beside its weights, as TRANSFORM, float32 [3, 3].
 """
 
 import functools
@@ -13,17 +15,18 @@ from dataclasses import replace
 
 import torch
 
-from editor import checkpoints, classes, files, projection
+from editor import checkpoints, classes, files, motion, projection
 from editor.fast_conv import branch
 from stylegan_layers import Freezable
 
 SUFFIX = ".tuned.safetensors"
 FORMAT = "stylegan-latent-editor tuned weights 1"
-CONVOLUTION = re.compile(r"b\d+\.conv[01]\.weight")
+CONVOLUTION = re.compile(r"(b\d+\.conv[01]|L\d+_\d+_\d+)\.weight")  # StyleGAN3's ToRGB with them
+TRANSFORM = "input.transform"  # stands as it is, and is added to nothing
 LONGEST_HEADER = 1 << 20  # bytes of a file's names, shapes and metadata: kilobytes, in truth
 PSI = 0.7  # truncation of the other faces
 STYLE = ".affine.bias"  # what is added to a layer's style (`styles`); tuning leaves it alone
-OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)")
+OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)|L\d+_\d+_\d+\.bias")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,11 +37,16 @@ def worn(G, tuned):
     """The generator with a face's tuned weights (None: G itself, so its pictures to the bit); what they leave alone is shared with G."""
     if not tuned:
         return G
-    found = with_weights(G, {name: changed(parameter(G, name), delta) for name, delta in tuned.items()})
+    found = with_weights(G, weights(G, tuned))
     for module in found.modules():
         if isinstance(module, Freezable) and module.frozen is None:  # what is shared with G stays as it is: threads render with it
             module.freeze()
     return found
+
+
+def weights(G, tuned):
+    """Tuned weights as the network has them, {name in `G.synthesis`: tensor}."""
+    return {name: delta if name == TRANSFORM else changed(parameter(G, name), delta) for name, delta in tuned.items()}
 
 
 def with_weights(G, weights):
@@ -250,14 +258,21 @@ def zeros(G, form, from_side=4):
     """
     found = {}
     for name, weight in G.synthesis.named_parameters():
-        block = re.match(r"b(\d+)\.", name)
-        if block and int(block[1]) < min(from_side, G.resolution):
+        if side_of(G, name) < min(from_side, G.resolution):
             continue
         if CONVOLUTION.fullmatch(name):
             found[name] = torch.zeros_like(weight[:, :, :1, :1] if form == "kernel" else weight)
         elif OTHERS.fullmatch(name):
             found[name] = torch.zeros_like(weight)
     return found
+
+
+def side_of(G, name):
+    """The side in pixels of what a parameter's layer makes; of StyleGAN3's, which have more samples, as many pixels as hold its detail."""
+    if block := re.match(r"b(\d+)\.", name):
+        return int(block[1])
+    layer = re.match(r"L(\d+)_", name)
+    return round(2 * G.config.places[int(layer[1])].cutoff) if layer else G.resolution
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -268,8 +283,11 @@ def layer_of(G, name):
     """Which layer of W+ a parameter goes with: the one whose w its layer of the network takes.
 
     StyleGAN2 has one styled layer at 4x4, and in each block a ToRGB, which shares its w with the next block's first layer;
-    StyleGAN1 has two at 4x4 and one ToRGB, after the last layer.
+    StyleGAN1 has two at 4x4 and one ToRGB, after the last layer; StyleGAN3's input takes the first w.
     """
+    if G.kind == "stylegan3":
+        layer = re.match(r"L(\d+)_", name)
+        return int(layer[1]) + 1 if layer else 0
     block = re.match(r"b(\d+)\.(const|conv0|conv1|torgb)", name)
     if block is None:
         return G.num_ws - 1
@@ -294,6 +312,8 @@ def between(a, b, amounts, G):
         one, other, amount = (a or {}).get(name), (b or {}).get(name), amounts(name)
         if amount in (0, 1):
             value = other if amount else one
+        elif name == TRANSFORM:
+            value = motion.between(*(G.synthesis.input.transform if each is None else each for each in (one, other)), amount)
         else:
             one, other = _alike(one, other, parameter(G, name))
             value = torch.lerp(one, other, amount).half()
@@ -355,6 +375,8 @@ def read(path, G, force=False):
     files.require_regular(path, advice)
     known = G.synthesis.named_parameters()
     weights = {name: weight for name, weight in known if CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name) or name.endswith(STYLE)}
+    if G.kind == "stylegan3":
+        weights[TRANSFORM] = G.synthesis.input.transform
     if path.stat().st_size > 2 * sum(weight.numel() for weight in weights.values()) + LONGEST_HEADER:
         raise ValueError(f"{path}: larger than all weights of this generator; {advice}")
     content = path.read_bytes()  # not by its name, which safetensors reads as UTF-8 only
@@ -372,6 +394,8 @@ def read(path, G, force=False):
         factor = [*weight.shape[:2], 1, 1] if weight is not None and CONVOLUTION.fullmatch(name) else None
         if weight is None or shape not in (list(weight.shape), factor):
             raise ValueError(f"{path}: {name[:60]!r} {shape} is no weight of this generator; {advice}")
-        if value.dtype != torch.float16 or not torch.isfinite(value).all():
+        if name == TRANSFORM and (value.dtype != torch.float32 or not motion.is_one(value)):
+            raise ValueError(f"{path}: {name} is no turn and shift in float32; {advice}")
+        if (name != TRANSFORM and value.dtype != torch.float16) or not torch.isfinite(value).all():
             raise ValueError(f"{path}: {name} is no float16, or holds NaN or infinity; {advice}")
     return {name: value.to(G.w_avg.device) for name, value in found.items()} or None

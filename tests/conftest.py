@@ -143,3 +143,37 @@ def photographs(tmp_path, portraits):
 
     for name, pixels in zip("abc", portraits, strict=False):
         images.save(tmp_path / "in" / f"{name}.png", pixels)
+
+
+@pytest.fixture(scope="session")
+def sg3(tmp_path_factory):
+    """Random StyleGAN3 generators of side 32, {"T": ..., "R": ...}, each as `tiny` has them: `weights`, `G`, and `folder` with faces a
+    and b (NAME.npy, and NAME.png, which each renders to); read only.
+    """
+    from types import SimpleNamespace
+
+    import torch
+
+    from editor import checkpoints, face, images, render
+    from stylegan3_layers import Config3, Generator3
+
+    found = {}
+    for kind, settings in {"T": {}, "R": {"conv_kernel": 1, "use_radial_filters": True}}.items():
+        folder = tmp_path_factory.mktemp(f"sg3{kind}")
+        torch.manual_seed(5)
+        G = Generator3(Config3("stylegan3", 32, channel_base=512, channel_max=16, z_dim=64, w_dim=64, **settings))
+        G.synthesis.input.affine.weight.data.normal_(std=0.1)
+        with torch.no_grad():
+            for layer in (getattr(G.synthesis, name) for name in G.synthesis.names):
+                layer.bias.normal_(std=0.1)
+            layer.weight.mul_(10)  # ToRGB's: pictures of some contrast
+            G.w_avg.copy_(G.mapping(torch.randn(1000, 64)).mean(0))
+        checkpoints.save(folder / "sg3.safetensors", G, perceptual="bundled")
+        G = checkpoints.load_generator(folder / "sg3.safetensors")
+        for name in ("a", "b"):
+            with torch.no_grad():
+                ws = G.truncate(G.mapping(torch.randn(1, 64)), 0.7)
+            face.write(folder / f"{name}.npy", ws, {"generator_hash": G.meta["hash"], "sources": {}})
+            images.save(folder / f"{name}.png", render.one(G, face.read_one(folder / f"{name}.npy", G)))
+        found[kind] = SimpleNamespace(weights=folder / "sg3.safetensors", G=G, folder=folder)
+    return found

@@ -288,7 +288,7 @@ def settings():
         "setting of a tensor": ({"_init_kwargs": {"activation": torch.zeros(4)}}, "lrelu"),
         "clamp that is not finite": ({"_init_kwargs": {"conv_clamp": float("nan")}}, "conv_clamp"),
         "classes": ({"_init_kwargs": {"c_dim": 10**9}}, REFUSED),
-        "resolution that is a lie": ({"_init_kwargs": {"img_resolution": 0, "w_dim": 10**6, "channel_base": 10**9}}, None),
+        "resolution that is a lie": ({"_init_kwargs": {"img_resolution": 0, "w_dim": 10**6, "channel_base": 10**9}}, REFUSED),
         "layers that are a lie": ({"_init_kwargs": {"mapping_kwargs": {"num_layers": 10**9}}}, None),
         "modules that are a list": ({"_modules": [1]}, REFUSED),
         "modules that are text": ({"_modules": {"a": "b"}}, "something else"),

@@ -15,23 +15,32 @@ import find_directions
 import semantic_edit
 import train_boundary
 from editor import boundaries, checkpoints, cli, directions, face, images, purify, readings, render, styles, tuning
+from stylegan3_layers import Config3, Generator3
 from stylegan_layers import Config, Generator
 
 
-@pytest.fixture(scope="module", params=["stylegan1", "stylegan2"])
+@pytest.fixture(scope="module", params=["stylegan1", "stylegan2", "stylegan3"])
 def network(request):
     torch.manual_seed(1)
-    G = Generator(Config(request.param, 16, channel_base=256, mapping_layers=2))
+    if request.param == "stylegan3":
+        G = Generator3(Config3("stylegan3", 16, channel_base=128, num_layers=4))
+        G.synthesis.input.affine.weight.data.normal_(std=0.1)
+    else:
+        G = Generator(Config(request.param, 16, channel_base=256, mapping_layers=2))
     G.w_avg.normal_(std=0.1)
     G.meta = {"hash": "2" * 64, "path": "net", "alignment": None}
     return G.freeze()
+
+
+def makes_rgb(G, name):
+    return "torgb" in name or (G.kind == "stylegan3" and name.startswith(f"{G.synthesis.names[-1]}."))
 
 
 def weights(G, torgb=False):
     """{W+ layer: the affine's weights [rows, 512]}, by the names of the layers."""
     found = {}
     for name, value in G.synthesis.named_parameters():
-        if name.endswith("affine.weight") and ("torgb" in name) == torgb:
+        if name.endswith("affine.weight") and makes_rgb(G, name) == torgb:
             found[tuning.layer_of(G, name)] = value.detach().numpy().astype(np.float64)
     return found
 
@@ -113,7 +122,8 @@ def test_channels_are_ranked_by_their_correlation(network, plus):
         expected = np.corrcoef(ws[:, layer if plus else 0].double().numpy() @ rows[i], -scores)[0, 1]
         assert found[f"{layer}:{i}"] == pytest.approx(expected, abs=1e-6)
     apart = directions.channels(network, ws, scores, torgb=True)
-    assert all("torgb" in styles.label(network, one.place) for one in apart) and not any("torgb" in name for name in found)
+    assert all(makes_rgb(network, f"{styles.label(network, one.place).split(':')[0]}.") for one in apart)
+    assert bool(apart) == (network.kind != "stylegan1")
     assert {label.split(":")[0] for label in found} == {str(layer) for layer in weights(network)}
     with pytest.raises(ValueError, match="the same for all faces"):
         directions.channels(network, ws, np.ones(400))
@@ -261,7 +271,7 @@ def test_purified_channels_keep_others_to_first_order(network):
     moved = purify.purified(network, slopes, plain, "channels", reading, count=9)
     effects = slopes.effects @ moved.way(1)[0]
     assert torch.allclose(effects, torch.tensor([-1.0, 0, 0], dtype=torch.float64), rtol=0, atol=1e-4)
-    assert moved.way(1).count_nonzero() == 9 and not any("torgb" in name for name in moved.info["channels"])
+    assert moved.way(1).count_nonzero() == 9 and all(name[0].isdecimal() for name in moved.info["channels"])
     for way in ("condition", "layers", "gradient"):
         moved = purify.purified(network, slopes, plain, way, reading, kept=["age"])
         effects = slopes.effects @ purify.along_w(network, moved.layers) @ moved.normal[0]

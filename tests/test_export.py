@@ -109,7 +109,7 @@ def test_what_the_other_project_lacks_is_refused_or_said(tmp_path, capsys):
     for words in ("self.channels = {4: 32, 8: 32, 16: 16}", "n_mlp=2", "clamps activations to +-256"):
         assert words in said.err
     for words, refused in [
-        (["--to", "rosinality", "--out", tmp_path / "x.pt"], "exists; choose another name"),
+        (["--to", "rosinality", "--out", tmp_path / "x.pt"], "exists; remove it, or choose another name"),
         (["--to", "rosinality", "--out", tmp_path / "x.safetensors"], "ends in .pt"),
     ]:
         with pytest.raises(ValueError, match=refused):

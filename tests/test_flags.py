@@ -277,6 +277,8 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "out_dir": "tests/test_generate.py::test_truncation_may_end_at_a_layer",
         "class": "tests/test_classes.py::test_generate_draws_the_class_and_the_record_says_it",
         "noise_mode": "tests/test_generate.py::test_a_face_renders_to_its_picture_whatever_its_noise",
+        "rotate": "tests/test_stylegan3_use.py::test_a_turned_face_is_a_face",
+        "translate": "tests/test_stylegan3_use.py::test_a_turned_face_is_a_face",
         "weight_file": "tests/test_generate.py::test_another_generators_faces_are_not_replaced",
     },
     "align_images": {
@@ -320,7 +322,7 @@ SEEN = {  # command -> flag -> where a test sees its effect
         "discriminator": "tests/test_convert.py::test_lernapparats_file_gives_the_official_images",
         "to": "tests/test_export.py::test_there_and_back_is_the_same_file",
         "tuned": "tests/test_export.py::test_a_tuned_face_leaves_with_its_generator",
-        "quiet": "tests/test_hostile.py::test_a_default_name_is_replaced_by_the_same_source_only",
+        "quiet": "tests/test_hostile.py::test_a_checkpoint_that_is_there_is_not_replaced",
     },
 }
 

@@ -323,12 +323,19 @@ def test_what_comes_with_the_project_is_protected():
     assert set(checkpoints.PROTECTED) == set((checkpoints.HERE / "weight_files").glob("*.safetensors")) >= set(checkpoints.BUNDLED.values())
 
 
-def test_a_default_name_is_replaced_by_the_same_source_only(house, capsys):
+def test_a_checkpoint_that_is_there_is_not_replaced(house, capsys):
+    """Two runs of NVIDIA's training give their snapshots the same names."""
     convert, folder, tmp_path = house
-    assert convert("me.pt") == 0 and convert("me.pt") == 0
+    assert convert("me.pt") == 0
     said = capsys.readouterr()
-    assert said.out == f"{folder}/me.safetensors\n" * 2 and "stylegan2, 8x8, 4 layers" in said.err
+    assert said.out == f"{folder}/me.safetensors\n" and "stylegan2, 8x8, 4 layers" in said.err
+    before = (folder / "me.safetensors").read_bytes()
+    for words in (["me.pt"], ["me.pth", "--out", folder / "me.safetensors"], ["me.pt", "--out", folder / "new.safetensors",
+                  "--discriminator", folder / "me.safetensors"]):  # fmt: skip
+        with pytest.raises(ValueError, match="me.safetensors: exists; remove it, or choose another name with --out FILE.safetensors"):
+            convert(*words)
     with pytest.raises(ValueError, match="was made from me.pt; choose another name with --out"):
         convert("me.pth")
-    assert convert("me.pth", "--out", folder / "me.safetensors", "--quiet") == 0  # asked for
+    assert (folder / "me.safetensors").read_bytes() == before and not (folder / "new.safetensors").exists()
+    assert convert("me.pth", "--out", folder / "new.safetensors", "--quiet") == 0
     assert capsys.readouterr() == ("", "")

@@ -35,6 +35,8 @@ for line in sys.stdin:
     before, began = status("VmRSS:"), time.monotonic()
     try:
         found = entries[entry](path)
+        if found is None:
+            raise ValueError("no generator is in it")
         same = entry == "convert" and all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
         said = "same" if same else "another network, or a face"
     except (ValueError, OSError) as error:

@@ -70,7 +70,7 @@ def children(pid):
     return found
 
 
-def until(ready, seconds=120):
+def until(ready, seconds=400):
     """Wait for something; its value."""
     for _ in range(seconds * 20):
         if found := ready():
