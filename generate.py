@@ -128,7 +128,7 @@ def main(argv):
             latents.append(one.ws.cpu())
             show(len(latents))
     face.write(together, torch.cat(latents), session.record("generate.py", sources, z_seeds=args.seeds, settings=settings))
-    cli.written(args, together, what=f"the latents of {len(latents)} seeds")
+    cli.written(args, together, what=f"the latents of {len(latents)} seed{'s' * (len(latents) > 1)}")
     return 0
 
 

@@ -53,9 +53,9 @@ def read_all(listed, folder):
     results, left = {}, [[kind, entry, str(path)] for kind, entry, path, _ in listed]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     while left:
-        (folder / "todo").write_text("".join(json.dumps(one) + "\n" for one in left))
-        with open(folder / "todo") as todo, open(folder / "done", "w+") as done, open(folder / "errors", "w") as errors:
-            child = subprocess.Popen([sys.executable, "-c", CHILD, str(ROOT)], stdin=todo, stdout=done, stderr=errors, env=environment)
+        (folder / "asked").write_text("".join(json.dumps(one) + "\n" for one in left))
+        with open(folder / "asked") as asked, open(folder / "done", "w+") as done, open(folder / "errors", "w") as errors:
+            child = subprocess.Popen([sys.executable, "-c", CHILD, str(ROOT)], stdin=asked, stdout=done, stderr=errors, env=environment)
             try:
                 _wait(child, folder / "done")
             finally:
