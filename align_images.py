@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from editor import batches, checkpoints, files, folder, images, workers
-from editor.landmarks import Detector, face_quad, smallest
+from editor.landmarks import Detector, face_quad, smallest, upright
 
 MAX_SIDE = 4096  # of a crop, in pixels
 MAX_JSON = 5_000_000  # bytes; a record of ours has 3,000
@@ -265,6 +265,7 @@ def settings_of(args, cut, marks):
     """What makes a crop what it is besides its photograph."""
     chosen = {"face": args.face, "min_score": args.min_score, **cut._asdict(), "landmarks": None if marks is None else marks.tolist()}
     own = args.shape_predictor and Path(args.shape_predictor).is_file()
+    chosen |= {"upright": True} if args.upright else {}
     return chosen | {"shape_predictor": files.file_hash(args.shape_predictor) if own else None}
 
 
@@ -305,6 +306,7 @@ class Work:
         faces = chosen(found, self.args.face, path)
         for number, score, marks in faces:
             quad = face_quad(marks, self.cut.scale, self.cut.em_scale)
+            quad = upright(quad) if self.args.upright else quad
             try:
                 check_quad(quad, image.size)
             except ValueError as error:
@@ -347,6 +349,7 @@ def flags():
     p.add_argument("--scale", type=float, help="size of the crop (default: the generator's; FFHQ 1.0)")
     p.add_argument("--em_scale", type=float, help="its centre, from the eyes towards the mouth (default: the generator's; FFHQ 0.1)")
     p.add_argument("--min_score", type=float, default=0.3, help="detections below are no faces (default: %(default)s)")
+    p.add_argument("--upright", action="store_true", help="cut squares that are not turned, for StyleGAN3 (encode_image.py --unaligned)")
     p.add_argument("--landmarks", metavar="FILE.json", help="68 pairs [x, y] instead of detection")
     p.add_argument("--shape_predictor", metavar="FILE", help="dlib's 68-landmark model; landmarks: download it")
     p.add_argument("--weight_file", metavar="FILE|NAME", help="the generator to align for (default: the bundled one)")

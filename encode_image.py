@@ -56,9 +56,8 @@ def flags():
         "--w_iteration", type=cli.number(int, 0), help="before them, steps with one w for all layers (--space w+; default: the preset's)"
     )
     cli.add_tuning_flags(p)
-    p.add_argument(
-        "--batch_size", type=batch_size, default="auto", metavar="N|auto", help="images optimised together (default: auto, as many as pay)"
-    )
+    p.add_argument("--batch_size", type=batch_size, default="auto", metavar="N|auto", help="images at a time (default: auto, what pays)")
+    p.add_argument("--unaligned", action="store_true", help="StyleGAN3: the face as it lies in a square picture, by turning its input")
     p.add_argument("--resolution", type=int, help="side of the generator's pictures in pixels; checked against the generator")
     p.add_argument(
         "--space", default=config.space, choices=settings.SPACES, help="; ".join(f"{k}: {v}" for k, v in settings.SPACES.items())
@@ -139,6 +138,7 @@ class Photo:
     mask: object
     latent: Path
     picture: Path
+    place: object = None  # --unaligned: `Session.place`
     item: object = None  # folder.Item
     content: str = ""  # sha256 of the file that was read
 
@@ -186,7 +186,7 @@ def read(item, args, session, owners):
         owner = owners.get(picture.stem, latent)
         if os.path.isfile(owner) and os.path.abspath(owner) != os.path.abspath(latent):
             raise ValueError(f"{picture}: the picture of {owner}; give another --save_dir than that one's")
-    return Photo(path, image, mask, latent, picture, item, content)
+    return Photo(path, image, mask, latent, picture, session.place(path) if args.unaligned else None, item, content)
 
 
 class Steps:
@@ -246,7 +246,7 @@ def write(photo, found, i, args, session, chosen):
     """
     import numpy as np
 
-    from editor import face, images, render
+    from editor import face, images, render, tuning
     from editor.session import DIVERGED, content_hash
 
     if found.diverged[i]:
@@ -266,7 +266,7 @@ def write(photo, found, i, args, session, chosen):
     )  # fmt: skip
     shown = render.composite(picture, target, known) if args.composite else picture
     session.write(photo.picture, shown, person, info, photo.latent)
-    if args.tune and person.tuned is None and not found.interrupted:
+    if args.tune and set(person.tuned or {}) <= {tuning.TRANSFORM} and not found.interrupted:
         session.remarks.append(f"{photo.latent}: no step of the weights came nearer to the photograph, and none are saved; lower --tune_lr")
     return info
 
@@ -280,6 +280,8 @@ def configure(args, session):
     from editor import face, projection
 
     num_ws = session.G.num_ws
+    if args.unaligned and session.G.kind != "stylegan3":
+        raise ValueError("--unaligned turns and shifts StyleGAN3's input; for this generator cut faces out with align_images.py")
     total = args.w_iteration + args.iteration + args.tune + args.noise_iteration
     start, encoder = session.start(args.init, args.space, whole=not args.mask)
     config = settings.Config(
@@ -321,6 +323,7 @@ def remembered(config, encoder, tuning, args, session):
         "composite": args.composite,
         "perceptual": session.perceptual,
         **session.said_class,
+        **({"unaligned": True} if args.unaligned else {}),
     }
 
 
@@ -455,10 +458,9 @@ class Work:
         from editor import parallel, projection
 
         device, stopped = self.session.device, None
-        masks = [photo.mask for photo in photos]
-        goal = projection.Goal(
-            torch.cat([photo.image for photo in photos]).to(device), None if masks[0] is None else torch.cat(masks).to(device)
-        )
+        masks = None if photos[0].mask is None else torch.cat([photo.mask for photo in photos]).to(device)
+        places = torch.stack([photo.place for photo in photos]) if self.args.unaligned else None
+        goal = projection.Goal(torch.cat([photo.image for photo in photos]).to(device), masks, transform=places)
         with contextlib.ExitStack() as stack:
             shown = Steps(self.args, photos, stack)
 

@@ -213,6 +213,36 @@ def face_quad(landmarks, scale=1.0, em_scale=0.1):
     return np.stack([c - x - y, c - x + y, c + x + y, c + x - y])
 
 
+def side_of(quad):
+    """The length of a square's upper side, from its corners [4, 2]."""
+    return float(np.hypot(*(quad[3] - quad[0])))
+
+
+def upright(quad):
+    """A square [4, 2] turned back around its middle, so that its sides lie as the photograph's."""
+    half = side_of(quad) / 2
+    return quad.mean(0) + half * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
+
+
+def in_square(picture, said):
+    """68 landmarks [68, 2] of the face in a square picture (PIL RGB), in its pixels.
+
+    Args:
+        said: the record beside it. Where align_images.py wrote it, its landmarks are taken, which were found in the photograph.
+
+    Raises:
+        ValueError: no face found, or landmarks in the record that are none.
+    """
+    if "quad" not in said or "landmarks" not in said:
+        return landmarks_of_crop(picture)
+    try:
+        quad, marks = np.array(said["quad"], float).reshape(4, 2), np.array(said["landmarks"], float).reshape(68, 2)
+        share = (marks - quad[0]) @ np.linalg.inv(np.stack([quad[3] - quad[0], quad[1] - quad[0]]))  # of the square's sides
+    except (ValueError, TypeError, OverflowError, np.linalg.LinAlgError):
+        raise ValueError("the record beside it holds no quad and 68 landmarks as align_images.py writes them; cut it out again") from None
+    return share * picture.width - 0.5
+
+
 def fills(picture, alignment):
     """How much of its side the face of a square picture (PIL RGB) fills, where 1 is what the generator's alignment cuts out.
 
@@ -226,7 +256,7 @@ def fills(picture, alignment):
         quad = face_quad(landmarks_of_crop(picture), **alignment)
     except (ValueError, OSError):
         return None
-    return float(np.hypot(*(quad[3] - quad[0]))) / picture.width
+    return side_of(quad) / picture.width
 
 
 def draw_part(name, landmarks, size):

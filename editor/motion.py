@@ -14,6 +14,19 @@ def transform(degrees=0.0, shift=(0.0, 0.0)):
     return _inverse(math.radians(degrees), 1.0, *shift).float()
 
 
+def of_square(corners, side):
+    """The transform that puts what the generator draws into a square of a picture: float32 [3, 3].
+
+    Args:
+        corners: [4, 2] in the picture's pixels, whose centres are whole numbers, as `landmarks.face_quad` gives them.
+        side: of the picture, which is square, in pixels.
+    """
+    corners = torch.as_tensor(corners, dtype=torch.float64)
+    across, down, middle = corners[3] - corners[0], corners[1] - corners[0], corners.mean(0) + 0.5 - side / 2
+    seen = torch.cat([torch.stack([across, down, middle], 1) / side, torch.tensor([[0.0, 0, 1]], dtype=torch.float64)])
+    return seen.inverse().float()
+
+
 def between(a, b, amount):
     """A transform at `amount` from a to b, 0..1: the turn goes the shorter way, sizes by their ratio, the shift on a line. float32."""
     (turn, size, *shift), (turn2, size2, *shift2) = _parts(a), _parts(b)

@@ -40,6 +40,7 @@ class Goal:
     style_mask: torch.Tensor | None = None  # M_s: where
     content: torch.Tensor | None = None  # [N], of each image the weight of its squared error and perceptual distance; None: 1
     gram: torch.Tensor | None = None  # [N], of each image the weight of the Gram loss of its deepest features (Yang & Lim 2019); None: 0
+    transform: torch.Tensor | None = None  # [N, 3, 3], how StyleGAN3's input is turned and shifted for each image; None: as it is
 
     def part(self, first, last):
         """The goal of images first .. last - 1."""
@@ -323,10 +324,11 @@ def objective(G, distance, goal, config):
     style = styled(goal.style) if goal.style is not None else None
 
     recompute_from = LOW_MEMORY_FROM if config.low_memory else math.inf
+    placed = {} if goal.transform is None else {"transform": goal.transform}
 
     def losses_of(ws, maps):
         ws = ws if config.layers is None or config.compile else Rows(ws, config.layers)
-        images = G.synthesis(ws, noise=maps, dtype=config.dtype or torch.float32, recompute_from=recompute_from)
+        images = G.synthesis(ws, noise=maps, dtype=config.dtype or torch.float32, recompute_from=recompute_from, **placed)
         total = config.lambda_mse * fast_conv.mean_squared_error(seen(images), targets)
         if wanted is not None:
             features = distance.features(seen(images))

@@ -113,6 +113,30 @@ class Session:
         self.remarks += filter(None, [unaligned(path, self.G)])
         return pixels
 
+    def place(self, path):
+        """How StyleGAN3's input is to be turned, scaled and shifted so that its face lies where a square picture's lies: float32 [3, 3].
+
+        By the landmarks in the record that align_images.py wrote beside the picture, else by those that dlib finds.
+
+        Raises:
+            ValueError: no face found, or one that is far from the size that the generator draws.
+        """
+        from editor import landmarks, motion
+
+        picture = images.open_image(path)
+        try:
+            marks = landmarks.in_square(picture, face.record(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        quad = landmarks.face_quad(marks, **(self.G.meta["alignment"] or checkpoints.FFHQ_ALIGNMENT))
+        size = landmarks.side_of(quad) / picture.width
+        if not UNALIGNED[0] <= size <= UNALIGNED[1]:  # nor NaN
+            raise ValueError(
+                f"{path}: its face has {size:.2f} of the size that this generator draws, and {UNALIGNED[0]} to {UNALIGNED[1]} can be "
+                "placed; cut it out with align_images.py --upright"
+            )
+        return motion.of_square(quad, picture.width).to(self.device)
+
     def guess(self, person):
         """The encoder's guess at a face's rendering, [1, L, 512]; its own latent where the generator has no encoder.
 
@@ -198,6 +222,9 @@ class Session:
                     (lambda steps, losses, before=before: callback(before + steps, losses)) if callback else None,
                     (lambda k, step, seen, first=first: show(first + k, step, seen)) if show else None,
                 )  # fmt: skip
+            if goal.transform is not None:  # a face carries how it lies with its weights
+                placed = [{tuning.TRANSFORM: transform} for transform in goal.part(first, last).transform]
+                found.tuned = [one | (own or {}) for one, own in zip(placed, found.tuned or [None] * len(placed), strict=True)]
             found.seconds, began = (time.time() - began) / (last - first), time.time()
             if found.not_compiled and self.compile != "off":
                 self.compile, config.compile, latents.compile = "off", False, False  # those that follow need not find out
@@ -357,6 +384,7 @@ def aligned_image(name, given=None):
     raise ValueError(f"{name}: no such image, neither in {' nor in '.join(map(str, folders))} nor as a path")
 
 
+UNALIGNED = 0.8, 1.25  # sizes of a face, to what the generator draws, that its input is scaled to: it learned turns and shifts alone
 CROP_FILLS = 0.75  # a face that fills less of its picture was not cut out for this generator (crops measured: 0.97 to 1.03)
 
 

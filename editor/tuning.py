@@ -323,8 +323,8 @@ def between(a, b, amounts, G):
 
 
 def scaled(tuned, strength, G):
-    """A face's tuned weights at a strength of 0 (None: the generator's own) to 1 (as they are)."""
-    return between(None, tuned, lambda name: strength, G)
+    """A face's tuned weights at a strength of 0 (None: the generator's own) to 1 (as they are); how it lies stays."""
+    return between(None, tuned, lambda name: 1 if name == TRANSFORM and strength else strength, G)
 
 
 def _alike(one, other, weight):

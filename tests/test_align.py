@@ -95,6 +95,28 @@ def test_the_astronaut_has_one_face_and_it_goes_back(run, astronaut, tmp_path):
     assert np.array_equal(dark[-50:], np.asarray(photo, float)[-50:])
 
 
+def test_squares_that_are_not_turned(run, astronaut, tmp_path):
+    """--upright: the same middle and side; the astronaut turned by 25 degrees is cut as it lies, and its place in the crop is known."""
+    from editor import landmarks
+
+    photo = images.open_image(astronaut / "astronaut.png").rotate(25, center=(225, 120))
+    (tmp_path / "in").mkdir()
+    images.save(tmp_path / "in/turned.png", np.asarray(photo))
+    for flags, folder in (([], "as_ever"), (["--upright"], "upright"), (["--upright"], "upright")):
+        done = run("align_images.py", "in", folder, *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert not done.stdout  # done already
+    plain, upright = (json.loads((tmp_path / folder / "turned_01.json").read_text()) for folder in ("as_ever", "upright"))
+    one, other = np.array(plain["quad"]), np.array(upright["quad"])
+    assert np.allclose(one.mean(0), other.mean(0)) and np.isclose(landmarks.side_of(one), landmarks.side_of(other))
+    assert other[0, 1] == other[3, 1] and other[0, 0] == other[1, 0] and other[3, 0] > other[0, 0]
+    across = one[3] - one[0]
+    assert abs(np.degrees(np.arctan2(-across[1], across[0])) - 25) < 5
+    crop = images.open_image(tmp_path / "upright/turned_01.png")
+    by_record, found = landmarks.in_square(crop, upright), landmarks.landmarks_of_crop(crop)
+    assert np.abs(by_record - found).mean() < 0.03 * crop.width
+
+
 def turned(centre, side, angle):
     """A square [4, 2] around `centre`."""
     c, s = np.cos(angle) * side / 2, np.sin(angle) * side / 2

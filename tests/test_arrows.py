@@ -106,6 +106,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
         "images",
         "render",
         "landmarks",
+        "motion",
     ],
 }
 

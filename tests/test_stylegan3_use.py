@@ -1,6 +1,7 @@
 """What of the toolkit carries over to StyleGAN3: each command on small random networks, and what it refuses."""
 
 import importlib
+import json
 import math
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import local_edit
-from editor import boundaries, coarse, face, images, motion, projection, render, settings, tuning
+from editor import boundaries, coarse, face, images, landmarks, motion, projection, render, settings, tuning
 
 NO_NOISE = "this generator has no noise maps"
 
@@ -240,6 +241,78 @@ def test_motions_that_cannot_be(sg3, tiny, tmp_path, run):
         tuning.write(path, {tuning.TRANSFORM: wrong}, G.meta["hash"])
         with pytest.raises(ValueError, match="input.transform"):
             tuning.read(path, G)
+
+
+def lies(turn, shift, size, side):
+    """The record beside a square picture in which a face lies turned (radians, clockwise), shifted (in widths) and of that size."""
+    marks = np.zeros((68, 2))  # at 1, in the middle: FFHQ's square around it is the picture's
+    marks[landmarks.LEFT_EYE], marks[landmarks.RIGHT_EYE], marks[list(landmarks.MOUTH)] = (-0.125, -0.025), (0.125, -0.025), (0, 0.225)
+    c, s = size * math.cos(turn), size * math.sin(turn)
+    marks = (marks @ np.array([[c, s], [-s, c]]) + shift) * 8 * side + [100, 200]  # of a photograph that is cut at 8 times the side
+    square = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]]) * 8 * side + [100, 200]
+    return {"quad": square.tolist(), "landmarks": marks.tolist(), "source": "photo.jpg"}
+
+
+def turned(place, folder, size=1.0):
+    """Face a as it lies by the record that is written beside its picture; the transform that it was drawn with."""
+    degrees, shift = 20, (0.06, -0.04)
+    motion_seen = motion.transform(-degrees, shift).inverse() @ torch.diag(torch.tensor([size, size, 1.0]))
+    person = face.Face(face.read_one(place.folder / "a.npy", place.G).ws, None, {tuning.TRANSFORM: motion_seen.inverse()})
+    folder.mkdir(exist_ok=True)
+    images.save(folder / "t.png", render.one(place.G, person))
+    (folder / "t.json").write_text(json.dumps(lies(math.radians(degrees), shift, size, place.G.resolution)))
+    return motion_seen.inverse()
+
+
+@pytest.mark.parametrize("size", [1.0, 0.85])
+def test_a_face_is_encoded_as_it_lies(size, work, sg3, tmp_path):
+    """The transform comes from the landmarks; the latent stays upright, and every command draws the face as it lies."""
+    matrix = turned(sg3["R"], tmp_path / "in", size)
+    words = ["--src_dir", "in", "--src_im", "t.png", "--latent_dir", "out", "--save_dir", "out", "--perceptual", "none", "--compile", "off"]
+    work("encode_image", *words, "--unaligned", "--init", "a.npy", "--iteration", "2", "--lr", "1e-6", kind="R")
+    found = face.read_one("out/t.npy", sg3["R"].G)
+    assert torch.allclose(found.tuned[tuning.TRANSFORM], matrix, atol=1e-5)
+    assert np.abs(picture("out/t.png").astype(int) - picture("in/t.png")).max() <= 1
+    assert np.array_equal(render.one(sg3["R"].G, found), picture("out/t.png"))
+    still = render.one(sg3["R"].G, face.read("out/t.npy", sg3["R"].G, strength=0))  # upright again
+    assert np.abs(still.astype(int) - picture("a.png")).max() <= 1
+    half = face.read("out/t.npy", sg3["R"].G, strength=0.5)
+    assert torch.equal(half.tuned[tuning.TRANSFORM], found.tuned[tuning.TRANSFORM])  # how it lies is no matter of the weights' strength
+
+
+def test_unaligned_faces_are_tuned_together_and_by_workers(work, sg3, tmp_path):
+    """Each keeps its own transform beside the weights that they share; processes find what one does."""
+    matrix = turned(sg3["R"], tmp_path / "in")
+    (tmp_path / "in/a.json").write_text(json.dumps(lies(0, (0, 0), 1, 32)))
+    (tmp_path / "in/b.json").write_text(json.dumps(lies(-0.2, (0, 0.1), 1, 32)))
+    words = ["--src_dir", "in", "--unaligned", "--perceptual", "none", "--compile", "off", "--w_iteration", "2", "--tune", "2",
+             "--tune_locality", "0"]  # fmt: skip
+    work("encode_image", *words, "--tune_together", "--latent_dir", "out", "--save_dir", "out", kind="R")
+    found = {name: face.read_one(f"out/{name}.npy", sg3["R"].G) for name in "abt"}
+    assert torch.allclose(found["t"].tuned[tuning.TRANSFORM], matrix, atol=1e-5)
+    assert torch.allclose(found["a"].tuned[tuning.TRANSFORM], torch.eye(3), atol=1e-5)
+    shared = set(found["a"].tuned) - {tuning.TRANSFORM}
+    assert shared and all(torch.equal(found["a"].tuned[name], found["b"].tuned[name]) for name in shared)
+    for name, person in found.items():
+        assert np.array_equal(render.one(sg3["R"].G, person), picture(f"out/{name}.png"))
+    work("encode_image", *words, "--latent_dir", "one", "--save_dir", "one", kind="R")
+    work("encode_image", *words, "--workers", "2", "--latent_dir", "two", "--save_dir", "two", kind="R")
+    for name in found:
+        assert np.array_equal(picture(f"one/{name}.png"), picture(f"two/{name}.png"))
+
+
+def test_faces_that_cannot_be_placed(sg3, tiny, tmp_path, run):
+    words = ["encode_image.py", "--src_dir", "in", "--src_im", "t.png", "--unaligned", "--iteration", "1", "--quiet"]
+    turned(sg3["R"], tmp_path / "in", 0.7)
+    three = "--weight_file", str(sg3["R"].weights)
+    done = run(*words, *three, cwd=tmp_path)
+    assert done.returncode == 2 and "0.70 of the size" in done.stderr and "--upright" in done.stderr and done.stderr.count("\n") == 1
+    for wrong in ({"quad": 3, "landmarks": []}, {"quad": [[0, 0]] * 4, "landmarks": [[1, 1]] * 68}, {"quad": "x", "landmarks": None}):
+        (tmp_path / "in/t.json").write_text(json.dumps(wrong))
+        done = run(*words, *three, cwd=tmp_path)
+        assert done.returncode == 2 and "68 landmarks" in done.stderr and done.stderr.count("\n") == 1, wrong
+    done = run(*words, "--weight_file", str(tiny.weights), cwd=tmp_path)
+    assert done.returncode == 2 and "StyleGAN3's input" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_turned_face_leaves_for_another_project(sg3):
