@@ -21,7 +21,6 @@ METHODS = {
     "pca": "what w varies most in, over --samples random faces",
     "channels": "single channels of style space, by how they go with --attribute or --scores",
 }
-ATTRIBUTES = ("gender", "age", "yaw", "smile", "glasses")
 OF_CHANNELS = ("attribute", "scores", "latents", "column", "torgb")
 SHOWN = 192  # pixels a side of a face on the sheet
 SLOPES = 48  # faces whose gradients say what channels change
@@ -34,9 +33,9 @@ def flags():
     p.add_argument("--count", type=cli.number(int, 1, most=512), default=10, metavar="K", help="directions to write (default: 10)")
     p.add_argument("--layers", help="W+ layers, such as 0-3: whose affines SeFa asks, whose channels are ranked, and what moves "
                    "(default: all)")  # fmt: skip
-    p.add_argument("--samples", type=cli.number(int, 100, most=10_000_000), default=20_000, metavar="N", help="random faces that sigma, "
+    p.add_argument("--samples", type=cli.number(int, 20, most=10_000_000), default=20_000, metavar="N", help="random faces that sigma, "
                    "components and correlations are found from (default: 20000)")  # fmt: skip
-    p.add_argument("--attribute", choices=ATTRIBUTES, help="that channels are ranked by; every face is rendered and read")
+    p.add_argument("--attribute", choices=settings.ATTRIBUTES, help="that channels are ranked by; every face is rendered and read")
     p.add_argument("--scores", metavar="FILE", help="instead: a number a face, .npy or .csv, of --latents")
     p.add_argument("--latents", metavar="FILE|DIR", help="latents of the faces that --scores are of")
     p.add_argument("--column", metavar="NAME", help="of a .csv with several columns")
@@ -81,7 +80,9 @@ def reader_of(session, args):
     try:
         return readings.Reader(session.G, args.faces, seed=args.seed + 1)
     except ValueError as error:
-        if args.purify or args.attribute:
+        if args.attribute:
+            raise ValueError(f"--attribute: {error}; rank channels by --scores of --latents of your own") from None
+        if args.purify:
             raise
         cli.warn(f"{session.G.meta['path']}: {error}")
         return None

@@ -133,7 +133,7 @@ def edits(args, session, failures):
     whole = [*(args.edit or []), *args.channel]
     names = [name for name, _ in args.edit or []] if whole else args.boundary
     chosen, remarks = boundaries.read(names, args.boundary_dir, session.G, session.force)
-    conditions, more = boundaries.read(args.condition, args.boundary_dir, session.G, session.force)
+    conditions, more = boundaries.read(args.condition, args.boundary_dir, session.G, session.force, "--condition")
     session.remarks += remarks + more
     ready = {}
     for name, boundary in chosen.items():
@@ -141,7 +141,7 @@ def edits(args, session, failures):
             others = [c.normal for n, c in conditions.items() if n != name]
             layers = None if args.layers else boundary.layers
             if boundary.space == "style":
-                require_free_of_w(boundary, args)
+                require_free_of_w(boundary.path, args)
                 ready[name] = boundary
                 continue
             ready[name] = replace(boundary, direction=boundaries.conditioned(boundary.normal, others), layers=layers)
@@ -149,6 +149,7 @@ def edits(args, session, failures):
         distances = np.linspace(args.start_distance, args.end_distance, args.steps)
         return [Edit(name, [boundary], [distances]) for name, boundary in ready.items()]
     for name, _ in args.channel:
+        require_free_of_w(f"--channel {name}", args)
         boundary = boundaries.of_channel(session.G, name)
         if ready.setdefault(boundary.name, boundary) is not boundary:
             raise ValueError(f"--channel {name}: given twice")
@@ -157,13 +158,13 @@ def edits(args, session, failures):
     return [Edit(name, list(ready.values()), [[amount] for amount in amounts])]
 
 
-def require_free_of_w(boundary, args):
-    """Raise ValueError for flags that ask of a direction in style space what only one in W has."""
+def require_free_of_w(named, args):
+    """Raise ValueError for flags that ask of a direction in style space, by the name `named`, what only one in W has."""
     for flag, given in (("condition", args.condition), ("layers", args.layers), ("mode absolute", args.mode == "absolute")):
         if given:
-            raise ValueError(f"{boundary.path}: a direction of style channels; --{flag} is of directions in W, so leave one of the two out")
+            raise ValueError(f"{named}: a direction of style channels; --{flag} is of directions in W, so leave one of the two out")
     if args.save_latents and not args.edit:
-        raise ValueError(f"{boundary.path}: its pictures differ in more than latents, which --save_latents keeps; --edit makes whole faces")
+        raise ValueError(f"{named}: its pictures differ in more than latents, which --save_latents keeps; --edit makes whole faces")
 
 
 def check(args, parser):

@@ -298,6 +298,7 @@ def own_generator(hashes, args):
         return checkpoints.load_generator()
     if args.purify:
         raise ValueError("--purify looks at pictures of the latents' generator; name it with --weight_file")
+    cli.warn("what else the boundary changes is not read: that needs the latents' generator, --weight_file (--faces 0: not asked for)")
     return None
 
 

@@ -63,18 +63,12 @@ def mouth(pictures):
     return np.array(found)
 
 
-def changes(reader, pictures):
-    """Of each attribute in spreads, {name: [N]}."""
-    after = reader.read(pictures)
-    return {name: (after[name] - reader.scores[name]) / reader.spread[name] for name in reader.spread}
-
-
 def at_one_spread(reader, boundary, name, tries=5):
     """How far, and the pictures, where the mean face's attribute has changed by one spread (the secant's way)."""
     before, reached, amount = (0.0, 0.0), None, 1.0
     for _ in range(tries):
         pictures = reader.moved(boundary, amount)
-        reached = float(changes(reader, pictures)[name].mean())
+        reached = float(reader.changes(pictures)[name].mean())
         if abs(reached - 1) < 0.04:
             break
         slope = (reached - before[1]) / (amount - before[0])
@@ -85,8 +79,7 @@ def at_one_spread(reader, boundary, name, tries=5):
 
 def row(reader, label, boundary, name, kept):
     amount, pictures = at_one_spread(reader, boundary, name)
-    moved = changes(reader, pictures)
-    identity = float(np.linalg.norm(reader._people(pictures) - reader.people, axis=1).mean())
+    moved, identity = reader.changes(pictures), float(reader.identity(pictures).mean())
     mean, each = sum(abs(moved[k].mean()) for k in kept), sum(np.abs(moved[k]).mean() for k in kept)
     apart = float(np.sqrt(np.mean((pictures.astype(float) - reader.before) ** 2)))
     wider = float(np.nanmean(mouth(pictures) - mouth(reader.before)))

@@ -387,11 +387,12 @@ def fits(path, G, force=False):
     return True
 
 
-def read(names, folder, G, force=False):
+def read(names, folder, G, force=False, only_w=None):
     """Boundaries as a user names them.
 
     Args:
         names: NAMEs or FILEs (see `find`); None: all in `folder` that fit.
+        only_w: the flag that takes directions in W and none in style space; None: both are taken.
 
     Returns:
         {name: Boundary}, in the order of names; and a list of what a user should be warned of, in sentences.
@@ -411,6 +412,8 @@ def read(names, folder, G, force=False):
     found, remarks = {}, []
     for boundary in [load(path, G, force) for path in paths]:
         path = boundary.path
+        if only_w and boundary.space != "w":
+            raise ValueError(f"{path}: a direction of style channels; {only_w} takes directions in W")
         if boundary.name.casefold() in [name.casefold() for name in found]:
             raise ValueError(f"two boundaries are named {boundary.name}; results are named after them, so rename one file")
         found[boundary.name] = boundary

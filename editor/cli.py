@@ -180,7 +180,10 @@ def add_reading_flags(parser):
         help="; ".join(f"{name}: {what}" for name, what in settings.PURIFY.items()) + " (default: as found)",
     )
     parser.add_argument(
-        "--keep", nargs="+", metavar="NAME", help="with --purify: attributes that shall stay (default: all but the one that changes most)"
+        "--keep",
+        nargs="+",
+        choices=settings.ATTRIBUTES,
+        help="with --purify: attributes that shall stay (default: all but the one that changes most)",
     )
     parser.add_argument(
         "--channels", type=number(int, 1, most=100_000), default=200, metavar="K", help="of --purify channels: how many (default: 200)"

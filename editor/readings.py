@@ -88,7 +88,7 @@ class Reader:
         self.faces = [self._outside(picture) for picture in self.before]  # float [R, R], 1 outside of the face; None: none found
         if sum(mask is None for mask in self.faces) > len(self.faces) / 2:
             raise ValueError("no face is seen in most of this generator's pictures, so nothing reads what directions change")
-        self.scores, self.people = self.read(self.before), self._people(self.before)
+        self.scores, self.people = self.read(self.before), self._described(self.before)
         random = self.read(self.pictures(self.drawn(SPREAD, seed + 1)))
         self.spread = {name: max(float(values.std()), 1e-6) for name, values in random.items()}
 
@@ -115,8 +115,17 @@ class Reader:
         parts = [self.attributes(part) for part in x.split(BATCH)]
         return {name: torch.cat([part[name] for part in parts]).cpu().double().numpy() for name in parts[0]}
 
-    def _people(self, pictures):
+    def _described(self, pictures):
         return np.stack([self.describe(p, before) for p, before in zip(pictures, self.before, strict=True)])
+
+    def identity(self, pictures):
+        """How far dlib's descriptors of the faces' pictures lie from those that they had before, float64 [N]."""
+        return np.linalg.norm(self._described(pictures) - self.people, axis=1)
+
+    def changes(self, pictures):
+        """How the faces' attributes have changed in their pictures, in spreads: {attribute: float64 [N]}."""
+        after = self.read(pictures)
+        return {name: (after[name] - self.scores[name]) / spread for name, spread in self.spread.items()}
 
     def _outside(self, picture):
         try:
@@ -136,13 +145,13 @@ class Reader:
     def __call__(self, boundary, distance=2.0):
         """A direction -> Reading, and the pictures at -distance and +distance."""
         low, high = self.moved(boundary, -distance), self.moved(boundary, distance)
-        below, above, effects, agreeing = self.read(low), self.read(high), {}, {}
-        for name, spread in self.spread.items():
-            each = (above[name] - below[name]) / (2 * distance * spread)
+        below, above, effects, agreeing = self.changes(low), self.changes(high), {}, {}
+        for name in self.spread:
+            each = (above[name] - below[name]) / (2 * distance)
             effects[name], agreeing[name] = float(each.mean()), float(np.mean(each * each.mean() > 0))
         apart, away = [], []
         for pictures in (low, high):
-            apart.append(np.linalg.norm(self._people(pictures) - self.people, axis=1).mean())
+            apart.append(self.identity(pictures).mean())
             for picture, before, mask in zip(pictures, self.before, self.faces, strict=True):
                 if mask is not None:
                     away.append((np.abs(picture.astype(float) - before).mean(2) * mask).sum() / mask.sum())

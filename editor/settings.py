@@ -132,6 +132,9 @@ class Tuning:
             raise ValueError(f"--tune_lr {self.lr}: a finite number above 0")
 
 
+# What the bundled attribute network scores (`networks`)
+ATTRIBUTES = ("gender", "age", "yaw", "smile", "glasses")
+
 # How a direction is kept to the one attribute that it changes most (`purify`)
 PURIFY = {
     "condition": "without its share along what changes the others",
