@@ -482,7 +482,7 @@ def test_an_attributes_channels_are_read_and_purified(G, opened, tmp_path, monke
         (["--method", "channels", "--attribute", "smile", "--scores", "s.npy", "--latents", "three.npy"], "--attribute, or --scores"),
         (["--method", "channels", "--attribute", "smile", "--column", "a"], "--column is of --scores"),
         (["--method", "channels", "--scores", "nan.csv", "--latents", "three.npy"], "score 2 of 3 is not a finite number"),
-        (["--method", "channels", "--scores", "same.npy", "--latents", "three.npy"], "the same for all faces"),
+        (["--method", "channels", "--scores", "same.npy", "--latents", "three.npy", "--faces", "0"], "the same for all faces"),
         (["--method", "channels", "--scores", "s.npy", "--latents", "holes.npy"], "holds NaN"),
         (["--method", "channels", "--scores", "s.npy", "--latents", "foreign"], "latents of another generator"),
         (["--method", "channels", "--scores", "gone.npy", "--latents", "three.npy"], "gone.npy"),
@@ -501,7 +501,7 @@ def test_bad_calls_say_so_in_one_line(place, tiny, monkeypatch, capsys, words, s
     if "foreign" in words:
         for name in "abc":
             face.write(f"foreign/{name}.npy", torch.zeros(1, tiny.G.num_ws, 512), {"generator_hash": "0" * 64, "sources": {}})
-    one_line(lambda _: find("--faces", 0, *words, weights=None if "--weight_file" in words else tiny.weights), said, monkeypatch, capsys)
+    one_line(lambda _: find(*words, weights=None if "--weight_file" in words else tiny.weights), said, monkeypatch, capsys)
     assert not Path("directions").exists() or not list(Path("directions").glob("*"))
 
 
