@@ -12,6 +12,7 @@ ranks single channels of style space by how they go with an attribute over --sam
 A channel's file is followed as the others are; semantic_edit.py --channel 6:50=3 needs none. --purify takes out what else changes.
 """
 
+import functools
 from pathlib import Path
 
 from editor import cli, files, settings
@@ -23,7 +24,6 @@ METHODS = {
 }
 OF_CHANNELS = ("attribute", "scores", "latents", "column", "torgb")
 SHOWN = 192  # pixels a side of a face on the sheet
-SLOPES = 48  # faces whose gradients say what channels change
 LEAST = 0.1  # correlation with the attribute of channels that are ranked by what they do
 
 
@@ -121,13 +121,22 @@ def scored(session, args, reader):
     return torch.cat(ws), torch.cat(found)
 
 
+@functools.cache
+def slopes_of(reader, quiet):
+    """What style channels do at random faces: `readings.Slopes`."""
+    from editor import readings
+
+    with cli.progress(readings.SLOPES, quiet, "face") as show:
+        return readings.slopes(reader, callback=show)
+
+
 def of_channels(session, args, reader, layers, scores):
     """Channels as directions in style space, by their correlation with the score.
 
     Styles are made of one w, so that many go with an attribute and few make it: with --attribute those come first that do most by their
     gradient, of all whose correlation has the same sign.
     """
-    from editor import directions, readings, styles
+    from editor import directions, styles
 
     G = session.G
     ws, scores = scores or scored(session, args, reader)
@@ -137,8 +146,7 @@ def of_channels(session, args, reader, layers, scores):
         raise ValueError(f"no channels there: no {'ToRGB' if args.torgb else 'layer'} with a style in {where}")
     tried, effects = ranked[: args.count], {}
     if args.attribute:
-        with cli.progress(SLOPES, args.quiet, "face") as show:
-            found = readings.slopes(reader, SLOPES, callback=show)
+        found = slopes_of(reader, args.quiet)
         slope = found.effects[found.names.index(args.attribute)]
         effects = {one.place: float(slope[one.place]) * one.unit for one in ranked}
         makes = [one for one in ranked if abs(one.correlation) >= LEAST and effects[one.place] * one.correlation > 0] or ranked
@@ -200,17 +208,14 @@ def lines(words):
 
 def settled(session, args, reader, made):
     """Each direction as it is written, with its reading and the pictures at either side: (Boundary, Reading or None, low, high)."""
-    from editor import purify, readings
+    from editor import purify
 
-    slopes = None
     for boundary in made:
         reading, low, high = reader(boundary, args.distance)
         if args.purify:
-            if slopes is None:
-                with cli.progress(SLOPES, args.quiet, "face") as show:
-                    slopes = readings.slopes(reader, SLOPES, callback=show)
-            before = reading
-            boundary = purify.purified(session.G, slopes, boundary, args.purify, reading, args.keep, args.channels)
+            slopes, before = slopes_of(reader, args.quiet), reading
+            with cli.progress(args.channels, args.quiet or args.purify != "channels", "channel") as show:
+                boundary = purify.purified(session.G, slopes, boundary, args.purify, reading, args.keep, args.channels, show)
             reading, low, high = reader(boundary, args.distance)
             boundary.info["purified"]["before"] = before.record()
         boundary.info["reading"] = reading.record() | {"words": reading.words("sigma"), "distance": args.distance}

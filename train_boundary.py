@@ -17,7 +17,6 @@ import numpy as np
 
 from editor import files
 
-SLOPES = 48  # faces whose gradients say what --purify takes out
 MIN_CLASS = 5  # latents on each side; with fewer, none are left to test on
 
 
@@ -317,9 +316,10 @@ def look(boundary, G, args):
     if args.purify:
         if not args.quiet:
             cli.say(f"before --purify: {reading.words()}")
-        with cli.progress(SLOPES, args.quiet, "face") as show:
-            slopes = readings.slopes(reader, SLOPES, callback=show)
-        boundary = purify.purified(G, slopes, boundary, args.purify, reading, args.keep, args.channels)
+        with cli.progress(readings.SLOPES, args.quiet, "face") as show:
+            slopes = readings.slopes(reader, callback=show)
+        with cli.progress(args.channels, args.quiet or args.purify != "channels", "channel") as show:
+            boundary = purify.purified(G, slopes, boundary, args.purify, reading, args.keep, args.channels, show)
         reading, *_ = reader(boundary)
     boundary.info["reading"] = reading.record() | {"words": reading.words()}
     return boundary

@@ -99,7 +99,7 @@ def purified_table(G, reader, slopes, name, kept=None):
     conditioned = boundaries.conditioned(plain[name].normal, [plain[n].normal for n in others])
     shown = [row(reader, "plain", plain[name], name, others), row(reader, "--condition", boundaries.Boundary(conditioned), name, others)]
     for way in settings.PURIFY:
-        for count in (20, 60, 200, 2000) if way == "channels" else (0,):
+        for count in (20, 60, 200) if way == "channels" else (0,):
             try:
                 found = purify.purified(G, slopes, replace(plain[name]), way, reading, kept, count or 200)
             except ValueError as error:

@@ -8,20 +8,22 @@ from dataclasses import replace
 
 import torch
 
-from editor import boundaries, directions, styles
+from editor import boundaries, directions, readings, styles
 from editor.readings import Slopes
 
 SHRINK = 0.5  # of the measured products of channels' changes, which a hundred looks give, towards none
 CARRIED = 0.5  # of what the direction does to its attribute: ranges of layers that do less would have to be moved too far
+STEP = 0.2  # of the features' change, by which channels are moved to see what that does to identity
 FLOOR = 1e-3  # of a mean channel's cost, for channels that seem to change nothing
 
 
-def purified(G, slopes, boundary, way, reading, kept=None, count=200):
+def purified(G, slopes, boundary, way, reading, kept=None, count=200, callback=None):
     """A direction that keeps to its main attribute, the one that its reading names first.
 
     Args:
         slopes: `readings.Slopes`. way: a key of `settings.PURIFY`. reading: of the direction, a `readings.Reading`.
-        kept: names of attributes that shall stay; None: all others. count: of channels.
+        kept: names of attributes that shall stay; None: all others. count: of channels. callback: called with how many of these are
+            measured.
 
     Returns:
         boundaries.Boundary: in W a step of 1 as long as the direction's own, in style space one spread of the attribute; its info says
@@ -39,7 +41,7 @@ def purified(G, slopes, boundary, way, reading, kept=None, count=200):
     sign = 1.0 if reading.attributes[main] > 0 else -1.0
     info = {k: v for k, v in boundary.info.items() if k != "reading"} | {"purified": {"way": way, "attribute": main, "kept": kept}}
     if way == "channels":
-        amounts = by_channels(G, slopes, main, kept, count)
+        amounts = by_channels(G, slopes, main, kept, count, callback)
         return directions.of_channels(G, {place: sign * amount for place, amount in amounts.items()}, **info)
     if boundary.space == "style":
         raise ValueError(f"--purify {way} is of directions in W; for style channels there is --purify channels")
@@ -104,11 +106,11 @@ def best_layers(G, slopes, boundary, main, kept):
     return best[1]
 
 
-def by_channels(G, slopes, main, kept, count):
+def by_channels(G, slopes, main, kept, count, callback=None):
     """{place: amount} of the `count` style channels that change an attribute by one spread, keep others, and change least else.
 
-    First of all channels, by their own costs; then those whose share is largest, by the products of their changes as well. ToRGB's,
-    which only colour the picture, are left out.
+    First of all channels, by their own costs; then those whose share is largest, by the products of their changes as well, to which
+    what they do to identity counts as much (where the slopes have a reader). ToRGB's, which only colour the picture, are left out.
     """
     cost = slopes.cost
     there = torch.cat([torch.full((a.count,), not a.torgb) for a in styles.affines(G)]) & (styles.spread(G) > 1e-9)
@@ -117,9 +119,19 @@ def by_channels(G, slopes, main, kept, count):
     first = least(Slopes(slopes.names, slopes.effects[:, all_places], slopes.looks[:, :0]), torch.diag(cost[all_places]), main, kept)
     places = all_places[(first.square() * cost[all_places]).topk(min(count, len(all_places))).indices].sort().values
     looks = slopes.looks[:, places]
-    products = (1 - SHRINK) * (looks.t() @ looks) / len(looks) + SHRINK * torch.diag(cost[places])
+    products = shrunk(looks.t() @ looks / len(looks), cost[places])
+    if slopes.reader is not None:
+        moves = readings.likeness(slopes.reader, places, STEP * cost[places].rsqrt(), callback=callback)
+        of_identity = moves.t() @ moves
+        of_identity = shrunk(of_identity, of_identity.diagonal())
+        products = products + of_identity * (products.diagonal().mean() / of_identity.diagonal().mean().clamp(min=1e-30))
     chosen = least(Slopes(slopes.names, slopes.effects[:, places], looks), products, main, kept)
     return dict(zip(places.tolist(), chosen.tolist(), strict=True))
+
+
+def shrunk(products, own):
+    """Measured products [P, P] of channels' changes, half way to a diagonal of what each changes alone, [P]."""
+    return (1 - SHRINK) * products + SHRINK * torch.diag(own)
 
 
 def by_gradient(G, slopes, main, kept):

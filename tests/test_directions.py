@@ -307,6 +307,31 @@ def test_purified_channels_keep_others_to_first_order(network):
         purify.purified(network, slopes, directions.of_channels(network, {3: 1.0}), "layers", reading)
 
 
+def test_channels_that_change_who_it_is_are_used_less(network, monkeypatch):
+    """What channels do to identity, of the test's own: the way found moves it less, and is as long by the attributes."""
+    random, size = torch.Generator().manual_seed(0), styles.count(network)
+    slopes = readings.Slopes(
+        ["smile", "age"],
+        torch.randn(2, size, generator=random, dtype=torch.float64),
+        torch.randn(60, size, generator=random, dtype=torch.float64),
+    )
+    moves, asked = torch.randn(90, size, generator=random, dtype=torch.float64) * torch.rand(size, generator=random).square(), []
+
+    def likeness(reader, places, steps, callback=None):
+        assert torch.allclose(steps.square() * slopes.cost[places], torch.tensor(0.04, dtype=torch.float64), rtol=0.01)
+        asked.append(callback)
+        return moves[:, places]
+
+    monkeypatch.setattr(readings, "likeness", likeness)
+    plain = purify.by_channels(network, slopes, "smile", ["age"], 30)
+    found = purify.by_channels(network, replace(slopes, reader="one"), "smile", ["age"], 30, "shown")
+    places = list(found)
+    assert asked == ["shown"] and places == list(plain)
+    before, after = (torch.tensor([amounts[place] for place in places], dtype=torch.float64) for amounts in (plain, found))
+    assert (moves[:, places] @ after).norm() < 0.8 * (moves[:, places] @ before).norm()
+    assert torch.allclose(slopes.effects[:, places] @ after, torch.tensor([1.0, 0], dtype=torch.float64), rtol=0, atol=1e-4)
+
+
 def test_the_picture_is_cut_as_the_network_knows_it():
     pictures = torch.zeros(1, 3, 100, 100)
     pictures[:, :, 50, 50] = 1
@@ -383,9 +408,9 @@ def slopes_of(reader):
 @pytest.fixture
 def opened(reader, monkeypatch):
     """Commands take the reader and the slopes that are there: loading and rendering are what takes time."""
-    slopes, calls = slopes_of(reader), []
+    slopes, calls = replace(slopes_of(reader), reader=None), []
     monkeypatch.setattr(readings, "Reader", lambda G, count=16, seed=1: calls.append(count) or reader)
-    monkeypatch.setattr(readings, "slopes", lambda reader, count, callback=None: slopes)
+    monkeypatch.setattr(readings, "slopes", lambda reader, callback=None: slopes)
     return calls
 
 
@@ -402,6 +427,18 @@ def test_slopes_are_what_a_small_step_does(G, reader):
     for i, name in enumerate(slopes.names):
         measured = (scores[0][name] - scores[1][name]).mean().item() / 2 / reader.spread[name]
         assert measured == pytest.approx((slopes.effects[i] @ step).item(), rel=0.15, abs=1e-3), name
+
+
+def test_likeness_is_how_far_a_descriptor_moves(G, reader):
+    place, ws, calls = styles.index(G, "1:3"), reader.drawn(1, 4), []
+    step = 6 * styles.spread(G)[place].item()
+    found = readings.likeness(reader, torch.tensor([place]), torch.tensor([step]), count=1, callback=calls.append)
+    delta = torch.zeros(styles.count(G), dtype=torch.float64)
+    delta[place] = step
+    (before,), (after,) = reader.pictures(ws), reader.pictures(ws, tuning.worn(G, styles.weights(G, delta)))
+    expected = (reader.describe(after, before) - reader.describe(before)) / step
+    assert found.shape == (128, 1) and calls == [1] and np.linalg.norm(expected) * step > 0.02
+    assert np.allclose(found[:, 0], expected, rtol=0, atol=0.05 * np.linalg.norm(expected))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
