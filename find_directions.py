@@ -40,8 +40,8 @@ def flags():
     p.add_argument("--latents", metavar="FILE|DIR", help="latents of the faces that --scores are of")
     p.add_argument("--column", metavar="NAME", help="of a .csv with several columns")
     p.add_argument("--torgb", action="store_true", help="rank ToRGB's channels, which colour the picture, instead of the others")
-    p.add_argument("--distance", type=cli.number(float, above=0, most=1000), default=2.0, help="how far faces are moved on the sheet and "
-                   "for the readings, in sigma (default: 2)")  # fmt: skip
+    p.add_argument("--distance", type=cli.number(float, above=0, most=1000), help="how far faces are moved on the sheet and for the "
+                   "readings, in sigma (default: 1; of single channels 4)")  # fmt: skip
     p.add_argument("--out_dir", default="directions", metavar="DIR", help="where results go (default: %(default)s)")
     p.add_argument("--name", help="begins the results' names (default: the generator's, the method and the layers)")
     cli.add_reading_flags(p)
@@ -65,6 +65,11 @@ def check(args, parser):
         raise ValueError(f"--purify {args.purify} is of directions in W; of channels it is --purify channels")
     if args.name and (Path(args.name).name != args.name or args.name.startswith(".")):
         raise ValueError(f"--name {args.name}: the beginning of a file's name is expected; --out_dir says the folder")
+
+
+def distance_of(args):
+    """How far faces are moved. A sigma of w is a long way for a truncated face; a single channel hardly shows what it does."""
+    return args.distance or (4.0 if args.method == "channels" and not args.purify else 1.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -211,14 +216,14 @@ def settled(session, args, reader, made):
     from editor import purify
 
     for boundary in made:
-        reading, low, high = reader(boundary, args.distance)
+        reading, low, high = reader(boundary, distance_of(args))
         if args.purify:
             slopes, before = slopes_of(reader, args.quiet), reading
             with cli.progress(args.channels, args.quiet or args.purify != "channels", "channel") as show:
                 boundary = purify.purified(session.G, slopes, boundary, args.purify, reading, args.keep, args.channels, show)
-            reading, low, high = reader(boundary, args.distance)
+            reading, low, high = reader(boundary, distance_of(args))
             boundary.info["purified"]["before"] = before.record()
-        boundary.info["reading"] = reading.record() | {"words": reading.words("sigma"), "distance": args.distance}
+        boundary.info["reading"] = reading.record() | {"words": reading.words("sigma"), "distance": distance_of(args)}
         yield boundary, reading, low, high
 
 
@@ -238,7 +243,7 @@ def shown(session, args, reader, made):
         ws = G.truncate(classes.latents(G, z, evenly=True), 0.7)
     for boundary in made:
         row = []
-        for amount in (-args.distance, 0.0, args.distance):
+        for amount in (-distance_of(args), 0.0, distance_of(args)):
             worn, moved = G, ws
             if boundary.space == "style":
                 worn = tuning.worn(G, styles.weights(G, amount * boundary.way(1)[0]))
@@ -274,7 +279,7 @@ def main(argv):
         rows.append(row)
         names.append("\n".join([title(boundary, path), *lines(words)]))
         written.append(path)
-    images.save(sheet, images.sheet(rows, [f"{d:+g}" for d in (-args.distance, 0, args.distance)], names, SHOWN))
+    images.save(sheet, images.sheet(rows, [f"{d:+g}" for d in (-distance_of(args), 0, distance_of(args))], names, SHOWN))
     cli.written(args, sheet, *written, what=f"{len(written)} directions by {settings_words(args)}")
     cli.warn_of(session)
     return 0

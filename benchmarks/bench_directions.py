@@ -40,8 +40,8 @@ def readings_table(G, reader, count):
     print("| direction | read on 16 faces | agrees on 50 others |\n| --- | --- | --- |")
     for method in ("sefa", "pca"):
         for one in directions.found(G, method, count):
-            reading, *_ = reader(one)
-            below, above = (unseen.read(unseen.moved(one, d)) for d in (-2.0, 2.0))
+            reading, *_ = reader(one, 1.0)
+            below, above = (unseen.read(unseen.moved(one, d)) for d in (-1.0, 1.0))
             says = {n: v for n, v in reading.attributes.items() if abs(v) >= readings.NAMED}
             agree = [float((above[n] - below[n]).mean()) * v > 0 for n, v in says.items()]
             right, named = right + sum(agree), named + len(agree)

@@ -29,7 +29,7 @@ image_crossover.py --latent_file1 {MINE} --latent_file2 {YOURS}
 facial_exchange.py --latent_file1 {YOURS} --latent_file2 {MINE}
 semantic_edit.py --latent_file {MINE} --steps 5
 find_directions.py --method pca --count 4 --faces 6 --out_dir save_image/directions
-semantic_edit.py --latent_file {MINE} --boundary save_image/directions/faces128_pca_00.npy --start_distance -2 --end_distance 2 --steps 5
+semantic_edit.py --latent_file {MINE} --boundary save_image/directions/{FOUND}.npy --start_distance -1.5 --end_distance 1.5 --steps 5
 encode_image.py --src_im {ME}.png --mask part:mouth --invert_mask --composite --iteration 120
 image_crossover.py --src_im1 {ME}.png --src_im2 save_image/generate/{YOU}.png --mask {UPPER} --iteration 80 --noise_iteration 80
 local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 80 --noise_iteration 40

@@ -493,7 +493,7 @@ def test_an_attributes_channels_are_read_and_purified(G, opened, tmp_path, monke
     words = ["--method", "channels", "--attribute", "smile", "--samples", 24, "--count", 1, "--faces", 2]
     assert find(*words, "--purify", "channels", "--keep", "gender", "--channels", 20) == 0
     said = json.loads(Path("directions/faces128_channels_smile_channels_00.json").read_text())
-    assert opened == [2] and said["purified"]["kept"] == ["gender"] and len(said["channels"]) == 20 and said["reading"]["distance"] == 2
+    assert opened == [2] and said["purified"]["kept"] == ["gender"] and len(said["channels"]) == 20 and said["reading"]["distance"] == 1
     assert "per sigma; identity" in capsys.readouterr().err and Path("directions/faces128_channels_smile_channels.png").is_file()
 
 
