@@ -26,6 +26,7 @@ from editor import session as sessions
 NAMES = {"smile": "smile", "yaw": "pose", "gender": "gender", "age": "age", "glasses": "eyeglasses"}
 SHOWN = ("smile", "yaw", "gender", "age")
 UNSEEN = 50
+COUNTS = (60, 300)  # of channels
 
 
 def seconds(f):
@@ -99,9 +100,9 @@ def purified_table(G, reader, slopes, name, kept=None):
     conditioned = boundaries.conditioned(plain[name].normal, [plain[n].normal for n in others])
     shown = [row(reader, "plain", plain[name], name, others), row(reader, "--condition", boundaries.Boundary(conditioned), name, others)]
     for way in settings.PURIFY:
-        for count in (20, 60, 200) if way == "channels" else (0,):
+        for count in COUNTS if way == "channels" else (0,):
             try:
-                found = purify.purified(G, slopes, replace(plain[name]), way, reading, kept, count or 200)
+                found = purify.purified(G, slopes, replace(plain[name]), way, reading, kept, count)
             except ValueError as error:
                 print(f"| {way} | {error} |")
                 continue
@@ -116,19 +117,21 @@ def main(argv):
     parser.add_argument("--count", type=cli.number(int, 1), default=6, help="directions of each method that are read (default: 6)")
     parser.add_argument("--faces", type=cli.number(int, 4), default=24, help="that boundaries are compared on (default: 24)")
     parser.add_argument("--only", choices=("readings", "purified"), help="one of the tables (default: both)")
+    parser.add_argument("--names", nargs="+", choices=("smile_kept", *SHOWN), default=["smile_kept", *SHOWN], help="tables of purified "
+                        "directions; smile_kept: with --keep gender age (default: all)")  # fmt: skip
     parser.add_argument("--out", default="runs/directions", metavar="DIR", help="where pictures go (default: %(default)s)")
     cli.add_run_flags(parser)
     args = parser.parse_args(argv)
     args.weight_file = None
     torch.set_num_threads(1)
     G = sessions.open(args).G
-    for method in ("sefa", "pca"):
+    for method in ("sefa", "pca") if args.only != "purified" else ():
         print(f"{method}: {seconds(lambda method=method: directions.found(G, method, 10)):.2f} s", flush=True)
     if args.only != "purified":
         readings_table(G, readings.Reader(G, 16), args.count)
     if args.only != "readings":
         slopes, reader = readings.slopes(readings.Reader(G, 4)), readings.Reader(G, args.faces, seed=50)
-        for name, kept in [("smile", ["gender", "age"]), *((name, None) for name in SHOWN)]:
+        for name, kept in [("smile", ["gender", "age"]) if name == "smile_kept" else (name, None) for name in args.names]:
             shown = purified_table(G, reader, slopes, name, kept)
             cells = [reader.before[:8], *(pictures[:8] for pictures in shown)]
             images.save(Path(args.out) / f"{name}{'_kept' if kept else ''}.png", images.sheet([list(c) for c in cells], size=128, gap=2))

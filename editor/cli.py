@@ -186,7 +186,7 @@ def add_reading_flags(parser):
         help="with --purify: attributes that shall stay (default: all but the one that changes most)",
     )
     parser.add_argument(
-        "--channels", type=number(int, 1, most=100_000), default=200, metavar="K", help="of --purify channels: how many (default: 200)"
+        "--channels", type=number(int, 1, most=100_000), default=300, metavar="K", help="of --purify channels: how many (default: 300)"
     )
 
 

@@ -17,7 +17,7 @@ STEP = 0.2  # of the features' change, by which channels are moved to see what t
 FLOOR = 1e-3  # of a mean channel's cost, for channels that seem to change nothing
 
 
-def purified(G, slopes, boundary, way, reading, kept=None, count=200, callback=None):
+def purified(G, slopes, boundary, way, reading, kept=None, count=300, callback=None):
     """A direction that keeps to its main attribute, the one that its reading names first.
 
     Args:
