@@ -194,7 +194,7 @@ SIGNS = [  # a name that shows whose file it is; its network; its kind, or None:
     (r"synthesis\..*", "generator", None, None),
     (r"b4\.out\.weight", "discriminator", None, None),
 ]
-AVERAGED = ("G_ema", "g_ema", "generator_ema")  # where files keep networks: the averaged generator, one of them, the one that was trained
+AVERAGED = ("G_ema", "g_ema", "generator_ema", "params_ema")  # where files keep the averaged generator
 PLACES = {"generator": (AVERAGED, ("generator", "state_dict"), ("G", "g")), "discriminator": (("D", "d", "discriminator", "state_dict"),)}
 WRAPPERS = (tuple(f"{name}." for name in AVERAGED), ("module.", "decoder.", "generator."))  # of names; DataParallel's, e4e's, ...
 
@@ -246,7 +246,7 @@ def _inside(data, role):
 def from_objects(data, role):
     """What a pickle or `.pt` holds beside TensorFlow's -> network or None, metadata."""
     if not isinstance(data, dict | pickles.Module):
-        raise ValueError(f"a file of no StyleGAN that the toolkit knows; it holds {shown(data)}")
+        raise ValueError(f"a file of no StyleGAN that the toolkit knows; it holds {shown(data, 100)}; save one network's state_dict()")
     found, remark = _inside(data, role)
     if found is None:
         if _inside(data, "discriminator" if role == "generator" else "generator")[0] is None:
@@ -523,6 +523,8 @@ def main(argv):
         source = downloads.fetch(source, None if args.quiet else lambda done, total: print(f"\r{done >> 20} MB", end="", file=sys.stderr))
     meta = {"source": name} | meta
     try:
+        if args.discriminator and convert(source, "discriminator")[0] is None:  # before anything is written
+            raise ValueError(f"{args.source}: no discriminator is in it")
         G, said = _own(source) if args.to and _is_own(source) else convert(source)
     except ValueError as error:
         raise ValueError(f"{error}; remove {source} to have it downloaded again" if item else str(error)) from None
@@ -535,8 +537,6 @@ def main(argv):
     if args.discriminator:
         del G  # one network at a time
         D, said = convert(source, "discriminator")
-        if D is None:
-            raise ValueError(f"{args.source}: no discriminator is in it")
         _write(Path(args.discriminator), D, meta | said, args)
     return 0
 

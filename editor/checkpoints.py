@@ -237,7 +237,8 @@ def _kind(path, kinds, role, origin=None):
     """The metadata of a checkpoint that must hold one of these kinds."""
     info = read_metadata(path)
     if info["kind"] not in kinds:
-        raise ValueError(f"{info['path']}: holds a {shown(info['kind'], 40)}, no {role} ({origin or ', '.join(kinds)})")
+        article = "an" if str(info["kind"])[:1] in "ae" else "a"
+        raise ValueError(f"{info['path']}: holds {article} {shown(info['kind'], 40)}, no {role} ({origin or ', '.join(kinds)})")
     return info
 
 

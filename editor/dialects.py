@@ -28,6 +28,8 @@ def _turned(v):
 
 def _all_equal(v):
     """A mean latent, repeated for each layer in some files: [512], [1, 512] or [18, 512] -> [512]."""
+    if v.ndim == 0:
+        raise ValueError("a single number; a mean latent is [512]")
     rows = v.reshape(-1, v.shape[-1])
     if (rows != rows[:1]).any():
         raise ValueError("another mean for each layer; the toolkit has one for all")

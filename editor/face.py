@@ -22,7 +22,7 @@ from editor import files, foreign, projection, tuning
 from editor.pickles import shown
 
 SUFFIXES = (".npy", ".npz", ".pt")
-WHAT = "a latent is a .npy that encode_image.py writes"
+WHAT = "a latent is a .npy that encode_image.py writes, or a file of another project (README.md)"
 MAX_BYTES = 4 << 30  # of one array; more is a broken or hostile file sooner than latents
 FAR = 2.0  # times the usual distance from the mean latent: what lies further, one w for all layers, is a z (measured: 2.8; w up to 1.4)
 

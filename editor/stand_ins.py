@@ -167,7 +167,7 @@ class Storage(StandIn):
 
     def __init__(self, reader, raw, kind, count):
         if type(kind) is not Kind or type(count) is not int or not 0 <= count < 1 << 48:
-            raise ValueError("a storage without type or size")
+            raise ValueError("a storage without size, or of a number type that is not read (complex, quantised)")
         self.reader, self.raw, self.kind, self.count, self.uses = reader, raw, kind, count, 0
 
     @property

@@ -123,6 +123,7 @@ def test_lernapparats_file_gives_the_official_images(tmp_path, zipped, capsys):
     assert torch.equal(again.synthesis.b128.conv1.noise_const, drawn[-1])
     with pytest.raises(ValueError, match="no discriminator"):
         weight_convert.main([str(tmp_path / "n.pt"), f"--out={tmp_path}/h.safetensors", f"--discriminator={tmp_path}/x.safetensors"])
+    assert not (tmp_path / "h.safetensors").exists()  # half of what was asked for is not written
     with pytest.raises(ValueError, match="no generator"):
         weight_convert.main([str(tmp_path / "n_d.pt"), "--out", str(tmp_path / "x.safetensors")])
     assert weight_convert.main([str(tmp_path / "n_d.pt"), "--discriminator", str(tmp_path / "d.safetensors")]) == 0
