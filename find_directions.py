@@ -156,6 +156,8 @@ def of_channels(session, args, reader, layers, scores):
         effects = {one.place: float(slope[one.place]) * one.unit for one in ranked}
         makes = [one for one in ranked if abs(one.correlation) >= LEAST and effects[one.place] * one.correlation > 0] or ranked
         tried = sorted(makes, key=lambda one: -abs(effects[one.place]))[: args.count]
+        if args.purify:
+            tried = tried[:1]  # what --purify channels finds for an attribute asks no channel
     made = []
     for number, one in enumerate(tried):
         info = {"method": "channels", "number": number, "channel": styles.label(G, one.place), "correlation": one.correlation,
@@ -220,10 +222,12 @@ def settled(session, args, reader, made):
         if args.purify:
             slopes, before = slopes_of(reader, args.quiet), reading
             with cli.progress(args.channels, args.quiet or args.purify != "channels", "channel") as show:
-                boundary = purify.purified(session.G, slopes, boundary, args.purify, reading, args.keep, args.channels, show)
+                boundary = purify.purified(
+                    session.G, slopes, boundary, args.purify, reading, args.keep, args.channels, show, args.attribute
+                )
             reading, low, high = reader(boundary, distance_of(args))
             boundary.info["purified"]["before"] = before.record()
-        boundary.info["reading"] = reading.record() | {"words": reading.words("sigma"), "distance": distance_of(args)}
+        boundary.info["reading"] = reading.record() | {"words": reading.words("sigma", distance_of(args)), "distance": distance_of(args)}
         yield boundary, reading, low, high
 
 
@@ -272,7 +276,7 @@ def main(argv):
     for path, (boundary, reading, row) in zip(paths, shown(session, args, reader, made), strict=False):
         boundary.info = boundary.info | info
         boundaries.save(path, boundary)
-        words = reading.words("sigma") if reading else ""
+        words = reading.words("sigma", distance_of(args)) if reading else ""
         if not args.quiet:
             more = f" (correlation {boundary.info['correlation']:+.2f})" if "correlation" in boundary.info else ""
             cli.say(f"{title(boundary, path)}{more}: {words or 'not read'}; 1 is {boundary.unit:.3g}")

@@ -17,13 +17,13 @@ STEP = 0.2  # of the features' change, by which channels are moved to see what t
 FLOOR = 1e-3  # of a mean channel's cost, for channels that seem to change nothing
 
 
-def purified(G, slopes, boundary, way, reading, kept=None, count=300, callback=None):
-    """A direction that keeps to its main attribute, the one that its reading names first.
+def purified(G, slopes, boundary, way, reading, kept=None, count=300, callback=None, main=None):
+    """A direction that keeps to its main attribute.
 
     Args:
         slopes: `readings.Slopes`. way: a key of `settings.PURIFY`. reading: of the direction, a `readings.Reading`.
         kept: names of attributes that shall stay; None: all others. count: of channels. callback: called with how many of these are
-            measured.
+            measured. main: the attribute, of which there is then more along the direction; None: what its reading names first.
 
     Returns:
         boundaries.Boundary: in W a step of 1 as long as the direction's own, in style space one spread of the attribute; its info says
@@ -32,13 +32,14 @@ def purified(G, slopes, boundary, way, reading, kept=None, count=300, callback=N
     Raises:
         ValueError: an attribute that is not read, or nothing is left.
     """
-    main = max(reading.attributes, key=lambda name: abs(reading.attributes[name]))
+    sign = 1.0 if main else None
+    main = main or max(reading.attributes, key=lambda name: abs(reading.attributes[name]))
     unknown = [name for name in kept or [] if name not in slopes.names]
     if unknown or (kept and main in kept):
         known = ", ".join(name for name in slopes.names if name != main)
         raise ValueError(f"--keep {unknown[0] if unknown else main}: what this direction changes most is {main}; kept can be {known}")
     kept = list(kept or [name for name in slopes.names if name != main])
-    sign = 1.0 if reading.attributes[main] > 0 else -1.0
+    sign = sign or (1.0 if reading.attributes[main] > 0 else -1.0)
     info = {k: v for k, v in boundary.info.items() if k != "reading"} | {"purified": {"way": way, "attribute": main, "kept": kept}}
     if way == "channels":
         amounts = by_channels(G, slopes, main, kept, count, callback)

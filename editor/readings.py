@@ -16,7 +16,7 @@ from editor.fast_conv import branch
 
 PSI = 0.7  # truncation of the faces that are looked at
 SPREAD = 128  # faces that the spreads are found from
-NAMED = 0.2  # spreads a unit; what is less is not named
+NAMED = 0.2  # spreads; what is less is not named
 BATCH = 8
 SLOPES = 96  # faces whose gradients say what channels change
 HIDDEN = 3  # random looks at the features of each face, for what a channel changes at all
@@ -36,10 +36,11 @@ class Reading:
     identity: float
     outside: float | None
 
-    def words(self, unit="unit"):
-        """'yaw +1.9, smile -0.2 per sigma; identity 0.31, outside 4.1'"""
+    def words(self, unit="unit", distance=1.0):
+        """'yaw +1.9, smile -0.2 per sigma; identity 0.31, outside 4.1': what changes by NAMED or more over the distance."""
+        digits = 1 if distance <= 1 else 2
         named = sorted(self.attributes.items(), key=lambda item: -abs(item[1]))
-        said = ", ".join(f"{name} {value:+.1f}" for name, value in named if abs(value) >= NAMED) or "no attribute"
+        said = ", ".join(f"{name} {value:+.{digits}f}" for name, value in named if abs(value) * max(distance, 1) >= NAMED) or "no attribute"
         outside = "" if self.outside is None else f", outside {self.outside:.1f}"
         return f"{said} per {unit}; identity {self.identity:.2f}{outside}"
 

@@ -369,6 +369,8 @@ def test_readings_are_of_the_faces_that_were_moved(G, reader):
         a, b = (net.scores(torch.from_numpy(p).permute(0, 3, 1, 2).float() / 127.5 - 1)["smile"] for p in (low, high))
     assert reading.attributes["smile"] == pytest.approx(((b - a).mean() / 4 / reader.spread["smile"]).item(), rel=1e-3)
     assert reading.words("sigma").startswith("smile +") and "per sigma; identity 0." in reading.words("sigma")
+    weak = replace(reading, attributes={"smile": 0.06, "yaw": -0.04})
+    assert weak.words().startswith("no attribute") and weak.words("sigma", 4).startswith("smile +0.06 per sigma;")
 
 
 @pytest.mark.parametrize("kind", list(CONFIGS)[3:])
@@ -490,10 +492,17 @@ def test_channels_by_scores_of_ones_own(place, tiny):
 def test_an_attributes_channels_are_read_and_purified(G, opened, tmp_path, monkeypatch, capsys):
     """On the bundled generator, small: the sheet has a row a direction, and the record what was read."""
     monkeypatch.chdir(tmp_path)
-    words = ["--method", "channels", "--attribute", "smile", "--samples", 24, "--count", 1, "--faces", 2]
+    words = ["--method", "channels", "--attribute", "smile", "--samples", 24, "--count", 3, "--faces", 2]
     assert find(*words, "--purify", "channels", "--keep", "gender", "--channels", 20) == 0
     said = json.loads(Path("directions/faces128_channels_smile_channels_00.json").read_text())
-    assert opened == [2] and said["purified"]["kept"] == ["gender"] and len(said["channels"]) == 20 and said["reading"]["distance"] == 1
+    assert (
+        opened == [2]
+        and said["purified"]["kept"] == ["gender"]
+        and said["purified"]["attribute"] == "smile"
+        and len(said["channels"]) == 20
+        and said["reading"]["distance"] == 1
+    )
+    assert not Path("directions/faces128_channels_smile_channels_01.npy").exists() and said["reading"]["attributes"]["smile"] > 0.2
     assert "per sigma; identity" in capsys.readouterr().err and Path("directions/faces128_channels_smile_channels.png").is_file()
 
 
