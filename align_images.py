@@ -13,6 +13,7 @@ Faces are found with dlib's 68 landmarks; that model was trained on iBUG 300-W, 
 from editor import cli  # isort: skip (first: from here on Ctrl-C ends the command as it should)
 
 import collections
+import functools
 import json
 import math
 import os
@@ -26,7 +27,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from editor import batches, checkpoints, files, folder, images, workers
-from editor.landmarks import Detector, face_quad, smallest, upright
+from editor.landmarks import Detector, at_every_turn, face_quad, smallest, upright
 
 MAX_SIDE = 4096  # of a crop, in pixels
 MAX_JSON = 5_000_000  # bytes; a record of ours has 3,000
@@ -278,7 +279,8 @@ class Work:
             marks = points(read_json(args.landmarks), "landmarks", 68, args.landmarks)
             self.find = lambda _: [(None, marks)]
         else:
-            self.find = Detector(args.shape_predictor, args.min_score, downloading(args.quiet))
+            detector = Detector(args.shape_predictor, args.min_score, downloading(args.quiet))
+            self.find = functools.partial(at_every_turn, detector) if args.upright else detector
         self.settings = settings_of(args, self.cut, marks)
         self.places = folder.Places(*{Path(args.raw) if Path(args.raw).is_dir() else Path(args.raw).parent, Path(args.aligned)})
 
@@ -299,9 +301,10 @@ class Work:
         found = self.find(image)
         if not found:
             least = smallest(image.size)
+            how = "from the front" if self.args.upright else "upright, from the front"
             raise ValueError(
-                f"{path}: no face found; it must be upright, from the front, and {least} pixels or more in this photograph of "
-                f"{image.width}x{image.height}; lower --min_score, or pass --landmarks"
+                f"{path}: no face found; it must be {how}, and {least} pixels or more in this photograph of {image.width}x{image.height}; "
+                "lower --min_score, or pass --landmarks"
             )
         faces = chosen(found, self.args.face, path)
         for number, score, marks in faces:
@@ -349,7 +352,8 @@ def flags():
     p.add_argument("--scale", type=float, help="size of the crop (default: the generator's; FFHQ 1.0)")
     p.add_argument("--em_scale", type=float, help="its centre, from the eyes towards the mouth (default: the generator's; FFHQ 0.1)")
     p.add_argument("--min_score", type=float, default=0.3, help="detections below are no faces (default: %(default)s)")
-    p.add_argument("--upright", action="store_true", help="cut squares that are not turned, for StyleGAN3 (encode_image.py --unaligned)")
+    p.add_argument("--upright", action="store_true", help="cut squares that are not turned, around faces that may be, for StyleGAN3: "
+                   "encode_image.py --unaligned")  # fmt: skip
     p.add_argument("--landmarks", metavar="FILE.json", help="68 pairs [x, y] instead of detection")
     p.add_argument("--shape_predictor", metavar="FILE", help="dlib's 68-landmark model; landmarks: download it")
     p.add_argument("--weight_file", metavar="FILE|NAME", help="the generator to align for (default: the bundled one)")

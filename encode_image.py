@@ -161,11 +161,11 @@ def destination(path, args):
     return Path(args.latent_dir) / f"{name}.npy", Path(args.save_dir) / f"{name}.png"
 
 
-def read_mask(args, size, image=None):
-    """--mask as [1, 1, size, size] in 0..1: 1 where the rendering must match."""
+def read_mask(args, G, image=None):
+    """--mask as [1, 1, R, R] in 0..1: 1 where the rendering must match."""
     from editor import masks
 
-    mask = masks.read(args.mask, size, image, args.invert_mask)
+    mask = masks.read(args.mask, G.resolution, image, args.invert_mask, turned=G.kind == "stylegan3")
     if mask.max() <= 0.5:
         raise ValueError(f"--mask {args.mask}: leaves nothing that must match; white is what must (--invert_mask swaps)")
     return mask
@@ -178,8 +178,8 @@ def read(item, args, session, owners):
 
     path = item.path
     latent, picture = destination(path, args)
-    content, image = content_hash(path), session.photo(path)
-    mask = read_mask(args, session.G.resolution, image) if args.mask else None
+    content, image = content_hash(path), session.photo(path, args.unaligned)
+    mask = read_mask(args, session.G, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
     with folder.of_the_moment():
         claim(latent, sources(path, args))
@@ -260,8 +260,8 @@ def write(photo, found, i, args, session, chosen):
     psnr, ssim = render.measures(picture, target, known > 0.5)
     info = session.record(
         "encode_image.py", sources(photo.path, args), name=photo.latent.stem, psnr=round(psnr, 2), ssim=round(ssim, 4),
-        loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(found.seconds, 1), settings=chosen, stopped=found.stopped,
-        history=found.curve(i),
+        loss=round(float(found.loss[i]), 5), steps=found.steps, seconds=round(found.seconds, 1), stopped=found.stopped,
+        **expected(args, session, chosen, photo.path), history=found.curve(i),
         complete=found.interrupted is None,
     )  # fmt: skip
     shown = render.composite(picture, target, known) if args.composite else picture
@@ -330,9 +330,11 @@ def remembered(config, encoder, tuning, args, session):
 PASSING = ("dtype", "compile", "capture", "low_memory", "show_every", "check_every", "noise")  # settings that do not make another result
 
 
-def expected(args, session, chosen):
+def expected(args, session, chosen, path):
     """What a record says besides its sources where --resume may skip its photograph."""
-    return {"settings": chosen} | ({} if args.precision == "auto" else {"precision": session.dtype_name})
+    beside = path.with_suffix(".json")  # whose landmarks say how a face lies
+    placed = {"placed_by": files.file_hash(beside) if beside.is_file() else None} if args.unaligned else {}
+    return {"settings": chosen} | ({} if args.precision == "auto" else {"precision": session.dtype_name}) | placed
 
 
 def done_again(item, args):
@@ -424,7 +426,7 @@ class Work:
         """Why a photograph is to be encoded (again), None where its record says that it is done."""
         from editor import folder
 
-        now = expected(self.args, self.session, self.chosen)
+        now = expected(self.args, self.session, self.chosen, item.path)
         picture = destination(item.path, self.args)[1]
         if self.args.save_video and not video(item.path, self.args).is_file():
             return "its animation is not there"
@@ -508,7 +510,7 @@ class Work:
         for i, photo in enumerate(photos):
             self.places.check()
             with folder.caught(photo.item, tell, self.args.src_im):
-                now = expected(self.args, self.session, self.chosen)
+                now = expected(self.args, self.session, self.chosen, photo.path)
                 known = photo.latent, photo.picture, sources(photo.path, self.args), now, self.session.G
                 if found.interrupted and (what := folder.stays(*known, steps=found.steps)):
                     tell("say", f"{photo.latent}: stopped before its end; {what} of an earlier run stays")
@@ -544,7 +546,7 @@ def divided(items, args, work, devices):
 
 def main(argv):
     args = settled(flags().parse_args(argv))
-    from editor import coarse, folder, images, workers
+    from editor import coarse, folder, images, masks, workers
     from editor import session as sessions
 
     if args.src_im:
@@ -559,17 +561,16 @@ def main(argv):
     session = sessions.open(argparse.Namespace(**vars(args) | {"device": "cpu"}) if devices else args)
     if args.resolution not in (None, session.G.resolution):
         raise ValueError(f"--resolution {args.resolution}: this generator makes {session.G.resolution}x{session.G.resolution}")
-    if args.mask:
-        from editor import masks
-
-        if not masks.needs_picture(args.mask):
-            read_mask(args, session.G.resolution)  # a mask that cannot be read ends the run now, not once for each image
+    if args.mask and not masks.needs_picture(args.mask):
+        read_mask(args, session.G)  # a mask that cannot be read ends the run now, not once for each image
     work, journal = Work(args, session), folder.Journal(args.save_dir)
     run = folder.Run(args, journal, "encode_image.py", single=bool(args.src_im), steps=work.steps)
     if args.tune_together:  # with others it would be another result
         work.chosen["tuning"]["together"] = folder.everyone(paths)
-    mark = expected(args, session, work.chosen) | {"generator_hash": session.G.meta["hash"]}
-    items = folder.of_shard([folder.Item(result_name(path, args), path, sources(path, args), mark) for path in paths], args.shard)
+    made_by = {"generator_hash": session.G.meta["hash"]}
+    marks = [expected(args, session, work.chosen, path) | made_by for path in paths]
+    items = [folder.Item(result_name(path, args), path, sources(path, args), mark) for path, mark in zip(paths, marks, strict=True)]
+    items = folder.of_shard(items, args.shard)
     found = planned(items, args, work, journal)
     session.images = len(found.left)
     batches = divided(found.left, args, work, devices)

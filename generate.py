@@ -127,7 +127,8 @@ def main(argv):
             behind.add(session.write, picture, render.one(G, one, session.dtype), one, info)
             latents.append(one.ws.cpu())
             show(len(latents))
-    face.write(together, torch.cat(latents), session.record("generate.py", sources, z_seeds=args.seeds, settings=settings))
+    info = session.record("generate.py", sources, z_seeds=args.seeds, settings=settings)
+    face.write(together, torch.cat(latents), info, tuned=one.tuned)  # which is how all of them lie
     cli.written(args, together, what=f"the latents of {len(latents)} seed{'s' * (len(latents) > 1)}")
     return 0
 

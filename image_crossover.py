@@ -210,7 +210,7 @@ def read_mask(args, G, image):
     """
     from editor import masks
 
-    soft = masks.read(args.mask, G.resolution, image, args.invert_mask, args.blur)
+    soft = masks.read(args.mask, G.resolution, image, args.invert_mask, args.blur, turned=G.kind == "stylegan3")
     if float(soft.min()) == float(soft.max()):
         raise ValueError(
             f"{args.mask}: the mask is of one shade, {float(soft.max()):.2f}; white parts come from image 1, black from image 2"

@@ -121,7 +121,7 @@ def read_mask(args, G, pictures):
     """
     from editor import masks
 
-    mask = masks.read(args.mask, G.resolution, pictures, args.invert_mask).amax(0, keepdim=True)
+    mask = masks.read(args.mask, G.resolution, pictures, args.invert_mask, turned=G.kind == "stylegan3").amax(0, keepdim=True)
     if float(mask.max()) < 0.5:
         raise ValueError(f"--mask {args.mask}: nothing is white, so nothing would be edited")
     return mask.to(G.w_avg.device)

@@ -227,6 +227,7 @@ def encoded(said, sources, path):
     if chosen["lambda_start"] or chosen["mask"]:
         flags["lambda_start"] = chosen["lambda_start"]
     flags |= {"early_stop": bool(chosen["early_stop"]), "invert_mask": chosen["invert_mask"], "composite": chosen["composite"]}
+    flags["unaligned"] = chosen.get("unaligned", False)
     flags["mask"] = sources["mask"]["path"] if "mask" in sources else chosen["mask"]
     if chosen["tuning"]:
         tuning, plain = chosen["tuning"], settings.Tuning()

@@ -18,6 +18,7 @@ DETECT_SIDE = 1000  # photographs are shrunk to this for detection, and then dou
 FINE_FACE = 150  # of a photograph so large that the shrinking hides faces of this size, a second look finds them
 MAX_MODEL = 300_000_000  # bytes unpacked; the landmark model has 100 million
 CROP_SIDE = 256  # an aligned crop is enlarged to this, and gets a border: the detector wants room around a face
+TURNS = (0, 30, -30, 60, -60, 90, -90)  # degrees: dlib's detector finds faces that lie up to half of that apart
 LEFT_EYE, RIGHT_EYE, MOUTH = slice(36, 42), slice(42, 48), (48, 54)
 
 # Of each part: its landmarks, by how much what surrounds them is enlarged, and the least height of that, to its width. Parts
@@ -176,8 +177,26 @@ def crop_detector():
     return Detector(min_score=-0.3)
 
 
-def landmarks_of_crop(image):
+def at_every_turn(detector, image):
+    """As `detector(image)`, of faces that lie turned, too: each as it is found in that turn of the picture where it is surest."""
+    every = []
+    for degrees in TURNS:
+        turned = image.rotate(degrees, Image.Resampling.BICUBIC, expand=True) if degrees else image
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        middle, before = (np.array(turned.size) - 1) / 2, (np.array(image.size) - 1) / 2
+        every += [(score, (marks - middle) @ np.array([[c, s], [-s, c]]) + before) for score, marks in detector(turned)]
+    found = []
+    for score, marks in sorted(every, key=lambda one: -one[0]):
+        if not any(_same_face((*marks.min(0), *marks.max(0)), (*known.min(0), *known.max(0))) for _, known in found):
+            found.append((score, marks))
+    return sorted(found, key=lambda one: -np.prod(np.ptp(one[1], axis=0)))
+
+
+def landmarks_of_crop(image, turned=False):
     """68 landmarks [68, 2] of the face in an aligned crop (PIL RGB), in its pixels; crops of 64 pixels suffice.
+
+    Args:
+        turned: the face may lie turned.
 
     Raises:
         ValueError: no face found.
@@ -185,7 +204,8 @@ def landmarks_of_crop(image):
     factor = max(1.0, CROP_SIDE / image.width)
     big = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
     border = round(0.3 * big.width)
-    found = crop_detector()(Image.fromarray(np.pad(np.asarray(big), ((border, border), (border, border), (0, 0)), "edge")))
+    wide = Image.fromarray(np.pad(np.asarray(big), ((border, border), (border, border), (0, 0)), "edge"))
+    found = sorted(at_every_turn(crop_detector(), wide), key=lambda one: -one[0]) if turned else crop_detector()(wide)
     if not found:
         raise ValueError("no face found, so its parts are not known; draw the mask, or use ellipse: or box:")
     return (found[0][1] - border + 0.5) / factor - 0.5
@@ -234,10 +254,16 @@ def in_square(picture, said):
         ValueError: no face found, or landmarks in the record that are none.
     """
     if "quad" not in said or "landmarks" not in said:
-        return landmarks_of_crop(picture)
+        try:
+            return landmarks_of_crop(picture, turned=True)
+        except ValueError:
+            raise ValueError("no face found to place; cut it out with align_images.py --upright (--landmarks FILE.json)") from None
     try:
         quad, marks = np.array(said["quad"], float).reshape(4, 2), np.array(said["landmarks"], float).reshape(68, 2)
-        share = (marks - quad[0]) @ np.linalg.inv(np.stack([quad[3] - quad[0], quad[1] - quad[0]]))  # of the square's sides
+        sides = np.stack([quad[3] - quad[0], quad[1] - quad[0]])
+        share = (marks - quad[0]) @ np.linalg.inv(sides)  # of the square's sides
+        if not (np.linalg.det(sides) > 0 and np.isfinite(share).all()):
+            raise ValueError
     except (ValueError, TypeError, OverflowError, np.linalg.LinAlgError):
         raise ValueError("the record beside it holds no quad and 68 landmarks as align_images.py writes them; cut it out again") from None
     return share * picture.width - 0.5

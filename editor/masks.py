@@ -22,7 +22,7 @@ SHAPES = {"ellipse": "cx,cy,rx,ry", "box": "x0,y0,x1,y1", "part": "|".join(landm
 HELP = f"a picture (white = 1), or {', '.join(f'{k}:{v}' for k, v in SHAPES.items())}; several joined by +"
 
 
-def read(text, size, pictures=None, invert=False, blur=0.0):
+def read(text, size, pictures=None, invert=False, blur=0.0, turned=False):
     """A mask as the user wrote it.
 
     Args:
@@ -31,6 +31,7 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
         pictures: [N, 3, R, R] in [-1, 1], in which `part:` is looked for.
         invert: swap 0 and 1.
         blur: sigma of a Gaussian, as a fraction of the side, 0 to 1; applied last.
+        turned: faces may lie turned in the pictures (StyleGAN3).
 
     Returns:
         float32 [1, 1, size, size] in 0..1; [N, 1, size, size] where a part is named. On the pictures' device, else on the CPU.
@@ -45,7 +46,7 @@ def read(text, size, pictures=None, invert=False, blur=0.0):
     else:
         mask = None
         for word in text.split("+"):
-            one = _shape(word, size, pictures)
+            one = _shape(word, size, pictures, turned)
             mask = one if mask is None else torch.maximum(mask, one)
     mask = blurred(1 - mask if invert else mask, blur * size)
     return mask if pictures is None else mask.to(pictures.device)
@@ -84,12 +85,12 @@ def blurred(mask, sigma):
     return torch.nn.functional.conv2d(torch.nn.functional.conv2d(pad, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1)).clamp(0, 1)
 
 
-def _shape(word, size, pictures):
+def _shape(word, size, pictures, turned):
     kind, _, rest = word.partition(":")
     if kind not in SHAPES:
         raise ValueError(f"mask {word!r}; use {', '.join(f'{k}:{v}' for k, v in SHAPES.items())}")
     if kind == "part":
-        return _part(rest, size, pictures)
+        return _part(rest, size, pictures, turned)
     try:
         a, b, c, d = (float(v) for v in rest.split(","))
         if not all(map(math.isfinite, (a, b, c, d))):
@@ -112,7 +113,7 @@ def _shape(word, size, pictures):
     return torch.from_numpy(mask.astype(np.float32))[None, None]
 
 
-def _part(name, size, pictures):
+def _part(name, size, pictures, turned):
     if name not in landmarks.NAMES:
         raise ValueError(f"mask 'part:{name}'; known parts are {', '.join(landmarks.NAMES)}")
     if pictures is None:
@@ -120,6 +121,6 @@ def _part(name, size, pictures):
     found = []
     for image in pictures:
         picture = images.to_pil(image)
-        marks = (landmarks.landmarks_of_crop(picture) + 0.5) / picture.width
+        marks = (landmarks.landmarks_of_crop(picture, turned) + 0.5) / picture.width
         found.append(landmarks.draw_part(name, marks, size))
     return torch.from_numpy(np.stack(found))[:, None]

@@ -36,10 +36,13 @@ def between(a, b, amount):
 
 
 def is_one(matrix):
-    """Whether a matrix [3, 3] turns, scales and shifts, and does no more."""
+    """Whether a matrix [3, 3] turns, scales and shifts, and does no more, and not so far that nothing is left to see."""
+    if not matrix.isfinite().all():
+        return False
     linear = matrix[:2, :2].double()
     alike = (linear[0, 0] - linear[1, 1]).abs() + (linear[0, 1] + linear[1, 0]).abs() <= 1e-5 * linear.abs().sum()
-    return bool(alike and linear.det() > 1e-6 and matrix[2].tolist() == [0, 0, 1])
+    near = 0.01 <= linear.det().abs() <= 100 and matrix[:2, 2].abs().max() <= 100
+    return bool(alike and near and linear.det() > 0 and matrix[2].tolist() == [0, 0, 1])
 
 
 def _inverse(turn, size, x, y):

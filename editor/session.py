@@ -107,10 +107,10 @@ class Session:
         number = classes.chosen(self.G)
         return {} if number is None else {"class": number}
 
-    def photo(self, path):
-        """An aligned photograph, [1, 3, R, R] in [-1, 1]; `remarks` gains a line where it seems that nothing aligned it."""
+    def photo(self, path, as_it_lies=False):
+        """An aligned photograph, [1, 3, R, R] in [-1, 1]; `remarks` gains a line where nothing aligned it (`as_it_lies`: none)."""
         pixels = images.load(path, self.G.resolution)
-        self.remarks += filter(None, [unaligned(path, self.G)])
+        self.remarks += [] if as_it_lies else filter(None, [unaligned(path, self.G)])
         return pixels
 
     def place(self, path):
@@ -121,6 +121,8 @@ class Session:
         Raises:
             ValueError: no face found, or one that is far from the size that the generator draws.
         """
+        import numpy as np
+
         from editor import landmarks, motion
 
         picture = images.open_image(path)
@@ -129,7 +131,9 @@ class Session:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         quad = landmarks.face_quad(marks, **(self.G.meta["alignment"] or checkpoints.FFHQ_ALIGNMENT))
-        size = landmarks.side_of(quad) / picture.width
+        size, off = landmarks.side_of(quad) / picture.width, np.abs((quad.mean(0) + 0.5) / picture.width - 0.5).max()
+        if off > 0.5:
+            raise ValueError(f"{path}: the middle of its face lies outside of the picture; cut it out with align_images.py --upright")
         if not UNALIGNED[0] <= size <= UNALIGNED[1]:  # nor NaN
             raise ValueError(
                 f"{path}: its face has {size:.2f} of the size that this generator draws, and {UNALIGNED[0]} to {UNALIGNED[1]} can be "
@@ -177,7 +181,7 @@ class Session:
             return {"init": init}, None
         found = self.read_one(init)
         if found.tuned:
-            self.remarks.append(f"{init}: the start is its latent and noise maps; its tuned weights are left out")
+            self.remarks.append(f"{init}: the start is its latent and noise maps; its tuned weights, and how it lies, are left out")
         return {"init": found.ws, "noise": found.maps}, None
 
     def embed(self, goal, config, encoder=None, size=None, callback=None, show=None, warn=None, tuned=None, together=False):
@@ -393,8 +397,11 @@ def unaligned(path, G):
     from editor import landmarks
 
     beside = Path(path).with_suffix(".json")
-    if beside.is_file() and "quad" in face.record(path):
-        return None
+    said = face.record(path)
+    if beside.is_file() and "quad" in said:
+        upright = isinstance(said.get("settings"), dict) and said["settings"].get("upright")
+        how = "encode it with encode_image.py --unaligned" if G.kind == "stylegan3" else "cut it out without --upright"
+        return f"{path}: cut out with align_images.py --upright, so its face may lie turned; {how}" if upright else None
     picture = images.open_image(path)
     if picture.width <= G.resolution:  # as large as a crop for this generator: it was made for it
         return None

@@ -395,7 +395,7 @@ def read(path, G, force=False):
         if weight is None or shape not in (list(weight.shape), factor):
             raise ValueError(f"{path}: {name[:60]!r} {shape} is no weight of this generator; {advice}")
         if name == TRANSFORM and (value.dtype != torch.float32 or not motion.is_one(value)):
-            raise ValueError(f"{path}: {name} is no turn and shift in float32; {advice}")
+            raise ValueError(f"{path}: {name} is no turn, scaling by 0.1 to 10 and shift, in float32; {advice}")
         if (name != TRANSFORM and value.dtype != torch.float16) or not torch.isfinite(value).all():
             raise ValueError(f"{path}: {name} is no float16, or holds NaN or infinity; {advice}")
     return {name: value.to(G.w_avg.device) for name, value in found.items()} or None

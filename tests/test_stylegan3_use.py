@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
+from PIL import Image
 
 import local_edit
-from editor import boundaries, coarse, face, images, landmarks, motion, projection, render, settings, tuning
+import make_report
+from editor import boundaries, coarse, face, images, landmarks, motion, projection, render, results, settings, tuning
 
 NO_NOISE = "this generator has no noise maps"
 
@@ -209,6 +212,13 @@ def test_a_turned_face_is_a_face(work, sg3, tmp_path):
     assert np.array_equal(picture("out0/seed0003_smile+0.png"), picture("still/seed0003.png"))
 
 
+def test_the_file_of_all_seeds_turns_too(work, sg3):
+    work("generate", "--seeds", "3,4", "--rotate", "20", "--out_dir", "out", kind="R")
+    found = face.read("out/all/seeds_3-4.npy", sg3["R"].G).split()
+    for one, name in zip(found, ("seed0003", "seed0004"), strict=True):
+        assert np.array_equal(render.one(sg3["R"].G, one), picture(f"out/{name}.png"))
+
+
 def test_a_morph_turns(work, sg3):
     for degrees, name in ((0, "p"), (90, "q"), (45, "half")):
         work("generate", "--seeds", "3", "--rotate", degrees, "--translate=-0.1,0", "--out_dir", name, kind="R")
@@ -237,7 +247,10 @@ def test_motions_that_cannot_be(sg3, tiny, tmp_path, run):
         with pytest.raises(SystemExit):
             generate.flags().parse_args(["--seeds", "0", f"--translate={wrong}"])
     G, path = sg3["T"].G, tmp_path / "x.tuned.safetensors"
-    for wrong in (torch.eye(3).half(), torch.zeros(3, 3), torch.full((3, 3), math.nan), torch.eye(2)):
+    far = motion.transform(0, (1e6, 0))
+    huge = torch.diag(torch.tensor([1e4, 1e4, 1.0]))
+    endless = motion.transform(0, (math.inf, 0)).nan_to_num(math.inf)
+    for wrong in (torch.eye(3).half(), torch.zeros(3, 3), torch.full((3, 3), math.nan), torch.eye(2), far, huge, endless):
         tuning.write(path, {tuning.TRANSFORM: wrong}, G.meta["hash"])
         with pytest.raises(ValueError, match="input.transform"):
             tuning.read(path, G)
@@ -301,13 +314,65 @@ def test_unaligned_faces_are_tuned_together_and_by_workers(work, sg3, tmp_path):
         assert np.array_equal(picture(f"one/{name}.png"), picture(f"two/{name}.png"))
 
 
+def test_a_face_whose_record_changes_is_encoded_again(sg3, tmp_path, run):
+    """What says how it lies is what a result is made of, too; and the report's command says --unaligned."""
+    turned(sg3["R"], tmp_path / "in")
+    words = ["encode_image.py", "--src_dir", "in", "--unaligned", "--perceptual", "none", "--iteration", "1", "--tune", "0"]
+    words += ["--w_iteration", "0", "--weight_file", str(sg3["R"].weights)]
+    assert run(*words, cwd=tmp_path).returncode == 0
+    first = face.read_one(tmp_path / "latent_W/t.npy", sg3["R"].G).tuned[tuning.TRANSFORM]
+    assert "done already" in run(*words, cwd=tmp_path).stderr
+    (tmp_path / "in/t.json").write_text(json.dumps(lies(0.6, (0, 0), 1, 32)))
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0 and "t.npy" in done.stdout, done.stderr
+    assert not torch.allclose(face.read_one(tmp_path / "latent_W/t.npy", sg3["R"].G).tuned[tuning.TRANSFORM], first, atol=0.1)
+    said = face.record(tmp_path / "latent_W/t.npy")
+    assert "--unaligned" in make_report.encoded(said, results.sources(said), tmp_path / "latent_W/t.npy")
+
+
+def test_where_a_face_lies_is_found_at_every_turn():
+    """dlib knows upright faces: a crop turned by 40 and by 90 degrees is looked at turned back."""
+    astronaut_crop = Image.fromarray(skimage.data.astronaut()).crop((140, 20, 310, 190))
+    upright = landmarks.landmarks_of_crop(astronaut_crop)
+    assert np.array_equal(landmarks.landmarks_of_crop(astronaut_crop, turned=True), upright)
+    for degrees in (40, 90):
+        found = landmarks.landmarks_of_crop(astronaut_crop.rotate(degrees, resample=3), turned=True)
+        c, s, middle = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), (astronaut_crop.width - 1) / 2
+        wanted = (upright - middle) @ np.array([[c, -s], [s, c]]) + middle
+        assert np.abs(found - wanted).mean() < 0.03 * astronaut_crop.width
+
+
+def test_squares_that_are_not_turned_are_no_crops(sg3, tiny, tmp_path, run):
+    """Taken for aligned ones they would give other faces: the commands say so."""
+    turned(sg3["R"], tmp_path / "in")
+    said = json.loads((tmp_path / "in/t.json").read_text())
+    (tmp_path / "in/t.json").write_text(json.dumps(said | {"settings": {"upright": True}}))
+    words = ["encode_image.py", "--src_dir", "in", "--iteration", "1", "--perceptual", "none", "--quiet"]
+    for weights, how in ((sg3["R"].weights, "encode_image.py --unaligned"), (tiny.weights, "without --upright")):
+        done = run(*words, "--weight_file", str(weights), "--latent_dir", str(how[0]), "--save_dir", str(how[0]), cwd=tmp_path)
+        assert done.returncode == 0 and how in done.stderr, done.stderr
+
+
 def test_faces_that_cannot_be_placed(sg3, tiny, tmp_path, run):
     words = ["encode_image.py", "--src_dir", "in", "--src_im", "t.png", "--unaligned", "--iteration", "1", "--quiet"]
     turned(sg3["R"], tmp_path / "in", 0.7)
     three = "--weight_file", str(sg3["R"].weights)
     done = run(*words, *three, cwd=tmp_path)
     assert done.returncode == 2 and "0.70 of the size" in done.stderr and "--upright" in done.stderr and done.stderr.count("\n") == 1
-    for wrong in ({"quad": 3, "landmarks": []}, {"quad": [[0, 0]] * 4, "landmarks": [[1, 1]] * 68}, {"quad": "x", "landmarks": None}):
+    (tmp_path / "in/t.json").write_text(json.dumps(lies(0, (0.6, 0), 1, 32)))
+    done = run(*words, *three, cwd=tmp_path)
+    assert done.returncode == 2 and "outside" in done.stderr and done.stderr.count("\n") == 1
+    (tmp_path / "in/t.json").unlink()
+    done = run(*words, *three, cwd=tmp_path)
+    assert done.returncode == 2 and "no face found to place" in done.stderr and done.stderr.count("\n") == 1
+    mirrored = lies(0, (0, 0), 1, 32)
+    mirrored["quad"] = [mirrored["quad"][i] for i in (3, 2, 1, 0)]
+    for wrong in (
+        mirrored,
+        {"quad": 3, "landmarks": []},
+        {"quad": [[0, 0]] * 4, "landmarks": [[1, 1]] * 68},
+        {"quad": "x", "landmarks": None},
+    ):
         (tmp_path / "in/t.json").write_text(json.dumps(wrong))
         done = run(*words, *three, cwd=tmp_path)
         assert done.returncode == 2 and "68 landmarks" in done.stderr and done.stderr.count("\n") == 1, wrong
