@@ -145,10 +145,10 @@ def test_channels_are_ranked_by_their_correlation(network, plus):
 
 def test_a_channels_name_leads_to_it_and_back(network):
     seen = set()
-    for place in range(styles.count(network)):
+    for place in range(0, styles.count(network), 5):
         assert styles.index(network, styles.label(network, place)) == place
         seen.add(styles.label(network, place))
-    assert len(seen) == styles.count(network)
+    assert len(seen) == -(-styles.count(network) // 5)
     first = styles.affines(network)[0]
     assert styles.index(network, f"{first.name}:1") == styles.index(network, f"{first.layer}:1")
 
@@ -409,8 +409,9 @@ def slopes_of(reader):
 
 @pytest.fixture
 def opened(reader, monkeypatch):
-    """Commands take the reader and the slopes that are there: loading and rendering are what takes time."""
+    """Commands take the reader and the slopes that are there, and no dlib: loading, rendering and describing are what takes time."""
     slopes, calls = replace(slopes_of(reader), reader=None), []
+    monkeypatch.setattr(reader, "describe", lambda picture, before=None: picture.reshape(128, -1).mean(1) / 1000)
     monkeypatch.setattr(readings, "Reader", lambda G, count=16, seed=1: calls.append(count) or reader)
     monkeypatch.setattr(readings, "slopes", lambda reader, callback=None: slopes)
     return calls
