@@ -210,7 +210,7 @@ def expression_of(args, session):
     hold, along = args.hold or HELD, args.along or ALONG
     if both := sorted(set(hold) & set(along)):
         raise ValueError(f"--hold and --along both name {both[0]}; --hold {both[0]} takes another --along")
-    found, remarks = boundaries.read([*hold, *along], folder, session.G, session.force)
+    found, remarks = boundaries.read([*hold, *along], folder, session.G, session.force, "--hold or --along")
     session.remarks += remarks
     normals = [boundary.normal for boundary in found.values()]
     layers = face.layer_range(args.layers, session.G.num_ws) if args.layers else list(range(session.G.num_ws // 2))

@@ -9,6 +9,8 @@ strip's latents too. Several faces (a folder) get a strip each that is not there
 Some edits at once, as a whole face (me_01_smile+2_age-1.png, .npy, and its noise) that other commands take:
 
     python semantic_edit.py --latent_file latent_W/me_01.npy --edit smile=2 age=-1
+
+--channel 6:50=3 adds three standard deviations to a channel of a layer's style (StyleSpace); find_directions.py says which do what.
 """
 
 import argparse
@@ -38,6 +40,14 @@ def edit(text):
     return name, distance(amount)
 
 
+def channel(text):
+    """--channel LAYER:CHANNEL=AMOUNT -> (name, amount)."""
+    name, equals, amount = text.rpartition("=")
+    if not equals or ":" not in name:
+        raise argparse.ArgumentTypeError(f"{text[:40]}: expected LAYER:CHANNEL=AMOUNT, such as 6:50=3")
+    return name, distance(amount)
+
+
 def flags():
     p = cli.Parser(__doc__)
     p.add_argument("--latent_file", required=True, nargs="+", metavar="FILE", help="faces to edit; a folder means its latents")
@@ -45,6 +55,8 @@ def flags():
                    "in a file (default: all of --boundary_dir that fit the generator)")  # fmt: skip
     p.add_argument("--edit", nargs="+", type=edit, metavar="NAME=AMOUNT", help="instead of strips: move along all of these at once, "
                    "in units of W; smile=2 age=-1, FILE.npy=1.5")  # fmt: skip
+    p.add_argument("--channel", nargs="+", type=channel, default=[], metavar="L:C=AMOUNT", help="as --edit, and with it: channels of style "
+                   "space, in their standard deviations; 6:50=3, b16.torgb:3=1")  # fmt: skip
     p.add_argument(
         "--boundary_dir", default=str(HERE / "boundaries"), metavar="DIR", help="where NAMEs are looked up (default: the toolkit's)"
     )
@@ -97,7 +109,19 @@ class Edit:
         from editor import boundaries
 
         each = [list(zip(self.boundaries, at, strict=True)) for at in zip(*self.distances, strict=True)]
-        return torch.cat([boundaries.moved(ws, moves, args.mode == "absolute", layers) for moves in each]).float()
+        each = [[(one, d) for one, d in moves if one.space == "w"] for moves in each]
+        absolute = args.mode == "absolute"
+        return torch.cat([boundaries.moved(ws, moves, absolute, layers) if moves else ws.cpu() for moves in each]).float()
+
+    def weights(self, G, tuned):
+        """A face's tuned weights in each picture along the edit, with what is added to its styles: a list, one a picture."""
+        from editor import styles
+
+        found = [tuned] * len(self.distances[0])
+        for boundary, at in zip(self.boundaries, self.distances, strict=True):
+            if boundary.space == "style":
+                found = [styles.weights(G, d * boundary.way(1)[0], one) for d, one in zip(at, found, strict=True)]
+        return found
 
 
 def edits(args, session, failures):
@@ -106,36 +130,56 @@ def edits(args, session, failures):
 
     from editor import boundaries
 
-    names = [name for name, _ in args.edit] if args.edit else args.boundary
+    whole = [*(args.edit or []), *args.channel]
+    names = [name for name, _ in args.edit or []] if whole else args.boundary
     chosen, remarks = boundaries.read(names, args.boundary_dir, session.G, session.force)
-    conditions, more = boundaries.read(args.condition, args.boundary_dir, session.G, session.force)
+    conditions, more = boundaries.read(args.condition, args.boundary_dir, session.G, session.force, "--condition")
     session.remarks += remarks + more
     ready = {}
     for name, boundary in chosen.items():
         with failures.catch(f"boundary {name}"):
             others = [c.normal for n, c in conditions.items() if n != name]
             layers = None if args.layers else boundary.layers
+            if boundary.space == "style":
+                require_free_of_w(boundary.path, args)
+                ready[name] = boundary
+                continue
             ready[name] = replace(boundary, direction=boundaries.conditioned(boundary.normal, others), layers=layers)
-    if not args.edit:
+    if not whole:
         distances = np.linspace(args.start_distance, args.end_distance, args.steps)
         return [Edit(name, [boundary], [distances]) for name, boundary in ready.items()]
-    amounts = [amount for _, amount in args.edit]
+    for name, _ in args.channel:
+        require_free_of_w(f"--channel {name}", args)
+        boundary = boundaries.of_channel(session.G, name)
+        if ready.setdefault(boundary.name, boundary) is not boundary:
+            raise ValueError(f"--channel {name}: given twice")
+    amounts = [amount for _, amount in whole]
     name = "_".join(f"{name}{amount:+.10g}" for name, amount in zip(ready, amounts, strict=True))
     return [Edit(name, list(ready.values()), [[amount] for amount in amounts])]
+
+
+def require_free_of_w(named, args):
+    """Raise ValueError for flags that ask of a direction in style space, by the name `named`, what only one in W has."""
+    for flag, given in (("condition", args.condition), ("layers", args.layers), ("mode absolute", args.mode == "absolute")):
+        if given:
+            raise ValueError(f"{named}: a direction of style channels; --{flag} is of directions in W, so leave one of the two out")
+    if args.save_latents and not args.edit:
+        raise ValueError(f"{named}: its pictures differ in more than latents, which --save_latents keeps; --edit makes whole faces")
 
 
 def check(args, parser):
     """Raise ValueError for flags that do not go together."""
     given = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
-    if args.edit and (strip := given & OF_A_STRIP):
-        raise ValueError(f"--{min(strip)} is of a strip along one boundary, and --edit makes none; leave one of the two out")
+    if (args.edit or args.channel) and (strip := given & OF_A_STRIP):
+        flag = "--edit" if args.edit else "--channel"
+        raise ValueError(f"--{min(strip)} is of a strip along one boundary, and {flag} makes none; leave one of the two out")
     if not args.animation and (animated := given & OF_AN_ANIMATION):
         raise ValueError(f"--{min(animated)} is of the animation; give --animation as well")
 
 
 def sources(path, what):
     """{role: file} of a result."""
-    return {"latent": path} | {f"boundary {boundary.name}": boundary.path for boundary in what.boundaries}
+    return {"latent": path} | {f"boundary {boundary.name}": boundary.path for boundary in what.boundaries if boundary.path}
 
 
 def readable(paths, asked, args, session, failures):
@@ -169,11 +213,15 @@ def faces(paths, session):
 # Results
 
 
-def drawn(session, ws, one):
-    """Pictures of latents [N, L, 512] under a face's noise and tuned weights: a list of uint8 [R, R, 3]."""
+def drawn(session, what, one, args, layers):
+    """A face's pictures along an edit, under its noise and tuned weights: a list of uint8 [R, R, 3]."""
     from editor import render
 
-    return list(render.pictures(session.wearing(one).G, ws, one.maps, dtype=session.dtype))
+    ws, G = what.latents(one.ws, args, layers), session.G
+    if all(boundary.space == "w" for boundary in what.boundaries):
+        return list(render.pictures(session.wearing(one).G, ws, one.maps, dtype=session.dtype))
+    each = zip(ws.split(1), what.weights(G, one.tuned), strict=True)
+    return [render.one(G, replace(one, ws=w, tuned=tuned), session.dtype) for w, tuned in each]
 
 
 def write(path, one, what, strips, layers):
@@ -181,10 +229,11 @@ def write(path, one, what, strips, layers):
     from editor import images
 
     args, session = strips.args, strips.session
-    ws = what.latents(one.ws, args, layers)
-    pictures = drawn(session, ws, one)
+    pictures = drawn(session, what, one, args, layers)
     picture = pictures[0] if len(pictures) == 1 else images.sheet([pictures], labels=what.labels)
-    found = replace(one, ws=ws) if args.save_latents or args.edit else None
+    found = None
+    if strips.whole:
+        found = replace(one, ws=what.latents(one.ws, args, layers), tuned=what.weights(session.G, one.tuned)[0])
     info = session.record("semantic_edit.py", sources(path, what), name=one.name, **strips.said[what.name])
     paths = session.write(Path(args.out_dir) / f"{one.name}_{what.name}.png", picture, found, info)
     return pictures, paths
@@ -202,7 +251,7 @@ def animate(paths, people, what, args, session, layers):
         movies = [stack.enter_context(Animation(path, fps=args.fps, width=args.width)) for path in paths]
         for i in range(0, len(distances), BATCH):
             some = replace(what, distances=[distances[i : i + BATCH]])
-            pictures = [drawn(session, some.latents(one.ws, args, layers), one) for one in people]
+            pictures = [drawn(session, some, one, args, layers) for one in people]
             for frame in zip(*pictures, strict=True):
                 for movie, picture in zip(movies, [*frame, np.concatenate(frame, axis=1)], strict=False):
                     movie.add(picture)
@@ -211,7 +260,7 @@ def animate(paths, people, what, args, session, layers):
 def name_of_all(found, what):
     """A name for what shows several faces together; only these faces and boundaries have it."""
     names = [name for one in found.values() for name in one]
-    parts = [*names, *map(files.file_hash, [*found, *(boundary.path for boundary in what.boundaries)])]
+    parts = [*names, *map(files.file_hash, [*found, *(boundary.path for boundary in what.boundaries if boundary.path)])]
     mark = hashlib.sha256(" ".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
     return f"{names[0][:60]}_and_{len(names) - 1}_more_{mark}_{what.name}"
 
@@ -234,6 +283,8 @@ def settings_of(what, args, session):
     said = {"distances": moves, "mode": args.mode, "conditions": args.condition, "layers": args.layers}
     if args.mode == "absolute":  # which a boundary's record says, not its file
         said["offsets"] = [boundary.offset for boundary in what.boundaries]
+    if spreads := {one.name: one.unit for one in what.boundaries if one.path is None}:
+        said["channels"] = spreads
     return said | {"condition_hashes": [files.file_hash(one.path) for one in conditions.values()]} | folder.carried(args, session)
 
 
@@ -243,7 +294,7 @@ class Strips:
     def __init__(self, found, asked, args, session, run):
         from editor import folder
 
-        self.args, self.session, self.run, self.whole = args, session, run, bool(args.save_latents or args.edit)
+        self.args, self.session, self.run, self.whole = args, session, run, bool(args.save_latents or args.edit or args.channel)
         self.said = {what.name: settings_of(what, args, session) for what in asked}
         self.items = {
             (name, what.name): self.item(f"{name}_{what.name}", sources(path, what), self.said[what.name])
@@ -270,7 +321,8 @@ class Strips:
         """The item of files that no record is of, named after the last, and whether they must be made."""
         from editor import folder
 
-        made_of = {f"latent {i}": one for i, one in enumerate(found)} | {f"boundary {one.name}": one.path for one in what.boundaries}
+        made_of = {f"latent {i}": one for i, one in enumerate(found)}
+        made_of |= {f"boundary {one.name}": one.path for one in what.boundaries if one.path}
         item = self.item(paths[-1].name, made_of, self.said[what.name] | more)
         return item, self.args.redo or self.run.journal is None or folder.noted(item, self.run.journal, paths) is not None
 
@@ -292,7 +344,7 @@ def write_strips(found, asked, together, strips, layers):
                         pictures, paths = write(path, one, what, strips, layers)
                         cli.written(args, *paths, what=f"{one.name}: {what.name}")
                 elif sheets and wanted[what.name][1]:
-                    pictures = drawn(session, what.latents(one.ws, args, layers), one)
+                    pictures = drawn(session, what, one, args, layers)
                 if pictures and sheets:
                     rows[what.name][one.name] = [small(picture) for picture in pictures]
                 show(i * len(asked) + j + 1)
@@ -343,7 +395,7 @@ def main(argv):
     session = sessions.open(args)
     layers = None if args.layers is None else face.layer_range(args.layers, session.G.num_ws)
     several = len(paths) > 1 or any(map(os.path.isdir, args.latent_file))
-    single = bool(args.edit) or len(args.boundary or ()) == 1
+    single = bool(args.edit or args.channel) or len(args.boundary or ()) == 1
     run = folder.Run(args, folder.Journal(args.out_dir) if several else None, "semantic_edit.py", single=single and not several)
     of_edits = cli.Failures(single)
     asked = edits(args, session, of_edits)

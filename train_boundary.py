@@ -10,8 +10,6 @@ Or give two folders of latents, with and without the attribute: --positive DIR -
 
 from editor import cli  # isort: skip (first: from here on Ctrl-C ends the command as it should)
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,121 +44,7 @@ class Config:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Latents and scores
-
-
-def read_latents(path, G=None):
-    """Latents of many faces -> float32 [N, 1 or L, 512], and the set of the generators' hashes that their records name.
-
-    Args:
-        path: `.npy` or `.pt` [N, 512] (W) or [N, L, 512] (W+), with G also [N, L * 512]; or a folder of latents, in the order of
-            their names.
-        G: the generator they belong to, or None.
-
-    Raises:
-        ValueError, OSError: missing, unreadable, NaN, or another shape. [N, 512] are N faces here, and not the layers of one.
-    """
-    from editor import face
-
-    if Path(path).is_dir():
-        return _read_folder(path, G)
-    array = face.read_array(path, "--latents is a .npy with a latent a face, [N, 512] or [N, L, 512]", several=True)
-    if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or array.size == 0:
-        raise ValueError(f"{path}: {array.dtype} {list(array.shape)}; latents of many faces are float32 [N, 512] or [N, L, 512]")
-    with np.errstate(over="ignore"):
-        ws = array.astype(np.float32)
-    if not np.isfinite(ws).all():
-        raise ValueError(f"{path}: holds NaN or infinity")
-    if G is not None and ws.shape[1:] == (G.num_ws * G.config.w_dim,):
-        ws = ws.reshape(len(ws), G.num_ws, G.config.w_dim)
-    if ws.ndim == 2 and ws.shape[1] > 512 and ws.shape[1] % 512 == 0:
-        layers = ws.shape[1] // 512
-        raise ValueError(
-            f"{path}: rows of {ws.shape[1]} numbers are {layers} layers of 512, flattened; give their generator with --weight_file, "
-            f"or reshape them: numpy.load(...).reshape(-1, {layers}, 512)"
-        )
-    ws = ws[:, None] if ws.ndim == 2 else ws
-    if G is not None and (ws.shape[2] != G.config.w_dim or ws.shape[1] not in (1, G.num_ws)):
-        wanted = f"[N, {G.config.w_dim}] or [N, {G.num_ws}, {G.config.w_dim}]"
-        raise ValueError(f"{path}: shape {list(array.shape)}; latents of the generator of --weight_file are {wanted}")
-    return ws, {face.record(path).get("generator_hash")} - {None}
-
-
-def _read_folder(folder, G):
-    from editor import face
-
-    found, hashes = [], set()
-    for path in face.expand([folder]):
-        one = face.read(path, G, force=True, saved_noise=False)
-        if found and one.ws.shape[1:] != found[0].ws.shape[1:]:
-            raise ValueError(
-                f"{path}: shape {list(one.ws.shape)}, but {found[0].path.name} has {list(found[0].ws.shape)}; latents of one generator only"
-            )
-        found.append(one)
-        hashes |= {one.info.get("generator_hash")} - {None}
-    return np.concatenate([one.ws.numpy() for one in found]), hashes
-
-
-def read_scores(path, column=None):
-    """One number a face: `.npy` [N] or [N, 1], or a column of a `.csv` -> float64 [N].
-
-    Args:
-        column: the name of the column of a CSV with several; the first line is then their names.
-    """
-    from editor import face
-
-    path = Path(path)
-    if path.suffix.lower() == ".csv":
-        scores = _csv_column(path, column)
-    elif column is not None:
-        raise ValueError(f"{path}: --column is of a .csv; this is none")
-    else:
-        scores = face.read_array(path, "--scores is a .npy or .csv with a number a face")
-        if scores.dtype.kind not in "fiub" or scores.size == 0 or scores.size != len(np.atleast_1d(scores)):
-            raise ValueError(f"{path}: {scores.dtype} {list(scores.shape)}; scores are one number a face, [N] or [N, 1]")
-        scores = scores.astype(np.float64).reshape(-1)
-    bad = np.flatnonzero(~np.isfinite(scores))
-    if len(bad):
-        raise ValueError(f"{path}: score {bad[0] + 1} of {len(scores)} is not a finite number")
-    return scores
-
-
-def _csv_column(path, column):
-    rows = [row for row in _csv_rows(path) if row]
-    if not rows:
-        raise ValueError(f"{path}: an empty file")
-    header = None if all(_number(cell) is not None for cell in rows[0]) else [cell.strip() for cell in rows.pop(0)]
-    if column is not None and (header is None or column not in header):
-        raise ValueError(f"{path}: no column {column}; " + (f"it has {', '.join(header)}" if header else "its first line holds no names"))
-    if column is not None and header.count(column) > 1:
-        raise ValueError(f"{path}: {header.count(column)} columns are called {column}; rename one")
-    if column is None and len(header or rows[0]) > 1:
-        named = f" --column, one of {', '.join(header)}" if header else " one number a line"
-        raise ValueError(f"{path}: {len(header or rows[0])} columns; give{named}")
-    at = header.index(column) if column else 0
-    values = [_number(row[at]) if at < len(row) else None for row in rows]
-    if None in values:
-        line = values.index(None) + 1 + (header is not None)
-        raise ValueError(f"{path}: line {line}: {','.join(rows[values.index(None)])!r}, expected a number a face")
-    return np.array(values, np.float64)
-
-
-def _csv_rows(path):
-    what = "--scores is a .npy or .csv with a number a face"
-    files.require_regular(path, what)
-    if path.stat().st_size > files.MAX_TEXT:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes; {what}")
-    try:
-        return list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not readable as a table ({error}); save it as CSV in UTF-8") from None
-
-
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return None
+# Training
 
 
 def extremes(scores, ratio, seed=0):
@@ -293,6 +177,7 @@ def flags():
                    "variance (default: %(default)s)")  # fmt: skip
     p.add_argument("--weight_file", metavar="FILE|NAME", help="the generator of these latents, where no .json beside them names it")
     p.add_argument("--seed", type=cli.number(int, 0, most=2**63 - 1), default=config.seed, help="of the split (default: %(default)s)")
+    cli.add_reading_flags(p)
     cli.add_quiet_flag(p)
     return p
 
@@ -313,6 +198,8 @@ def sources(args):
 
 def classes(args, G):
     """With and without the attribute, or all with scores: (high, low, None, None, hashes) or (None, None, ws, scores, hashes)."""
+    from editor.scored import read_latents, read_scores
+
     if args.positive:
         for folder in (args.positive, args.negative):
             if not Path(folder).is_dir():
@@ -349,7 +236,7 @@ def read_conditions(paths, shape, per_layer, hashes):
     found = [boundaries.load(path) for path in paths]
     for path, boundary in zip(paths, found, strict=True):
         normal, made_for = boundary.normal, boundary.info.get("generator_hash")
-        if normal.shape[1] != shape[2] or len(normal) not in ((1, shape[1]) if per_layer else (1,)):
+        if boundary.space != "w" or normal.shape[1] != shape[2] or len(normal) not in ((1, shape[1]) if per_layer else (1,)):
             raise ValueError(f"{path}: a boundary {list(normal.shape)} cannot condition one for latents {list(shape)}")
         if made_for and hashes and made_for not in hashes:
             raise ValueError(f"{path}: made for another generator ({made_for[:12]}) than these latents ({next(iter(hashes))[:12]})")
@@ -370,9 +257,15 @@ def neighbours(out, boundary):
         except ValueError:
             continue  # other .npy files may lie there
         rows = {len(other.normal), len(boundary.normal)}
-        fits = other.normal.shape[1] == boundary.normal.shape[1] and (len(rows) == 1 or 1 in rows)
+        fits = other.space == boundary.space == "w" and other.normal.shape[1] == boundary.normal.shape[1] and (len(rows) == 1 or 1 in rows)
         known = "offset" in other.info if other.info else abs(other.norm - 1) < 1e-3
-        if fits and known and own in (None, other.info.get("generator_hash", own)) and path.resolve() != out.resolve():
+        if (
+            boundary.space == other.space == "w"
+            and fits
+            and known
+            and own in (None, other.info.get("generator_hash", own))
+            and path.resolve() != out.resolve()
+        ):
             found[path.stem] = other.normal
     return found
 
@@ -386,12 +279,57 @@ def report(boundary, others):
     yield f"held out ({said['held_out']} latents): {said['held_out_accuracy']:.1%}"
     if "all" in said:
         yield f"on all ({said['all']}, parted at {said['parted_at']:.3g}): {said['accuracy_on_all']:.1%}"
+    if "reading" in said:
+        yield f"what it changes: {said['reading']['words']}"
     for name, normal in others.items():
         yield f"cosine to {name}: {boundaries.cosine(boundary.normal, normal):+.3f}"
 
 
+def own_generator(hashes, args):
+    """The generator of the latents, to see what the boundary changes: the bundled one, if it is theirs; None: unknown, or not asked for."""
+    from editor import checkpoints
+
+    if not args.faces and not args.purify:
+        return None
+    if not args.faces:
+        raise ValueError("--purify looks at what changes; give it --faces 16")
+    if hashes == {files.file_hash(checkpoints.BUNDLED["generator"])}:
+        return checkpoints.load_generator()
+    if args.purify:
+        raise ValueError("--purify looks at pictures of the latents' generator; name it with --weight_file")
+    cli.warn("what else the boundary changes is not read: that needs the latents' generator, --weight_file (--faces 0: not asked for)")
+    return None
+
+
+def look(boundary, G, args):
+    """The boundary, purified as asked, with what it changes in its record; as it is where the generator draws no faces."""
+    from editor import purify, readings
+
+    try:
+        reader = readings.Reader(G, args.faces)
+    except ValueError as error:
+        if args.purify:
+            raise
+        cli.warn(f"not read: {error}")
+        return boundary
+    reading, *_ = reader(boundary)
+    if args.purify:
+        if not args.quiet:
+            cli.say(f"before --purify: {reading.words()}")
+        with cli.progress(readings.SLOPES, args.quiet, "face") as show:
+            slopes = readings.slopes(reader, callback=show)
+        with cli.progress(args.channels, args.quiet or args.purify != "channels", "channel") as show:
+            boundary = purify.purified(G, slopes, boundary, args.purify, reading, args.keep, args.channels, show)
+        reading, *_ = reader(boundary)
+    boundary.info["reading"] = reading.record() | {"words": reading.words()}
+    return boundary
+
+
 def main(argv):
-    args = flags().parse_args(argv)
+    parser = flags()
+    args = parser.parse_args(argv)
+    if not args.purify:
+        cli.require_default(parser, args, ("keep", "channels"), "say what --purify does, which is not given")
     config = Config(args.ratio, args.split, args.per_layer, args.cost, args.seed)
     named, out = sources(args), Path(args.out)
     from editor import boundaries, checkpoints
@@ -413,6 +351,8 @@ def main(argv):
         "generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "split": config.split,
         "cost": config.cost, "seed": config.seed, "toolkit": cli.__version__,
     }  # fmt: skip
+    if (G := (G if args.faces else None) or own_generator(hashes, args)) and shape[1] in (1, G.num_ws):
+        boundary = look(boundary, G, args)
     boundaries.save(out, boundary)
     if not hashes:
         cli.warn(f"{out}: nothing says which generator it belongs to; semantic_edit.py cannot check it (--weight_file tells)")

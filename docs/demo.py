@@ -25,6 +25,7 @@ MINE, HERS, HIS = EVERYONE.values()
 UPPER, TOP, LOWER = "box:0,0,1,0.5", "box:0,0,1,0.25", "ellipse:0.5,0.7,0.36,0.27"
 CELL, COLUMNS = 256, 6  # a picture of the bundled generator at twice its size
 FRAMES = 24
+FOUND = "faces128_pca_00"
 
 
 @dataclass
@@ -57,6 +58,10 @@ ROWS = [
     edits("smile", "More and less of a smile", smile=(-3, 3, -3)),
     edits("pose", "Turned", pose=(2.5, -2.5, 2.5)),
     edits("gender", "The other gender", gender=(3, 3, -3)),
+    Row(None, "A direction that nobody labelled: the first of GANSpace's components",
+        ["find_directions.py --method pca --count 4 --faces 6 --out_dir save_image/directions",
+         f"semantic_edit.py --latent_file {MINE} {HERS} {HIS} --edit save_image/directions/{FOUND}.npy=1"],
+        [path for who in EVERYONE for path in (PICTURES[who], f"save_image/boundary/{who}_{FOUND}+1.png")]),
     Row("morph", "A morph", [f"image_morphing.py --latent_file1 {MINE} --latent_file2 {HERS} --frames {FRAMES} --easing smooth --loop",
                              "make_morphinggif.py --width 256"],
         [f"morph_result/encode1/morph_{i:04}.png" for i in np.linspace(0, FRAMES - 1, COLUMNS).round().astype(int)]),
@@ -72,13 +77,12 @@ ROWS = [
          f"local_edit.py transfer --latent_file1 {MINE} --latent_file2 {HERS} --mask part:mouth"],
         ["save_image/scribble.png", f"save_image/local/{ME}_scribble.png", "save_image/texture.png", f"save_image/local/{ME}_style.png",
          PICTURES[SHE], f"save_image/local/{ME}_x_{SHE}_mouth.png"]),
-    Row("fill", "The hair above from one photograph, the rest from another",
-        [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 60 --noise_iteration 40"],
-        [f"aligned_images/{ME}.png", PICTURES[SHE], f"save_image/crossover/{ME}_x_{SHE}_box-0-0-1-0.5.png"]),
-    Row("drag", "Points dragged: the corners of the mouth up, the nose to the right",
-        [f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-5" --drag "part:mouth_right>+2,-5" --mask {LOWER}',
+    Row("drag", "The upper half of one photograph, the lower of another; points dragged: the corners of the mouth up, the nose to the right",
+        [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 60 --noise_iteration 40",
+         f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-5" --drag "part:mouth_right>+2,-5" --mask {LOWER}',
          f'drag_edit.py --latent_file {MINE} --drag "part:nose>+12,+0" --out turned'],
-        [PICTURES[ME], f"save_image/drag/{ME}_drag.png", "save_image/drag/turned.png"]),
+        [f"aligned_images/{ME}.png", PICTURES[SHE], f"save_image/crossover/{ME}_x_{SHE}_box-0-0-1-0.5.png", PICTURES[ME],
+         f"save_image/drag/{ME}_drag.png", "save_image/drag/turned.png"]),
 ]  # fmt: skip
 
 
@@ -132,10 +136,13 @@ def page(margin=24):
 
 
 def write_docs(folder):
-    """The README's pictures: each row's strip as a JPEG, and the morph."""
-    for row in ROWS:
+    """The README's pictures: each row's strip as a JPEG, the sheet of directions, and the morph."""
+    for row in [row for row in ROWS if row.name]:
         with files.atomic(Path(folder) / f"{row.name}.jpg") as temporary:
             strip(row, 160).save(temporary, quality=88)
+    sheet = images.open_image("save_image/directions/faces128_pca.png")
+    with files.atomic(Path(folder) / "directions.jpg") as temporary:
+        sheet.resize((640, sheet.height * 640 // sheet.width), Image.Resampling.LANCZOS).save(temporary, quality=88)
     with files.atomic(Path(folder) / "morph.gif") as temporary:
         temporary.write_bytes(Path("save_result/morph.gif").read_bytes())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from editor import downloads, face, files, foreign
+from editor import downloads, face, files, foreign, styles
 from editor.face import record
 
 
@@ -27,6 +27,7 @@ class Boundary:
     number: which of several directions in its file it is, or None.
     unit: how far in W an edit of 1 goes: 1, or the component's standard deviation.
     layers: those that its file says to move; None: all.
+    space: "w", or "style": then the normal is [1, S], of style space (`styles`), and there is no plane to have a distance from.
     """
 
     normal: torch.Tensor
@@ -38,6 +39,7 @@ class Boundary:
     number: int | None = None
     unit: float = 1.0
     layers: list | None = None
+    space: str = "w"
 
     @property
     def name(self):
@@ -51,6 +53,17 @@ class Boundary:
             still = [i for i in range(count) if i not in self.layers]
             rows = rows.index_fill(0, torch.tensor(still, dtype=torch.long), 0.0)
         return rows
+
+
+@dataclass
+class Channel(Boundary):
+    """A channel of style space. label: L:C."""
+
+    label: str = ""
+
+    @property
+    def name(self):
+        return self.label.replace(":", "c")
 
 
 def length(direction):
@@ -87,6 +100,10 @@ def load(path, G=None, force=False):
         raise ValueError(f"{path}: a boundary of length zero points nowhere; train it again")
     if norm == math.inf:
         raise ValueError(f"{path}: holds numbers up to {normal.abs().max():.0e}, too large for a direction; train it again")
+    if record(path).get("space") == "style":
+        if G is not None and tuple(normal.shape) != (1, styles.count(G)):
+            raise ValueError(f"{path}: a direction of {normal.shape[1]} style channels; this generator has {styles.count(G)}")
+        return _described(Boundary(normal / norm, 0.0, norm, path=path, number=number, space="style"), G, force)
     if G is not None and (normal.shape[1] != G.config.w_dim or len(normal) not in (1, G.num_ws)):
         wanted = f"[1, {G.config.w_dim}] or [{G.num_ws}, {G.config.w_dim}]"
         raise ValueError(
@@ -100,13 +117,32 @@ def load(path, G=None, force=False):
         found.offset = -float(found.normal[0] @ torch.from_numpy(np.array(held.mean, np.float64)))
     if not (0 < found.unit < 1e6 and math.isfinite(found.offset)):
         raise ValueError(f"{path}: a standard deviation of {found.unit:g}, or a mean that is not finite; find the components again")
-    if held.layers is not None and G is not None:
-        text = held.layers if isinstance(held.layers, str) else ",".join(map(str, held.layers))
-        try:
-            found.layers = face.layer_range(text, G.num_ws)
-        except ValueError as error:
-            raise ValueError(f"{path}: by its manipulate_layers, {error}") from None
+    found.layers = _layers(held.layers, G, f"{path}: by its manipulate_layers")
     return _described(found, G, force)
+
+
+def _layers(said, G, where):
+    """The layers that a file says to move, as text or a list; None: all, or nobody's, without a generator to ask."""
+    if said is None or G is None:
+        return None
+    try:
+        return face.layer_range(said if isinstance(said, str) else ",".join(map(str, said)), G.num_ws)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}, {error}") from None
+
+
+def of_channel(G, text):
+    """A channel of style space, by its name L:C, as a Boundary whose unit is the channel's standard deviation over random faces.
+
+    Raises:
+        ValueError: no such channel, or it is the same in every face.
+    """
+    place, normal = styles.index(G, text), torch.zeros(1, styles.count(G), dtype=torch.float64)
+    normal[0, place] = 1
+    unit = styles.spread(G)[place].item()
+    if not unit > 1e-9:
+        raise ValueError(f"channel {text}: is the same in every face, so nothing says how far to move it")
+    return Channel(normal, unit=unit, space="style", label=styles.label(G, place))
 
 
 def _held(path, number, dim):
@@ -175,16 +211,23 @@ def _described(found, G, force):
         raise ValueError(f"{path.with_suffix('.json')}: offset {str(offset)[:40]!r}, expected a number; train the boundary again")
     if parts and parts.get("direction") != files.file_hash(path):
         raise ValueError(f"{path}: an unfinished write: {path.stem}.json is of another direction; train it again, or remove that .json")
-    found.offset, found.info = float(offset), said
+    unit = said.get("unit", found.unit)
+    if type(unit) not in (int, float) or not 0 < unit < 1e6:
+        raise ValueError(f"{path.with_suffix('.json')}: unit {str(unit)[:40]!r}, expected a number above 0; find the direction again")
+    if "layers" in said and found.space == "w":
+        found.layers = _layers(said["layers"], G, f"{path.with_suffix('.json')}: by its layers")
+    found.offset, found.unit, found.info = float(offset), float(unit), said
     return found
 
 
 def save(path, boundary):
-    """Write a boundary's normal as float64 to `path`, and then its offset, info and the normal's sha256 to the `.json` beside it."""
-    path = Path(path)
+    """Write a boundary's normal as float64 to `path`, and then the rest of it and the normal's sha256 to the `.json` beside it."""
+    path, own = Path(path), {"unit": boundary.unit} if boundary.unit != 1 else {}
+    own |= {"space": boundary.space} if boundary.space != "w" else {}
+    own |= {"layers": boundary.layers} if boundary.layers is not None else {}
     with files.atomic(path) as temporary, open(temporary, "wb") as f:
         np.save(f, boundary.normal.numpy())
-    said = {"offset": boundary.offset} | boundary.info | {"files": {"direction": files.file_hash(path)}}
+    said = {"offset": boundary.offset} | own | boundary.info | {"files": {"direction": files.file_hash(path)}}
     files.write_json(path.with_suffix(".json"), said)
 
 
@@ -344,11 +387,12 @@ def fits(path, G, force=False):
     return True
 
 
-def read(names, folder, G, force=False):
+def read(names, folder, G, force=False, only_w=None):
     """Boundaries as a user names them.
 
     Args:
         names: NAMEs or FILEs (see `find`); None: all in `folder` that fit.
+        only_w: the flag that takes directions in W and none in style space; None: both are taken.
 
     Returns:
         {name: Boundary}, in the order of names; and a list of what a user should be warned of, in sentences.
@@ -368,14 +412,15 @@ def read(names, folder, G, force=False):
     found, remarks = {}, []
     for boundary in [load(path, G, force) for path in paths]:
         path = boundary.path
+        if only_w and boundary.space != "w":
+            raise ValueError(f"{path}: a direction of style channels; {only_w} takes directions in W")
         if boundary.name.casefold() in [name.casefold() for name in found]:
             raise ValueError(f"two boundaries are named {boundary.name}; results are named after them, so rename one file")
         found[boundary.name] = boundary
-        if boundary.unit != 1:
-            remarks.append(
-                f"{path}:{boundary.number or 0}: distances count in the component's standard deviation, {boundary.unit:.3g} of W"
-            )
-        if boundary.layers is not None:
+        ours, where = boundary.info.get("method"), path if boundary.number is None else f"{path}:{boundary.number}"
+        if boundary.unit != 1 and not ours:  # find_directions.py has said so
+            remarks.append(f"{where}: distances count in the component's standard deviation, {boundary.unit:.3g} of W")
+        if boundary.layers is not None and not ours:
             remarks.append(f"{path}: by the file, layers {', '.join(map(str, boundary.layers))} move; --layers says others")
         if abs(boundary.norm - 1) > 1e-3:
             remarks.append(f"{path}: length {boundary.norm:.4g}, made 1; distances count in units of W")

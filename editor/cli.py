@@ -165,6 +165,31 @@ def add_tuning_flags(parser):
     )
 
 
+def add_reading_flags(parser):
+    """Add --faces, --purify, --keep and --channels, of all commands that find directions; `readings` and `purify` act by them."""
+    parser.add_argument(
+        "--faces",
+        type=number(int, 0, most=1000),
+        default=16,
+        metavar="N",
+        help="random faces that directions are read on; 0: none (default: 16)",
+    )
+    parser.add_argument(
+        "--purify",
+        choices=settings.PURIFY,
+        help="; ".join(f"{name}: {what}" for name, what in settings.PURIFY.items()) + " (default: as found)",
+    )
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        choices=settings.ATTRIBUTES,
+        help="with --purify: attributes that shall stay (default: all but the one that changes most)",
+    )
+    parser.add_argument(
+        "--channels", type=number(int, 1, most=100_000), default=300, metavar="K", help="of --purify channels: how many (default: 300)"
+    )
+
+
 def add_folder_flags(parser):
     """Add --redo, --retry and --shard, of all commands that take a folder; `editor.folder` acts by them."""
     parser.add_argument("--redo", action="store_true", help="of a folder, do again what is done (default: skip it)")

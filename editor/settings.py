@@ -151,3 +151,15 @@ class Drag:
     def __post_init__(self):
         if self.method not in DRAGS:
             raise ValueError(f"--method {self.method}: use {', '.join(DRAGS)}")
+
+
+# What the bundled attribute network scores (`networks`)
+ATTRIBUTES = ("gender", "age", "yaw", "smile", "glasses")
+
+# How a direction is kept to the one attribute that it changes most (`purify`)
+PURIFY = {
+    "condition": "without its share along what changes the others",
+    "layers": "so, and only in those layers where that changes the picture least",
+    "channels": "in style space, the few channels that change it with the least else",
+    "gradient": "in W, the way that changes it with the least else",
+}

@@ -25,6 +25,7 @@ CONVOLUTION = re.compile(r"(b\d+\.conv[01]|L\d+_\d+_\d+)\.weight")  # StyleGAN3'
 TRANSFORM = "input.transform"  # stands as it is, and is added to nothing
 LONGEST_HEADER = 1 << 20  # bytes of a file's names, shapes and metadata: kilobytes, in truth
 PSI = 0.7  # truncation of the other faces
+STYLE = ".affine.bias"  # what is added to a layer's style (`styles`); tuning leaves it alone
 OTHERS = re.compile(r"b\d+\.(const|conv[01]\.bias|torgb\.(weight|bias))|torgb\.(weight|bias)|L\d+_\d+_\d+\.bias")
 
 
@@ -372,7 +373,8 @@ def read(path, G, force=False):
 
     advice = "encode again, or use --tuned_strength 0"
     files.require_regular(path, advice)
-    weights = {name: weight for name, weight in G.synthesis.named_parameters() if CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name)}
+    known = G.synthesis.named_parameters()
+    weights = {name: weight for name, weight in known if CONVOLUTION.fullmatch(name) or OTHERS.fullmatch(name) or name.endswith(STYLE)}
     if G.kind == "stylegan3":
         weights[TRANSFORM] = G.synthesis.input.transform
     if path.stat().st_size > 2 * sum(weight.numel() for weight in weights.values()) + LONGEST_HEADER:

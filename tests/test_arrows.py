@@ -83,7 +83,12 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "foreign": ["pickles"],
     "face": ["files", "foreign", "pickles", "projection", "tuning"],
     "dragging": ["stylegan_layers"],
-    "boundaries": ["face", "files", "foreign", "downloads"],
+    "styles": ["classes", "tuning"],
+    "boundaries": ["face", "files", "foreign", "downloads", "styles"],
+    "scored": ["face", "files"],
+    "directions": ["boundaries", "styles"],
+    "readings": ["boundaries", "checkpoints", "classes", "fast_conv", "images", "landmarks", "render", "session", "styles", "tuning"],
+    "purify": ["boundaries", "directions", "readings", "styles"],
     "render": ["images", "face", "graphs", "tuning"],
     "coarse": ["checkpoints", "classes", "downloads", "files", "fast_conv"],
     "graphs": [],
@@ -108,8 +113,8 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
 
 
 def test_the_house_is_small():
-    """At most sixteen files at the top, commands all but three, so that a file's place says whether it is run."""
-    assert len(TOP) <= 16
+    """At most seventeen files at the top, commands all but three, so that a file's place says whether it is run."""
+    assert len(TOP) <= 17
     assert sorted(TOP) == sorted([*SCRIPTS, *NETWORKS])
     assert sorted(EDITOR) == sorted(ARROWS.keys() - set(NETWORKS)), "a new module needs its place in ARROWS"
 

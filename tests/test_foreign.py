@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import semantic_edit
-import train_boundary
-from editor import boundaries, face, foreign
+from editor import boundaries, face, foreign, scored
 from editor import session as sessions
 
 
@@ -42,7 +41,7 @@ def test_e4es_tensor_of_all_faces(tmp_path, small_G):
 def test_boundaries_are_trained_from_a_dict_of_tensors(tmp_path):
     ws = random(40, 6, 512)
     torch.save({f"{i}.png": torch.from_numpy(w[None]) for i, w in enumerate(ws)}, tmp_path / "latents.pt")
-    assert np.array_equal(train_boundary.read_latents(tmp_path / "latents.pt")[0], ws)
+    assert np.array_equal(scored.read_latents(tmp_path / "latents.pt")[0], ws)
 
 
 @pytest.mark.parametrize("shape", [(6, 512), (1, 6, 512), (512,), (1, 512)])

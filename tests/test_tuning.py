@@ -400,7 +400,7 @@ BAD = {
     "of no generator": (lambda path, tuned: save_file(tuned, path, {"format": tuning.FORMAT}), "weights for another generator"),
     "unknown": (with_one("b8.conv7.weight", torch.zeros(3).half()), "b8.conv7.weight.* is no weight of this generator"),
     "never tuned": (with_one("b8.conv1.noise_strength", torch.zeros(16).half()), "noise_strength.* is no weight"),
-    "the affine layer": (with_one("b8.conv1.affine.bias", torch.zeros(32).half()), "affine.bias.* is no weight"),
+    "the affine layer": (with_one("b8.conv1.affine.weight", torch.zeros(32, 512).half()), "affine.weight.* is no weight"),
     "of another shape": (with_one("b8.conv1.weight", torch.zeros(16, 16, 3, 1).half()), "b8.conv1.weight.* is no weight"),
     "a factor for a bias": (with_one("b8.conv1.bias", torch.zeros(1).half()), "b8.conv1.bias.* is no weight"),
     "float32": (with_one("b4.const", torch.zeros(32, 4, 4)), "b4.const is no float16"),
