@@ -22,7 +22,7 @@ ME, SHE, HE = "astronaut_01", "seed0057", "seed0108"  # the photograph's face, a
 EVERYONE = {ME: f"latent_W/{ME}.npy", SHE: f"save_image/generate/{SHE}.npy", HE: f"save_image/generate/{HE}.npy"}
 PICTURES = {ME: f"save_image/encode/{ME}.png", SHE: f"save_image/generate/{SHE}.png", HE: f"save_image/generate/{HE}.png"}
 MINE, HERS, HIS = EVERYONE.values()
-UPPER, TOP, LOWER = "box:0,0,1,0.5", "box:0,0,1,0.25", "ellipse:0.5,0.7,0.36,0.27"
+UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
 CELL, COLUMNS = 256, 6  # a picture of the bundled generator at twice its size
 FRAMES = 24
 FOUND = "faces128_pca_00"
@@ -65,7 +65,7 @@ ROWS = [
     Row("morph", "A morph", [f"image_morphing.py --latent_file1 {MINE} --latent_file2 {HERS} --frames {FRAMES} --easing smooth --loop",
                              "make_morphinggif.py --width 256"],
         [f"morph_result/encode1/morph_{i:04}.png" for i in np.linspace(0, FRAMES - 1, COLUMNS).round().astype(int)]),
-    Row("mix", "Whose shape, and whose colours: mixed by layers, both ways; and her expression on his face, and his on hers",
+    Row("mix", "Whose shape, and whose colours: mixed by layers, both ways; his expression on her face, and hers on his",
         [f"image_crossover.py --latent_file1 {MINE} --latent_file2 {HERS}",
          f"image_crossover.py --latent_file1 {HERS} --latent_file2 {MINE}",
          f"facial_exchange.py --latent_file1 {HERS} --latent_file2 {HIS}"],
@@ -77,12 +77,12 @@ ROWS = [
          f"local_edit.py transfer --latent_file1 {MINE} --latent_file2 {HERS} --mask part:mouth"],
         ["save_image/scribble.png", f"save_image/local/{ME}_scribble.png", "save_image/texture.png", f"save_image/local/{ME}_style.png",
          PICTURES[SHE], f"save_image/local/{ME}_x_{SHE}_mouth.png"]),
-    Row("drag", "The upper half of one photograph, the lower of another; points dragged: the corners of the mouth up, the nose to the right",
+    Row("drag", "Two photographs joined; points dragged: the corners of the mouth apart and up, and together",
         [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 60 --noise_iteration 40",
-         f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-5" --drag "part:mouth_right>+2,-5" --mask {LOWER}',
-         f'drag_edit.py --latent_file {MINE} --drag "part:nose>+12,+0" --out turned'],
+         f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-4" --drag "part:mouth_right>+2,-4" --out laughing',
+         f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>+3,+2" --drag "part:mouth_right>-3,+2" --out serious'],
         [f"aligned_images/{ME}.png", PICTURES[SHE], f"save_image/crossover/{ME}_x_{SHE}_box-0-0-1-0.5.png", PICTURES[ME],
-         f"save_image/drag/{ME}_drag.png", "save_image/drag/turned.png"]),
+         "save_image/drag/laughing.png", "save_image/drag/serious.png"]),
 ]  # fmt: skip
 
 
@@ -143,8 +143,10 @@ def write_docs(folder):
     sheet = images.open_image("save_image/directions/faces128_pca.png")
     with files.atomic(Path(folder) / "directions.jpg") as temporary:
         sheet.resize((640, sheet.height * 640 // sheet.width), Image.Resampling.LANCZOS).save(temporary, quality=88)
-    with files.atomic(Path(folder) / "morph.gif") as temporary:
-        temporary.write_bytes(Path("save_result/morph.gif").read_bytes())
+    morph = Path("save_result/morph.webp")  # an eighth of the GIF
+    run(f"make_morphinggif.py morph_result/encode1 {morph} --width 256")
+    with files.atomic(Path(folder) / morph.name) as temporary:
+        temporary.write_bytes(morph.read_bytes())
 
 
 def main(argv):
