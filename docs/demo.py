@@ -22,7 +22,7 @@ ME, SHE, HE = "astronaut_01", "seed0057", "seed0108"  # the photograph's face, a
 EVERYONE = {ME: f"latent_W/{ME}.npy", SHE: f"save_image/generate/{SHE}.npy", HE: f"save_image/generate/{HE}.npy"}
 PICTURES = {ME: f"save_image/encode/{ME}.png", SHE: f"save_image/generate/{SHE}.png", HE: f"save_image/generate/{HE}.png"}
 MINE, HERS, HIS = EVERYONE.values()
-UPPER, TOP = "box:0,0,1,0.5", "box:0,0,1,0.25"
+UPPER, TOP, LOWER = "box:0,0,1,0.5", "box:0,0,1,0.25", "ellipse:0.5,0.7,0.36,0.27"
 CELL, COLUMNS = 256, 6  # a picture of the bundled generator at twice its size
 FRAMES = 24
 FOUND = "faces128_pca_00"
@@ -77,9 +77,12 @@ ROWS = [
          f"local_edit.py transfer --latent_file1 {MINE} --latent_file2 {HERS} --mask part:mouth"],
         ["save_image/scribble.png", f"save_image/local/{ME}_scribble.png", "save_image/texture.png", f"save_image/local/{ME}_style.png",
          PICTURES[SHE], f"save_image/local/{ME}_x_{SHE}_mouth.png"]),
-    Row("fill", "The hair above from one photograph, the rest from another",
-        [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 60 --noise_iteration 40"],
-        [f"aligned_images/{ME}.png", PICTURES[SHE], f"save_image/crossover/{ME}_x_{SHE}_box-0-0-1-0.5.png"]),
+    Row("drag", "The upper half of one photograph, the lower of another; points dragged: the corners of the mouth up, the nose to the right",
+        [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 60 --noise_iteration 40",
+         f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-5" --drag "part:mouth_right>+2,-5" --mask {LOWER}',
+         f'drag_edit.py --latent_file {MINE} --drag "part:nose>+12,+0" --out turned'],
+        [f"aligned_images/{ME}.png", PICTURES[SHE], f"save_image/crossover/{ME}_x_{SHE}_box-0-0-1-0.5.png", PICTURES[ME],
+         f"save_image/drag/{ME}_drag.png", "save_image/drag/turned.png"]),
 ]  # fmt: skip
 
 

@@ -353,6 +353,13 @@ def _frames(said):
     return [name for name in frames if isinstance(name, str)] if isinstance(frames, list) else []
 
 
+def _animation(result):
+    """Of a drag: the way to it, beside its record, or None."""
+    name = result.said.get("animation")
+    fits = isinstance(name, str) and Path(name).suffix.lower() in images.SUFFIXES and result.path
+    return _there(f"{result.name}: the way", result.path.parent / Path(name).name) if fits else None
+
+
 def _check_parts(result):
     """Say where the files that a record names are gone or others: an unfinished write, or a face that was replaced."""
     endings = {"latent": ".npy", "direction": ".npy", "noise": ".noise.npz", "tuned": ".tuned.safetensors"}
@@ -370,8 +377,20 @@ def _only(said, start):
     return found[0] if len(found) == 1 else None
 
 
+def dragged(said):
+    """What a drag came to, in words: part:chin>+0,-6: 92%; "" where a record does not say it."""
+    points = said.get("points")
+    rows = [row for row in points if isinstance(row, dict)] if isinstance(points, list) else []
+    rows = [row for row in rows if isinstance(row.get("point"), str) and number(row.get("way")) is not None]
+    words = [f"{row['point'][:60]}: {row['way']:.0%}" for row in rows]
+    more = [f"{len(words) - 4} more"] * (len(words) > 4) + ["no nearer"] * (said.get("stopped") == "no nearer")
+    return ", ".join(words[:4] + more)
+
+
 def caption(result):
     """What was done to a face, in words: smile +2, age -1."""
+    if result.made_by == "drag_edit.py":
+        return dragged(result.said) or result.name
     moves = {
         k: v for k, v in entry(result.said, "distances").items() if isinstance(v, list) and v and all(number(d) is not None for d in v)
     }
@@ -403,6 +422,8 @@ def _grouped(results):
         if result.after:
             label = f"{result.said.get('name', result.name)}: {caption(result)}" if boundary else caption(result)
             head.edits.append(Picture(label, result.after.path, STRIP))
+        if way := _animation(result):
+            head.edits.append(way)
         head.made.append(result)
         head.faults += result.faults
         head.remarks += [f"{result.name}: {remark}" for remark in result.remarks]

@@ -132,6 +132,27 @@ class Tuning:
             raise ValueError(f"--tune_lr {self.lr}: a finite number above 0")
 
 
+DRAGS = {"track": "DragGAN's: move a patch, then look where it is", "free": "FreeDrag's: ask for the patch a little further on"}
+
+
+@dataclass
+class Drag:
+    """Settings of `dragging.drag`, measured (benchmarks/README.md); r1 and r2 in pixels of the feature map."""
+
+    method: str = "track"
+    iteration: int = 100  # steps at most
+    lr: float = 0.02
+    r1: float = 2.0  # radius of the patch that is moved
+    r2: float = 6.0  # how far from where it was a point is looked for
+    lambda_mask: float = 5.0  # holds the features where the mask is black
+    lambda_start: float = 1.0  # holds the latent near the one it starts from: without it photographs melt
+    layers: list | None = None  # W+ layers that move; None: all that the feature map is made of
+
+    def __post_init__(self):
+        if self.method not in DRAGS:
+            raise ValueError(f"--method {self.method}: use {', '.join(DRAGS)}")
+
+
 # What the bundled attribute network scores (`networks`)
 ATTRIBUTES = ("gender", "age", "yaw", "smile", "glasses")
 

@@ -82,6 +82,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "cluster": ["batches", "cli", "files"],
     "foreign": ["pickles"],
     "face": ["files", "foreign", "pickles", "projection", "tuning"],
+    "dragging": ["stylegan_layers"],
     "styles": ["classes", "tuning"],
     "boundaries": ["face", "files", "foreign", "downloads", "styles"],
     "scored": ["face", "files"],

@@ -27,6 +27,7 @@ LOCAL = ["--perceptual", "none", "--iteration", "2", "--noise_iteration", "2", "
 COMMANDS = {  # command -> words, {latent: picture} of its results
     "semantic_edit": [*EDIT, "--edit", "smile=2"],
     "semantic_edit strip": [*EDIT, "--boundary", "smile", "--steps", "1", "--save_latents"],
+    "drag_edit": ["--latent_file", "t.npy", "--drag", "6,6>9,8", "--find", "features", "--iteration", "2", "--out", "out/d"],
     "image_crossover": ["--latent_file1", "t.npy", "--latent_file2", "u.npy", "--out", "out/x"],
     "facial_exchange": ["--latent_file1", "t.npy", "--latent_file2", "u.npy", "--out_dir", "out"],
     "local_edit scribble": ["scribble", "--latent_file", "t.npy", "--scribble", "drawn.png", *LOCAL],
