@@ -301,11 +301,13 @@ def own_generator(hashes, args):
     return None
 
 
-def look(boundary, G, args):
-    """The boundary, purified as asked, with what it changes in its record; as it is where the generator draws no faces."""
+def look(boundary, layers, G, args):
+    """The boundary of latents of so many layers, purified as asked, its record saying what it changes; as it is where nothing shows that."""
     from editor import purify, readings
 
     try:
+        if layers not in (1, G.num_ws):
+            raise ValueError(f"the latents have {layers} layers, and their generator {G.num_ws}")
         reader = readings.Reader(G, args.faces)
     except ValueError as error:
         if args.purify:
@@ -351,8 +353,8 @@ def main(argv):
         "generator_hash": next(iter(hashes), None), "conditions": [Path(c).stem for c in args.condition], "split": config.split,
         "cost": config.cost, "seed": config.seed, "toolkit": cli.__version__,
     }  # fmt: skip
-    if (G := (G if args.faces else None) or own_generator(hashes, args)) and shape[1] in (1, G.num_ws):
-        boundary = look(boundary, G, args)
+    if G := (G if args.faces else None) or own_generator(hashes, args):
+        boundary = look(boundary, shape[1], G, args)
     boundaries.save(out, boundary)
     if not hashes:
         cli.warn(f"{out}: nothing says which generator it belongs to; semantic_edit.py cannot check it (--weight_file tells)")

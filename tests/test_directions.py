@@ -626,6 +626,9 @@ def test_train_boundary_says_what_else_changes(G, opened, tmp_path, monkeypatch,
     assert "before --purify: " in said and "what it changes: " in said and "identity" in said
     assert found.info["purified"]["way"] == "gradient" and found.info["purified"]["kept"] == ["gender", "age"]
     assert "smile" in found.info["reading"]["attributes"]
+    other = boundaries.Boundary(torch.eye(512)[:1], 0.0)
+    with pytest.raises(ValueError, match="the latents have 3 layers"):  # and never a boundary that is not purified, in silence
+        train_boundary.look(other, 3, checkpoints.load_generator(), argparse.Namespace(faces=2, purify="gradient"))
     train_boundary.own_generator({"0" * 64}, argparse.Namespace(faces=16, purify=None))
     assert "--weight_file" in capsys.readouterr().err
     train_boundary.own_generator({"0" * 64}, argparse.Namespace(faces=0, purify=None))
