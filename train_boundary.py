@@ -302,7 +302,7 @@ def own_generator(hashes, args):
 
 
 def look(boundary, layers, G, args):
-    """The boundary of latents of so many layers, purified as asked, its record saying what it changes; as it is where nothing shows that."""
+    """The boundary of latents of so many layers, purified as asked, its record says what it changes; as it is where nothing shows that."""
     from editor import purify, readings
 
     try:
