@@ -11,7 +11,8 @@ from editor import checkpoints
 from stylegan_layers import Config as NetworkConfig
 from stylegan_layers import Discriminator, Generator
 from training import trainer
-from training.trainer import Config, Trainer
+from training.settings import Config
+from training.trainer import Trainer
 
 SIZE = NetworkConfig("stylegan2", 8, 64, 8, 2, z_dim=16, w_dim=16)
 N = 4
