@@ -333,6 +333,7 @@ CHANGES = {  # each setting: others that it needs, and two values of it that mus
     "path_length": ({}, 0.0, 2.0),
     "augment": ({}, "none", "diff"),
     "ada_target": ({"augment": "ada"}, -2.0, 1.0),
+    "ada_images": ({"augment": "ada", "ada_target": -2.0}, 500_000, 5),
     "heads": ({"ramp": 0}, 0.1, 1.0),
     "ramp": ({"heads": 1.0}, 0, 100),
     "heads_share": ({"heads": 1.0}, 0.5, 1.0),
@@ -355,7 +356,7 @@ def test_every_setting_does_something(name):
     states = []
     for value in values:
         run = new(**others | {name: value})
-        for i in range(5 if name == "ada_target" else 3):
+        for i in range(5 if name.startswith("ada_") else 3):
             torch.manual_seed(i)
             run.step(real(i))
         states.append(run.state())

@@ -51,7 +51,7 @@ class Pictures:
         """
         places = self.places[which.numpy() if torch.is_tensor(which) else which]
         found = torch.empty((places.size, *self.shape[1:]), dtype=torch.uint8)
-        rows = found.view(places.size, -1).numpy()
+        rows = found.view(places.size, self.shape[1:].numel()).numpy()
         for row, place in zip(rows, places.reshape(-1), strict=True):
             self.file.seek(int(place) * row.size)
             if self.file.readinto(row) != row.size:

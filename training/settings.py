@@ -68,10 +68,14 @@ class NewNetworks:
     __post_init__ = check
 
 
-BUNDLED_PAIR = {"init": "faces128.safetensors", "init_d": "faces128_discriminator.safetensors"}  # in weight_files/
-
 PRESETS = {  # what a flag that is not given is set to
-    "few": {"images": 16_000, "batch": 8, "lr": 0.001, "fall": 0.5, "warm": 500, "gamma": 1.0, "ema": 1500.0, "augment": "ada",
-            "ada_images": 20_000, "freeze_d": 3, "tick": 1000},
+    "few": {"images": 3000, "batch": 8, "lr": 0.0005, "fall": 0.5, "warm": 300, "gamma": 1.0, "ema": 500.0, "augment": "ada",
+            "ada_images": 5000, "freeze_d": 2, "reconstruct": 8.0, "tick": 400},
 }  # fmt: skip
-PRESET_HELP = {"few": "for folders of some ten to some hundred images, from the bundled generator on"}
+PRESET_HELP = {"few": "for folders of some ten to some hundred faces, from the bundled networks on (or --init, --init_d, --init_encoder)"}
+START = {  # of a preset, where no other networks are given: files of weight_files/
+    "init": "faces128.safetensors",
+    "init_d": "faces128_discriminator.safetensors",
+    "init_encoder": "encoder.safetensors",
+}
+SPREAD = 1.2  # of a preset's --fit_mapping, where there is an encoder to fit to

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from editor import cli
 from training.config import add_flags, from_flags
-from training.settings import BUNDLED_PAIR, PRESET_HELP, PRESETS, Config, NewNetworks
+from training.settings import PRESET_HELP, PRESETS, SPREAD, START, Config, NewNetworks
 
 WEIGHT_FILES = Path(__file__).resolve().parent.parent / "weight_files"
 
@@ -35,8 +35,8 @@ def flags():
     p.add_argument("--data", required=True, help="folder, .zip or .tar of images; the middle square of each is taken")
     p.add_argument("--out", default="runs/generator", help="folder of all that is written (default: %(default)s)")
     p.add_argument("--preset", choices=PRESETS, help="defaults " + "; ".join(
-        f"{name}, {PRESET_HELP[name]}: " + " ".join(f"--{k} {v:g}" if isinstance(v, float) else f"--{k} {v}" for k, v in flags.items())
-        for name, flags in PRESETS.items()))  # fmt: skip
+        f"{name}, {PRESET_HELP[name]}: --fit_mapping {SPREAD} " + " ".join(f"--{flag} {value}" for flag, value in values.items())
+        for name, values in PRESETS.items()))  # fmt: skip
     p.add_argument("--init", metavar="CHECKPOINT", help="generator to go on from (fine-tuning)")
     p.add_argument("--init_d", metavar="CHECKPOINT", help="its discriminator (default: a new one)")
     p.add_argument("--init_encoder", metavar="CHECKPOINT", help="its encoder, for --reconstruct and --fit_mapping (default: a new one)")
@@ -63,9 +63,10 @@ def parse(argv):
     parser = flags()
     args = parser.parse_args(argv)
     if args.preset:
-        own = args.init or args.init_d or any(getattr(args, field.name) is not None for field in dataclasses.fields(NewNetworks))
-        start = {} if own else {name: str(WEIGHT_FILES / file) for name, file in BUNDLED_PAIR.items()}
-        parser.set_defaults(**PRESETS[args.preset], **start)
+        own = any(getattr(args, name) is not None for name in (*START, *(field.name for field in dataclasses.fields(NewNetworks))))
+        start = {} if own else {name: str(WEIGHT_FILES / file) for name, file in START.items()}
+        fitted = {"fit_mapping": SPREAD} if start or args.init_encoder else {}
+        parser.set_defaults(**PRESETS[args.preset], **start, **fitted)
         args = parser.parse_args(argv)
     return args
 
