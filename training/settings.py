@@ -69,7 +69,7 @@ class NewNetworks:
 
 
 PRESETS = {  # what a flag that is not given is set to
-    "few": {"images": 3000, "batch": 8, "lr": 0.0005, "fall": 0.5, "warm": 300, "gamma": 1.0, "ema": 500.0, "augment": "ada",
+    "few": {"images": 2400, "batch": 8, "lr": 0.0002, "fall": 0.5, "warm": 300, "gamma": 1.0, "ema": 500.0, "augment": "ada",
             "ada_images": 5000, "freeze_d": 2, "reconstruct": 8.0, "tick": 400},
 }  # fmt: skip
 PRESET_HELP = {"few": "for folders of some ten to some hundred faces, from the bundled networks on (or --init, --init_d, --init_encoder)"}
