@@ -186,8 +186,8 @@ def open_image(path):
         return decode(file, path)
 
 
-def decode(file, name):
-    """`open_image` for a binary file that is open already; `name` is what messages call it."""
+def decode(file, name, most=MAX_PIXELS):
+    """`open_image` for a binary file that is open already; `name` is what messages call it, `most` the pixels that are decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own warnings on size and odd metadata; what matters is raised below
         start, bytes_in_all = file.read(64), file.seek(0, os.SEEK_END)
@@ -198,11 +198,11 @@ def decode(file, name):
         except Image.UnidentifiedImageError:
             raise ValueError(f"{name}: {_what_is(start)}, expected an image ({' '.join(suffixes())})") from None
         except Image.DecompressionBombError as error:
-            raise ValueError(f"{name}: too large ({error}); at most {MAX_PIXELS} pixels are read: make it smaller first") from None
+            raise ValueError(f"{name}: too large ({error}); at most {most} pixels are read: make it smaller first") from None
         except Exception as error:
             raise _unreadable(name, "damaged image", error) from None
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{name}: too large ({width}x{height}); at most {MAX_PIXELS} pixels are read: make it smaller first")
+        if width * height > most:
+            raise ValueError(f"{name}: too large ({width}x{height}); at most {most} pixels are read: make it smaller first")
         if width * height > max(EMPTY_PIXELS, 2000 * bytes_in_all):
             raise ValueError(f"{name}: {width}x{height} pixels in {bytes_in_all} bytes: no photograph, or one that is cut off")
         if min(width, height) < MIN_SIDE:

@@ -8,6 +8,7 @@ import torch
 import stylegan_layers
 from stylegan_layers import Config, Discriminator, Generator
 from training import processes, trainer
+from training.settings import Config as Settings
 
 SIZE = Config("stylegan2", 8, 64, 8, 2, z_dim=16, w_dim=16)
 BATCH = 8
@@ -15,7 +16,7 @@ BATCH = 8
 
 def new(seed, rank, ranks, **settings):
     torch.manual_seed(seed)
-    config = trainer.Config(batch=BATCH, **settings)
+    config = Settings(batch=BATCH, **settings)
     return trainer.Trainer(Generator(SIZE), Discriminator(SIZE), config, ranks=ranks, rank=rank)
 
 
@@ -132,5 +133,5 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch, ranks, least, match):
     with pytest.raises(ValueError, match=match):
         processes.share(batch, ranks, least)
     with pytest.raises(ValueError, match=match):
-        trainer.Trainer(Generator(SIZE), Discriminator(SIZE), trainer.Config(batch=batch, reconstruct=least - 1.0), ranks=ranks)
+        trainer.Trainer(Generator(SIZE), Discriminator(SIZE), Settings(batch=batch, reconstruct=least - 1.0), ranks=ranks)
     assert processes.share(12, 3, 4) == 4

@@ -11,7 +11,8 @@ from editor import checkpoints
 from stylegan_layers import Config as NetworkConfig
 from stylegan_layers import Discriminator, Generator
 from training import trainer
-from training.trainer import Config, Trainer
+from training.settings import Config
+from training.trainer import Trainer
 
 SIZE = NetworkConfig("stylegan2", 8, 64, 8, 2, z_dim=16, w_dim=16)
 N = 4
@@ -332,6 +333,7 @@ CHANGES = {  # each setting: others that it needs, and two values of it that mus
     "path_length": ({}, 0.0, 2.0),
     "augment": ({}, "none", "diff"),
     "ada_target": ({"augment": "ada"}, -2.0, 1.0),
+    "ada_images": ({"augment": "ada", "ada_target": -2.0}, 500_000, 5),
     "heads": ({"ramp": 0}, 0.1, 1.0),
     "ramp": ({"heads": 1.0}, 0, 100),
     "heads_share": ({"heads": 1.0}, 0.5, 1.0),
@@ -354,7 +356,7 @@ def test_every_setting_does_something(name):
     states = []
     for value in values:
         run = new(**others | {name: value})
-        for i in range(5 if name == "ada_target" else 3):
+        for i in range(5 if name.startswith("ada_") else 3):
             torch.manual_seed(i)
             run.step(real(i))
         states.append(run.state())

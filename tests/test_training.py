@@ -22,7 +22,9 @@ from editor import checkpoints, cli, images, render, session
 from editor.files import file_hash
 from stylegan_layers import Config, Discriminator, Generator, upsample
 from tests.test_convert import Network, official_pickle  # noqa: F401 - Network is a fixture
-from training import augment, data, grow, measure, projected, reconstruct, resume, train_generator, trainer
+from training import augment, data, grow, measure, projected, reconstruct, resume, ticks, train_generator, trainer
+from training.settings import PRESETS
+from training.settings import Config as Settings
 
 ROOT = checkpoints.HERE
 
@@ -226,17 +228,21 @@ def test_a_killed_run_goes_on_from_its_last_tick(tmp_path, pictures):
             train_generator.main([*words, *flags, "--images", "999"])
 
 
-def test_a_run_stopped_within_a_tick_makes_it_again(tmp_path, pictures, monkeypatch, capsys):
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+def test_a_run_killed_within_a_tick_makes_it_again(tmp_path, pictures, monkeypatch, capsys):
     out, save = tmp_path / "run", resume.save
     words = ["--data", str(pictures), *SMALL, "--tick", "8", "--out", str(out), "--images", "24"]
 
-    def stopped(path, state):
+    def killed(path, state):
         if state["step"] == 2:
-            raise KeyboardInterrupt
+            raise Killed
         save(path, state)
 
-    monkeypatch.setattr(resume, "save", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(resume, "save", killed)
+    with pytest.raises(Killed):
         train_generator.main(words)
     assert [line["images"] for line in log_of(out)] == [8, 16] and torch.load(out / "state.pt", weights_only=True)["step"] == 1
     with open(out / "log.jsonl", "a") as f:
@@ -250,11 +256,132 @@ def test_a_run_stopped_within_a_tick_makes_it_again(tmp_path, pictures, monkeypa
     lines = printed.out.splitlines()
     assert [json.loads(line)["images"] for line in lines[:2]] == [16, 24]
     files = ["sheet.png", "generator.safetensors", "discriminator.safetensors", "log.jsonl", "state.pt"]
-    assert lines[2:] == [str(out / name) for name in files] and all((out / name).is_file() for name in files)
+    assert lines[2:] == [str(out / name) for name in [*files, "sheets"]] and all((out / name).is_file() for name in files)
     train_generator.main(words)
     assert "nothing to do: 24 images" in capsys.readouterr().err
     train_generator.main([*words, "--images", "32", "--quiet"])
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_stopped_run_saves_its_steps_and_goes_on_as_if_it_had_not(tmp_path, pictures, monkeypatch):
+    """SIGTERM comes within a step, which is done first."""
+    monkeypatch.setattr(ticks, "write_sheet", lambda *_: None)
+    words = ["--data", str(pictures), *SMALL, "--tick", "32", "--images", "56", "--quiet", "--augment", "ada", "--ada_target", "-2"]
+    train_generator.main([*words, "--out", str(tmp_path / "whole")])
+    step = trainer.Trainer.step
+
+    def interrupted(self, real):
+        if self.step_count == 2:
+            signal.raise_signal(signal.SIGTERM)
+        step(self, real)
+
+    before = signal.signal(signal.SIGTERM, cli.on_signal)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(cli.Terminated) as stopped:
+            patch.setattr(cli, "RUNNING", True)
+            patch.setattr(trainer.Trainer, "step", interrupted)
+            train_generator.main([*words, "--out", str(tmp_path / "parts")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert str(stopped.value).startswith(f"after 24 images, of which 24 are saved; the same command goes on from {tmp_path}")
+    assert [line["images"] for line in log_of(tmp_path / "parts")] == [24]
+    train_generator.main([*words, "--out", str(tmp_path / "parts")])
+    whole, parts = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts"))
+    torch.testing.assert_close(whole, parts, rtol=0, atol=0)
+
+
+def test_a_run_that_cannot_write_ends_with_the_tick_before(tmp_path, pictures, monkeypatch):
+    words, save = ["--data", str(pictures), *SMALL, "--tick", "8", "--images", "24", "--quiet", "--out", str(tmp_path)], checkpoints.save
+
+    def full(path, *rest, **more):
+        if len(log_of(tmp_path)) == 1:
+            raise OSError(28, "No space left on device", str(path))
+        return save(path, *rest, **more)
+
+    (tmp_path / "log.jsonl").touch()
+    monkeypatch.setattr(ticks, "write_sheet", lambda *_: None)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(checkpoints, "save", full)
+        train_generator.main(words)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 1
+    train_generator.main(words)
+    assert [line["images"] for line in log_of(tmp_path)] == [8, 16, 24]
+
+
+def test_sheets_are_numbered_and_show_the_same_latents(tmp_path, pictures):
+    train_generator.main(
+        ["--data", str(pictures), *SMALL, "--images", "24", "--tick", "8", "--out", str(tmp_path), "--quiet", "--lr", "1e-9"]
+    )
+    sheets = sorted((tmp_path / "sheets").iterdir())
+    assert [p.name for p in sheets] == ["000000008.jpg", "000000016.jpg", "000000024.jpg"]
+    first, last = (np.asarray(Image.open(p)).astype(float) for p in (sheets[0], sheets[-1]))
+    assert np.abs(first - last).mean() < 5 < first.std()
+
+
+def test_the_best_generator_is_kept(tmp_path, pictures, monkeypatch):
+    distances, asked = [3.0, 2.0, 5.0], []
+    monkeypatch.setattr(ticks, "write_sheet", lambda *_: None)
+    monkeypatch.setattr(ticks.Judge, "__call__", lambda self, G: distances[len(asked)] + 0 * (asked.append(G.w_avg.clone()) or 0))
+    words = ["--data", str(pictures), *SMALL, "--tick", "8", "--out", str(tmp_path), "--quiet", "--frechet_every", "2"]
+    train_generator.main([*words, "--images", "48"])
+    assert [line.get("frechet") for line in log_of(tmp_path)] == [None, 3.0, None, 2.0, None, 5.0]
+    assert torch.equal(checkpoints.load_generator(tmp_path / "best.safetensors").w_avg, asked[1].half().float())
+    best = file_hash(tmp_path / "best.safetensors")
+    distances[:] = [2.5, 1.0]
+    asked.clear()
+    train_generator.main([*words, "--images", "64"])
+    assert file_hash(tmp_path / "best.safetensors") == best  # 2.5 is better than this run's others, and worse than the last run's best
+
+
+def test_the_distance_is_that_of_measure(tmp_path, pictures, small_G):
+    _, pixels = data.load(pictures, 16)
+    judge = ticks.Judge(pixels, torch.arange(10, 30))
+    network = checkpoints.load_attributes()
+    real = measure.embed(network, measure.brought_to(pixels[10:30].float() / 127.5 - 1, 64))
+    assert judge(small_G) == pytest.approx(measure.frechet(real, measure.embed(network, measure.samples(small_G, 100))), rel=1e-6)
+    with pytest.raises(ValueError, match="two images or more"):
+        ticks.Judge(pixels, torch.arange(1))
+
+
+def test_a_preset_is_the_default_of_what_is_not_given():
+    few = train_generator.parse(["--data", "x", "--preset", "few", "--lr", "0.25"])
+    assert few.lr == 0.25 and few.augment == "ada" and {k: getattr(few, k) for k in PRESETS["few"]} == PRESETS["few"] | {"lr": 0.25}
+    assert pathlib.Path(few.init) == checkpoints.BUNDLED["generator"] and few.fit_mapping > 0
+    assert checkpoints.load_discriminator(few.init_d).config.resolution == checkpoints.load_generator(few.init).resolution
+    checkpoints.load_encoder(few.init_encoder, checkpoints.load_generator(few.init))
+    train_generator.settings(few)
+    own = train_generator.parse(["--data", "x", "--preset", "few", "--init", "mine", "--init_d", "its"])
+    assert (own.init, own.init_d, own.init_encoder, own.fit_mapping) == ("mine", "its", None, None)
+    train_generator.settings(own)
+    own = train_generator.parse(["--data", "x", "--preset", "few", "--init", "G", "--init_d", "D", "--init_encoder", "E"])
+    assert own.init_encoder == "E" and own.fit_mapping > 0
+    with pytest.raises(ValueError, match="--init_d brings them"):
+        train_generator.settings(train_generator.parse(["--data", "x", "--preset", "few", "--init", "mine"]))
+    usual = train_generator.parse(["--data", "x"])
+    assert usual.init is None and train_generator.settings(usual) == Settings()
+
+
+def test_the_first_line_comes_before_pytorch():
+    code = "import sys; from editor import cli; cli.say = lambda words: sys.exit(f'{words} {\"torch\" in sys.modules}'); " \
+           "from training import train_generator; train_generator.main(['--data', 'faces', '--out', 'run'])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == "training on faces into run, a sheet and a state every 2000 images of 200000 False"
+
+
+def test_bad_pictures_do_not_stop_a_training(tmp_path, pictures, capsys):
+    (pictures / "bad.png").write_text("no picture")
+    (pictures / "._00.png").write_bytes(b"\0\5\x16\7")
+    train_generator.main(["--data", str(pictures), *SMALL, "--images", "8", "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert "bad.png: a text file" in said and "1 of 33 pictures are left out" in said and "32 images of" in said
+
+
+def test_a_mapping_network_of_a_checkpoint_is_fitted(tiny):
+    G = checkpoints.load_generator(tiny.weights)
+    x = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    before = G.mapping(torch.ones(1, 512))
+    reconstruct.fit_mapping(G, lambda x: x.flatten(1)[:, None, :512].repeat(1, G.num_ws, 1), x, steps=2, batch=4)
+    assert not torch.equal(G.mapping(torch.ones(1, 512)), before)
 
 
 def test_seed_and_flip_and_hold_out_do_something(tmp_path, pictures):
@@ -313,14 +440,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, pictures, monkeypat
              "--path_length", "1", "--r1_every", "3"]  # fmt: skip
     save = resume.save
 
-    def stopped(path, state):
+    def killed(path, state):
         save(path, state)
         if state["step"] == 5:
-            raise KeyboardInterrupt
+            raise Killed
 
     train_generator.main([*words, "--out", str(tmp_path / "whole")])
-    monkeypatch.setattr(resume, "save", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(resume, "save", killed)
+    with pytest.raises(Killed):
         train_generator.main([*words, "--out", str(tmp_path / "parts")])
     torch.rand(7)  # whatever else has been drawn
     train_generator.main([*words, "--out", str(tmp_path / "parts")])
@@ -350,22 +477,23 @@ def test_a_full_disk_is_an_oserror_and_the_state_before_stays(tmp_path, monkeypa
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="pos 64 vs 0") as error:
         resume.save(tmp_path / "state.pt", {"step": 2})
+    assert str(error.value).count("is the disk full?") == 1 and error.value.filename == str(tmp_path / "state.pt")
     assert resume.load(tmp_path / "state.pt") == {"step": 1} and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_diverged_training_writes_nothing(tmp_path):
     torch.manual_seed(0)
     size = Config("stylegan2", 8, 64, 8, 2)
-    run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(batch=4))
-    train_generator.report(run, tmp_path, {}, 0)
-    before = {p.name: file_hash(p) for p in tmp_path.iterdir()}
+    run = trainer.Trainer(Generator(size), Discriminator(size), Settings(batch=4))
+    ticks.report(run, tmp_path, {}, 0)
+    before = {p.name: file_hash(p) for p in tmp_path.rglob("*") if p.is_file()}
     run.note(loss_g=torch.tensor(float("nan")))
     run.ema.synthesis.b8.conv1.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="diverged: after 0 images .* the files of the tick before are kept"):
-        train_generator.report(run, tmp_path, {}, 0)
-    assert {p.name: file_hash(p) for p in tmp_path.iterdir()} == before
+        ticks.report(run, tmp_path, {}, 0)
+    assert {p.name: file_hash(p) for p in tmp_path.rglob("*") if p.is_file()} == before
     assert run.tick()["loss_g"] is None  # NaN is no JSON
 
 
@@ -374,7 +502,7 @@ def test_a_diverged_training_writes_nothing(tmp_path):
     (["--tick", "0"], "--tick 0: expected a whole number at least 1"),
     (["--resolution", "100"], "power of two"),
     (["--channel_max", "0"], "--channel_max 0: expected"),
-    (["--freeze_d", "3"], "3 blocks"),
+    (["--freeze_d", "3"], "--freeze_d keeps blocks .* as --init_d brings them"),
     (["--batch", "1", "--reconstruct", "1"], "half of each batch"),
     (["--alignment", "{}"], "--alignment {}: expected JSON"),
     (["--alignment", '{"scale": NaN, "em_scale": 0}'], "expected JSON"),
@@ -435,7 +563,7 @@ def test_the_average_of_a_trained_generator_does_not_forget_it():
     size = Config("stylegan2", 8, 64, 8, 2)
     moved = []
     for trained in (True, False):
-        run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(ema=1000, warm=0), trained=trained)
+        run = trainer.Trainer(Generator(size), Discriminator(size), Settings(ema=1000, warm=0), trained=trained)
         before = run.ema.synthesis.b8.conv1.weight.clone()
         for _ in range(3):
             run.step(torch.rand(8, 3, 8, 8) * 2 - 1)
@@ -469,7 +597,7 @@ def test_training_in_bfloat16_follows_float32():
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
-        run = trainer.Trainer(Generator(size), Discriminator(size), trainer.Config(heads=0.1), dtype=dtype)
+        run = trainer.Trainer(Generator(size), Discriminator(size), Settings(heads=0.1), dtype=dtype)
         for _ in range(4):
             run.step(torch.rand(8, 3, 8, 8) * 2 - 1)
         losses.append(run.tick()["loss_d"])

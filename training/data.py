@@ -1,177 +1,222 @@
-"""Training images: a folder, .zip or .tar of pictures -> one uint8 tensor in memory."""
+"""Training images: a folder, .zip or .tar of pictures -> uint8 pixels, in memory while they are few, else in a file of decoded pixels.
 
-import bz2
-import gzip
-import io
-import lzma
-import stat
-import tarfile
-import zipfile
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+That file lies in the cache of the toolkit ($STYLEGAN_EDITOR_CACHE/pixels, else ~/.cache/stylegan_editor/pixels) under a name made of
+the data's path and the side. It holds the pixels of all pictures, then JSON: which pictures, and what they were made of
+(`archives.stamp`: names, sizes, times), so that it is made anew when they change. It can be removed at any time.
+"""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 
-from editor import images
-from training import resume
+from editor import __version__, cli, downloads, files, images
+from training import archives, resume
 
 HELD_OUT = 10  # of the sorted images, every tenth (index % 10 == 9) is never trained on
-MAX_BYTES = 100_000_000  # of one picture in an archive; a header that says more is refused
-MAX_RATIO = 100  # how often its own size an archive may unpack to, when that is more than MAX_BYTES; pictures hardly shrink
+IN_MEMORY = 256_000_000  # bytes of decoded pixels; more of them go to a file
+MAX_PIXELS = 50_000_000  # of a picture: decoding it, with transparency, takes a gigabyte
+FORMAT = 1  # of the files of pixels
 
 
-def _is_picture(name):
-    """Whether a path inside a folder or archive is called like a picture; what hides (`.x`, `__MACOSX/._x.png`) is none."""
-    path = PurePosixPath(name)
-    hidden = any(part == "__MACOSX" or part.startswith(".") and part not in (".", "..") for part in path.parts)
-    return path.suffix.lower() in images.suffixes() and not hidden
+class Pictures:
+    """uint8 [N, 3, R, R] in a file of decoded pixels; what is indexed is read, and only that is in memory.
 
-
-@contextmanager
-def _named(*names):
-    """Any failure inside becomes one line that begins with the archive's and the member's name."""
-    try:
-        yield
-    except Exception as error:  # zlib, lzma, zipfile, tarfile and the archives' own lies have a dozen types
-        if isinstance(error, OSError) and error.errno and error.filename:
-            raise
-        words = str(error).removeprefix(f"{names[-1]}: ") or type(error).__name__
-        raise ValueError(f"{': '.join(map(str, names))}: {words}") from None
-
-
-def _checked(path, names_and_sizes):
-    """The pictures among an archive's members, by name; refuses what no set of pictures is before anything is unpacked."""
-    archive_bytes, total, found = Path(path).stat().st_size, 0, set()
-    for name, size in names_and_sizes:
-        if size < 0:  # a loop without end in older versions of tarfile
-            raise ValueError(f"{path}: {name}: a size of {size} bytes; the archive is damaged")
-        total += size
-        if _is_picture(name):
-            if size > MAX_BYTES:
-                raise ValueError(f"{path}: {name}: {size} bytes unpacked; a picture has at most {MAX_BYTES}")
-            if name in found:
-                raise ValueError(f"{path}: {name}: two members have this name; pack the archive again")
-            found.add(name)
-        if total > max(MAX_BYTES, MAX_RATIO * archive_bytes):
-            raise ValueError(f"{path}: {name}: {archive_bytes} bytes unpack to more than {total}; that is no archive of pictures")
-    return sorted(found)
-
-
-def _in_zip(path):
-    with _named(path), zipfile.ZipFile(path) as archive:
-        infos = {info.filename: info for info in archive.infolist()}
-        for name in _checked(path, ((info.filename, info.file_size) for info in archive.infolist() if not info.is_dir())):
-            if infos[name].flag_bits & 1:
-                raise ValueError(f"{path}: {name}: encrypted; pack the archive again without a password")
-            with _named(path, name), archive.open(infos[name]) as member:
-                data = member.read()  # never more than the header's size, which was checked
-            yield name, io.BytesIO(data)
-
-
-class _Bounded:
-    """A file for tarfile that refuses to read much at once: tarfile reads a long name whole, however long its header says it is."""
-
-    def __init__(self, file):
-        self.file, self.seek, self.tell = file, file.seek, file.tell
-
-    def read(self, count):
-        if not 0 <= count <= MAX_BYTES:
-            raise ValueError(f"a part of {count} bytes; the archive is damaged, or made to harm")
-        return self.file.read(count)
-
-
-@contextmanager
-def _tar(path):
-    """A .tar, .tar.gz, .tar.bz2 or .tar.xz, open for reading.
-
-    Raises:
-        tarfile.TarError: none of these.
+    Args:
+        places: of picture i, which of the file's pictures it is.
     """
-    with open(path, "rb") as file:
-        start = file.read(6)
-        file.seek(0)
-        opener = next((o for magic, o in UNPACKS.items() if start.startswith(magic)), None)
-        unpacked = opener(file) if opener else file
-        with unpacked, tarfile.open(fileobj=_Bounded(unpacked), mode="r:") as archive:
-            yield archive
+
+    def __init__(self, path, side, places):
+        self.path, self.places = path, np.asarray(places, dtype=np.int64)
+        self.shape = torch.Size((len(self.places), 3, side, side))
+        self.file = open(path, "rb", buffering=0)  # kept open: another process may put a newer one in its place
+
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, which):
+        """Pictures i, i:j or [i, j, ...] (a list or tensor): uint8 [3, R, R] or [n, 3, R, R].
+
+        Raises:
+            OSError: the file cannot be read, or has become shorter.
+        """
+        places = self.places[which.numpy() if torch.is_tensor(which) else which]
+        found = torch.empty((places.size, *self.shape[1:]), dtype=torch.uint8)
+        rows = found.view(places.size, self.shape[1:].numel()).numpy()
+        for row, place in zip(rows, places.reshape(-1), strict=True):
+            self.file.seek(int(place) * row.size)
+            if self.file.readinto(row) != row.size:
+                raise OSError(errno.EIO, "cut off since it was opened; start again", str(self.path))
+        return found if places.ndim else found[0]
 
 
-UNPACKS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-
-
-def _in_tar(path):
-    members = {}
-
-    def headers(archive):
-        for member in archive:  # one after the other: of a compressed archive, members are unpacked on the way to the next header
-            if member.isfile():
-                yield member.name, member.size
-                members[member.name] = member
-
-    with _named(path), _tar(path) as archive:
-        for name in _checked(path, headers(archive)):
-            with _named(path, name):
-                data = archive.extractfile(members[name]).read()
-            yield name, io.BytesIO(data)
-
-
-def _is_tar(path):
-    try:
-        with _tar(path):
-            return True
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError):
-        return False
-
-
-def _in_folder(path):
-    for inner in sorted(p for p in path.rglob("*") if _is_picture(p.relative_to(path).as_posix())):
-        if not inner.is_dir():
-            with images.open_file(inner) as file:
-                yield str(inner), file
-
-
-def _members(path):
-    """(name, binary file) of each picture, in order of names."""
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
-    if path.is_dir():
-        return _in_folder(path)
-    if stat.S_ISREG(path.stat().st_mode):  # what a pipe or a device is cannot be told without reading it
-        if zipfile.is_zipfile(path):
-            return _in_zip(path)
-        with _named(path):
-            if _is_tar(path):
-                return _in_tar(path)
-    raise ValueError(f"{path}: no folder, .zip or .tar of images")
-
-
-def load(path, resolution):
+def load(path, resolution, failures=None, progress=None):
     """Read every picture as `editor.images` reads photographs (upright, sRGB, on white), cut to its middle square and scaled.
 
+    Args:
+        failures: a `cli.Failures`, which names what could not be read, and the rest is read (default: the first one is raised).
+        progress: called with the number of pictures read so far.
+
     Returns:
-        (names, uint8 [N, 3, R, R])
+        (names, uint8 [N, 3, R, R]: a tensor, or Pictures where that would be large), by name
 
     Raises:
-        ValueError, OSError: nothing there to train on, a file that is no whole picture, or an archive that is damaged,
-            encrypted, or unpacks to absurd sizes; names archive and member.
+        ValueError, OSError: nothing there to train on; without `failures`, also a file that is no whole picture, an archive that is
+            damaged, encrypted, or unpacks to absurd sizes; a full disk. Names archive and member.
     """
-    names, pixels = [], []
-    for name, file in _members(path):
-        image = images.decode(file, name if Path(path).is_dir() else f"{path}: {name}")
-        side = min(image.size)
-        if image.size != (resolution, resolution):
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            image = image.resize(
-                (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side), reducing_gap=2.0
-            )
-        names.append(name)
-        pixels.append(np.asarray(image).transpose(2, 0, 1))
+    reading = _Reading(Path(path), resolution, failures, progress)
+    names, pixels = reading.remembered() or reading.anew()
     if not names:
-        raise ValueError(f"{path}: no pictures ({', '.join(images.suffixes())}) in it")
-    return names, torch.from_numpy(np.stack(pixels))
+        why = f"; none of {len(reading.bad)} can be read" if reading.bad else f" ({', '.join(images.suffixes())}) in it"
+        raise ValueError(f"{path}: no pictures{why}")
+    return names, pixels
+
+
+def read(path, resolution, quiet=False):
+    """`load` for a command: what cannot be read is named on stderr, and counted at the end; every ten seconds it says how far it is."""
+    failures, began = cli.Failures(), time.monotonic()
+    said = began
+
+    def progress(count):
+        nonlocal said
+        now = time.monotonic()
+        if not quiet and now - said > 10:
+            said = now
+            cli.say(f"{count} pictures of {path} read, {count / (now - began):.0f} a second")
+
+    names, pictures = load(path, resolution, failures, progress)
+    if failures.names:
+        cli.warn(f"{path}: {len(failures.names)} of {len(names) + len(failures.names)} pictures are left out; they were named above")
+    return names, pictures
+
+
+class _Reading:
+    """One reading of a path's pictures: decoded anew, or as a file of pixels remembers them."""
+
+    def __init__(self, path, side, failures, progress):
+        self.path, self.side, self.failures, self.progress = path, side, failures, progress
+        self.places, self.bad = {}, []  # {name: which of the decoded pictures it is}, [[name, why it could not be read]]
+        self.about = {"format": FORMAT, "side": side, "read by": [__version__, PIL.__version__, *images.formats()],
+                      "stamp": archives.stamp(path)}  # fmt: skip
+
+    def fail(self, name, error):
+        """Name what could not be read, or raise it where nobody wants to hear."""
+        if self.failures is None:
+            raise error
+        self.bad.append([name, cli.one_line(error)])
+        self.failures.add(*self.bad[-1])
+
+    def decoded(self):
+        """The pixels of each picture, uint8 [3, R, R], as it comes; `places` tells their names."""
+        count, folder = 0, self.path.is_dir()
+        for name, opened in archives.members(self.path):
+            shown = name if folder or name == str(self.path) else f"{self.path}: {name}"
+            try:
+                with opened() as file:
+                    pixels = _square(images.decode(file, shown, MAX_PIXELS), self.side)
+            except (ValueError, OSError) as error:
+                self.fail(shown, error)
+                continue
+            if name in self.places:
+                self.fail(shown, ValueError(f"{shown}: two members have this name; the later one is taken, as it would be unpacked"))
+            self.places[name], count = count, count + 1
+            yield pixels
+            if self.progress:
+                self.progress(count)
+
+    def order(self):
+        """(names, their places), by name."""
+        names = sorted(self.places, key=Path if self.path.is_dir() else None)
+        return names, [self.places[name] for name in names]
+
+    def anew(self):
+        """(names, pixels) of the pictures, decoded; many of them go to a file on the way."""
+        pixels, most = self.decoded(), IN_MEMORY // (3 * self.side**2)
+        first = list(itertools.islice(pixels, most + 1))
+        names, places = self.order()
+        if len(first) <= most:
+            return names, torch.from_numpy(np.stack([first[i] for i in places])) if names else None
+        with _alone(self.target()):
+            found = self.remembered()  # another process may have made it meanwhile
+            if not found:
+                self.remember(itertools.chain(first, pixels))
+        return found or self.remembered()
+
+    def target(self):
+        """Where decoded pixels are kept."""
+        of = hashlib.sha256(f"{self.path.resolve()} {self.side}".encode(errors="surrogateescape")).hexdigest()
+        return downloads.cache_folder() / "pixels" / f"{of[:16]}-{self.side}.pixels"
+
+    def remember(self, pixels):
+        """Write the file of pixels.
+
+        Raises:
+            OSError: the disk is full, or the cache cannot be written to; names the file.
+        """
+        try:
+            with files.atomic(self.target()) as temporary, open(temporary, "wb") as file:
+                for picture in pixels:
+                    file.write(picture.data)
+                names, places = self.order()
+                words = json.dumps(self.about | {"names": names, "places": places, "bad": self.bad}).encode()
+                file.write(words + len(words).to_bytes(8, "little"))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            room = f"{error.strerror} for decoded pixels; set STYLEGAN_EDITOR_CACHE to a folder with more room"
+            raise OSError(error.errno, room, error.filename) from None
+
+    def remembered(self):
+        """(names, Pictures) as the file of pixels has them; None where there is none of just these pictures."""
+        target, each = self.target(), 3 * self.side**2
+        try:
+            with open(target, "rb") as file:
+                size = file.seek(-8, os.SEEK_END)
+                length = int.from_bytes(file.read(8), "little")
+                file.seek(size - length)
+                found = json.loads(file.read(length))
+            whole = size - length == each * (max(found["places"], default=-1) + 1)
+            if not whole or any(found[key] != value for key, value in self.about.items()):
+                return None
+        except (OSError, ValueError, KeyError, TypeError):  # none, or one that is damaged
+            return None
+        for name, why in found["bad"]:
+            if self.failures is None or name not in self.failures.names:
+                self.fail(name, ValueError(why))
+        return found["names"], Pictures(target, self.side, found["places"])
+
+
+@contextmanager
+def _alone(target):
+    """One process at a time makes a file: of several that train together, the others wait and read it."""
+    files.check_writable(target)
+    try:
+        import fcntl
+    except ImportError:  # Windows; each makes it, and the last one's stays
+        yield
+        return
+    with open(target.with_suffix(".lock"), "w") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _square(image, side):
+    """The middle square of a Pillow image, scaled: uint8 [3, side, side]."""
+    if image.size != (side, side):
+        least = min(image.size)
+        left, top = (image.width - least) // 2, (image.height - least) // 2
+        image = image.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + least, top + least), reducing_gap=2.0)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def split(count, held_out=True):

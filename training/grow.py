@@ -64,13 +64,17 @@ def widened_discriminator(D, channel_base):
     return _widened(D, Discriminator(config).requires_grad_(False)).requires_grad_(True)
 
 
-def grown_discriminator(D, images, steps=300, lr=0.01):
+def grown_discriminator(D, images, indices=None, steps=300, lr=0.01):
     """D with one more block in front, fitted on images uint8 [N, 3, 2R, 2R] to the output of D's old first layer.
+
+    Args:
+        indices: of the images to take (default: all).
 
     Returns:
         (Discriminator, the share of that output's variance that is left unexplained)
     """
     torch.manual_seed(0)
+    indices = torch.arange(len(images)) if indices is None else indices
     size = D.config.resolution * 2
     new = Discriminator(dataclasses.replace(D.config, resolution=size))
     state = new.state_dict()
@@ -80,7 +84,7 @@ def grown_discriminator(D, images, steps=300, lr=0.01):
     optimiser = torch.optim.Adam(first.parameters(), lr=lr)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = lr * (1 - step / steps)
-        x = images[torch.randint(len(images), (16,))].float() / 127.5 - 1
+        x = images[indices[torch.randint(len(indices), (16,))]].float() / 127.5 - 1
         with torch.no_grad():
             want = old(F.avg_pool2d(x, 2))
         loss = (first(x) - want).square().mean()
@@ -95,8 +99,8 @@ def grow_both(args, D):
     G = checkpoints.load_generator(args.generator)
     size = G.resolution * 2
     new_g = grown_generator(G, args.channel_base, args.channel_max, size)
-    _, images = data.load(args.data, size)
-    new_d, left = grown_discriminator(D, images[data.split(len(images))[0]])
+    _, images = data.read(args.data, size)
+    new_d, left = grown_discriminator(D, images, data.split(len(images))[0])
     ws = G.mapping(torch.randn(4, G.config.z_dim))[:, None]
     with torch.no_grad():
         small, large = G.synthesis(ws.repeat(1, G.num_ws, 1), noise="none"), new_g.synthesis(ws.repeat(1, new_g.num_ws, 1), noise="none")

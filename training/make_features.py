@@ -59,8 +59,8 @@ def from_lite0(size=128):
 
 def faces(path, count=256):
     """`count` pictures of a folder, .zip or .tar, spread over it: [N, 3, 128, 128] in [-1, 1]."""
-    _, pixels = data.load(path, 128)
-    return pixels[:: max(1, len(pixels) // count)][:count].float() / 127.5 - 1
+    _, pixels = data.read(path, 128)
+    return pixels[torch.arange(len(pixels))[:: max(1, len(pixels) // count)][:count]].float() / 127.5 - 1
 
 
 def main(argv):

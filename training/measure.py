@@ -33,6 +33,11 @@ def brought_to(images, size):
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
+def at_64(pictures, indices):
+    """Images of uint8 [N, 3, R, R], as `data.load` gives them: float [n, 3, 64, 64] in [-1, 1]; some at a time, since R may be 1024."""
+    return torch.cat([brought_to(pictures[i].float() / 127.5 - 1, 64) for i in indices.split(64)])
+
+
 def frechet(a, b):
     """Frechet distance of two feature sets [N, D] taken for Gaussian (Heusel et al. 2017)."""
     from scipy import linalg
@@ -114,10 +119,13 @@ def distances(a, b):
 
 
 @torch.no_grad()
-def distribution(G, train, held, count, fid=False):
-    """Distances of samples to held-out faces, in two or three feature spaces, and nearest training neighbours."""
+def distribution(G, real, known, count, fid=False):
+    """Distances of samples to held-out faces, in two or three feature spaces, and nearest training neighbours.
+
+    Args:
+        real, known: held-out and training faces, [N, 3, 64, 64] in [-1, 1].
+    """
     network, descriptors = checkpoints.load_attributes().to(G.w_avg.device), landmarks.Descriptors()
-    real, known = brought_to(held.float() / 127.5 - 1, 64), brought_to(train[: max(count, 2000)].float() / 127.5 - 1, 64)
     fake = samples(G, count)
     f_real, f_fake, f_known = embed(network, real), embed(network, fake), embed(network, known)
     table = {"attributes": {"samples": distances(f_real, f_fake), "real": distances(f_real, f_known[: len(f_fake)])}}
@@ -220,18 +228,20 @@ def main(argv):
     args = flags().parse_args(argv)
     config, starts, device = from_flags(Config, args), read_starts(args.starts), session.device(args.device)
     G = checkpoints.load_generator(args.generator, device)
-    _, pixels = data.load(args.data, max(G.resolution, 64))
-    train, held = (pixels[i] for i in data.split(len(pixels)))
+    _, pixels = data.read(args.data, max(G.resolution, 64))
+    train, held = data.split(len(pixels))
     if len(held) < 10:
         raise ValueError(f"{args.data}: {len(pixels)} pictures, of which {len(held)} are held out; 10 are needed")
     print(f"{len(held)} held-out pictures of {args.data}, {len(train)} others", file=sys.stderr, flush=True)
     began = time.time()
     table, written = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}, [args.out]
     if config.count:
-        table |= distribution(G, train, held[: config.count], config.count, args.fid)
+        real, known = at_64(pixels, held[: config.count]), at_64(pixels, train[: max(config.count, 2000)])
+        table |= distribution(G, real, known, config.count, args.fid)
         print(json.dumps(table, indent=1), flush=True)
     if config.inversion:
-        targets = held[torch.linspace(0, len(held) - 1, min(config.inversion, len(held))).long()].to(device).float() / 127.5 - 1
+        chosen = held[torch.linspace(0, len(held) - 1, min(config.inversion, len(held))).long()]
+        targets = pixels[chosen].to(device).float() / 127.5 - 1
         table["inversion"], pairs = inversions(G, targets, starts, config.steps, args.encoder)
         written.append(Path(args.out).with_suffix(".png"))
         rows = [[p for pair in pairs[i : i + 4] for p in pair] for i in range(0, min(32, len(pairs)), 4)]

@@ -41,6 +41,7 @@ def fit_mapping(G, encoder, images, spread=1.4, steps=1500, batch=256, lr=2.0):
         The share of that Gaussian's variance which the network does not explain, 0 to 1.
     """
     device = G.w_avg.device
+    G.mapping.train()  # a generator from a file computes with weights that were derived once
     with torch.no_grad():
         w = torch.cat([encoder(x.to(device).float() / 127.5 - 1).mean(1) for x in images.split(50)])
         values, vectors = torch.linalg.eigh(torch.cov(w.T))

@@ -27,7 +27,7 @@ def save(path, state):
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # PyTorch does not pass on what the system said
-            raise OSError(f"{' '.join(str(error).split())[:200]} (is the disk full?)") from None
+            raise OSError(" ".join(str(error).split())[:200]) from None  # `atomic` asks whether the disk is full
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def main(argv):
     settings, device, began = from_flags(Config, args), session.device(args.device), time.time()
     torch.manual_seed(settings.seed)
     G = checkpoints.load_generator(args.generator, device)
-    _, pictures = data.load(args.data, G.resolution)
+    _, pictures = data.read(args.data, G.resolution, args.quiet)
     train_on, held = data.split(len(pictures))
     if not len(held):
         raise ValueError(f"{args.data}: {len(pictures)} pictures; give 10 or more, since every tenth is held out")

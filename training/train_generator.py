@@ -1,10 +1,12 @@
 """Train or fine-tune a StyleGAN generator on a folder, .zip or .tar of images.
 
-    python -m training.train_generator --data my_faces/ --init faces.safetensors --init_d faces_discriminator.safetensors --out runs/mine
+    python -m training.train_generator --data my_faces/ --preset few --out runs/mine
 
-How it trains, and what can be switched on: training/trainer.py. After each tick it writes to --out: sheet.png (64 samples, psi 0.7),
-generator.safetensors / discriminator.safetensors / encoder.safetensors, a line of log.jsonl (printed, too), and last state.pt: a
-stopped or killed run goes on from there when it is started again with the same flags. Several GPUs: start it by torchrun.
+How it trains, and what can be switched on: training/trainer.py. After each tick it writes to --out: sheet.png (64 samples, psi 0.7) and
+the same as sheets/IMAGES.jpg, so that the training can be flipped through; generator.safetensors / discriminator.safetensors /
+encoder.safetensors; with --frechet_every, best.safetensors; a line of log.jsonl (printed, too), and last state.pt: a run that was
+stopped (Ctrl-C, SIGTERM: within a step or two) or killed goes on from there when it is started again with the same flags.
+Several GPUs: start it by torchrun.
 """
 
 import dataclasses
@@ -14,96 +16,79 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
+from editor import cli
+from training.config import add_flags, from_flags
+from training.settings import PRESET_HELP, PRESETS, SPREAD, START, Config, NewNetworks
 
-from editor import checkpoints, cli, files, images, session
-from stylegan_layers import Config as NetworkConfig
-from stylegan_layers import Discriminator, Generator
-from training import data, reconstruct, resume
-from training.config import add_flags, check, from_flags, setting
-from training.trainer import Config, Trainer
-
-
-@dataclasses.dataclass
-class NewNetworks:
-    """Sizes of networks that start from nothing; --init brings its own."""
-
-    kind: str = setting("stylegan2", "of a new generator: stylegan1 or stylegan2", choices=("stylegan1", "stylegan2"))
-    resolution: int = setting(128, "pixels a side, a power of two", least=4, most=1024)
-    channel_base: int = setting(2048, "channels of a new generator at a resolution: this divided by the resolution", least=4, most=2**16)
-    channel_base_d: int = setting(0, "the same of its discriminator; 0: as the generator's", least=0, most=2**16)
-    channel_max: int = setting(256, "and at most so many channels, in both", least=1, most=2048)
-    mapping_layers: int = setting(4, "layers of a new mapping network", least=1, most=64)
-
-    __post_init__ = check
+WEIGHT_FILES = Path(__file__).resolve().parent.parent / "weight_files"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a tick leaves behind
+# Flags
 
 
-@torch.no_grad()
-def write_sheet(G, path, seed=0, count=64, psi=0.7):
-    """64 samples of the generator, 8 a row."""
-    z = torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed)).to(next(G.parameters()).device)
-    samples = [x for chunk in z.split(16) for x in images.to_uint8(G(chunk, psi))]
-    images.save(path, images.sheet([samples[i : i + 8] for i in range(0, count, 8)], gap=0))
+def flags():
+    p = cli.Parser(__doc__)
+    p.add_argument("--data", required=True, help="folder, .zip or .tar of images; the middle square of each is taken")
+    p.add_argument("--out", default="runs/generator", help="folder of all that is written (default: %(default)s)")
+    p.add_argument("--preset", choices=PRESETS, help="defaults " + "; ".join(
+        f"{name}, {PRESET_HELP[name]}: --fit_mapping {SPREAD} " + " ".join(f"--{flag} {value}" for flag, value in values.items())
+        for name, values in PRESETS.items()))  # fmt: skip
+    p.add_argument("--init", metavar="CHECKPOINT", help="generator to go on from (fine-tuning)")
+    p.add_argument("--init_d", metavar="CHECKPOINT", help="its discriminator (default: a new one)")
+    p.add_argument("--init_encoder", metavar="CHECKPOINT", help="its encoder, for --reconstruct and --fit_mapping (default: a new one)")
+    p.add_argument("--fit_mapping", type=float, metavar="SPREAD", help="first teach the mapping network to draw its latents from where "
+                   "--init_encoder puts photographs, SPREAD times as far apart (1.4: good)")  # fmt: skip
+    p.add_argument("--hold_out", action="store_true", help="keep every tenth image out, for training/measure.py")
+    p.add_argument("--no_flip", action="store_true", help="never mirror an image (default: half of them)")
+    p.add_argument("--alignment", help='of the images, as JSON: {"scale": 1.0, "em_scale": 0.1}')
+    p.add_argument("--source", help="what the checkpoint says of its training")
+    p.add_argument("--license", help="what the checkpoint says of its licence")
+    p.add_argument("--frechet_every", type=cli.number(int, 0), default=0, metavar="TICKS", help="measure the Frechet distance of samples "
+                   "to the held-out images (without --hold_out: those trained on) each so many ticks, and keep the "
+                   "nearest generator as best.safetensors; 0: never (default: 0)")  # fmt: skip
+    p.add_argument("--compile", action="store_true", help="torch.compile the synthesis network and the discriminator (GPU)")
+    add_flags(p, NewNetworks)
+    p.set_defaults(**{field.name: None for field in dataclasses.fields(NewNetworks)})  # None: not given
+    add_flags(p, Config, leave_out=["seed"])
+    cli.add_run_flags(p)
+    return p
 
 
-def outputs(trainer, out):
-    """The files that a tick writes, the state last: killed on the way, the tick is made again."""
-    names = ["sheet.png", "generator.safetensors", *(["encoder.safetensors"] if trainer.encoder else []), "discriminator.safetensors"]
-    return [out / name for name in [*names, "log.jsonl", "state.pt"]]
+def parse(argv):
+    """The flags, where a preset is the default of what is not given."""
+    parser = flags()
+    args = parser.parse_args(argv)
+    if args.preset:
+        own = any(getattr(args, name) is not None for name in (*START, *(field.name for field in dataclasses.fields(NewNetworks))))
+        start = {} if own else {name: str(WEIGHT_FILES / file) for name, file in START.items()}
+        fitted = {"fit_mapping": SPREAD} if start or args.init_encoder else {}
+        parser.set_defaults(**PRESETS[args.preset], **start, **fitted)
+        args = parser.parse_args(argv)
+    return args
 
 
-def report(trainer, out, meta, seconds):
-    """Write what a tick leaves behind. All processes call it; the first one writes.
-
-    Returns:
-        The log's line, a dict.
+def settings(args):
+    """The Config that the flags give.
 
     Raises:
-        ValueError: the generator's weights are no longer finite; nothing was written.
+        ValueError: senseless values, or flags that nothing would read.
     """
-    if not all(v.isfinite().all() for v in trainer.ema.state_dict().values()):
-        kept = "the files of the tick before are kept" if (out / "state.pt").is_file() else "nothing was written"
-        raise ValueError(f"the training diverged: after {trainer.shown} images weights are not finite; {kept}; try a lower --lr")
-    line = {"images": trainer.shown, "seconds": round(seconds, 1), **trainer.tick(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-    if trainer.rank == 0:
-        write(trainer, out, meta, line)
-    return line
-
-
-def write(trainer, out, meta, line):
-    """The files of a tick."""
-    write_sheet(trainer.ema, out / "sheet.png")
-    generator_hash = checkpoints.save(out / "generator.safetensors", trainer.ema, half=True, **meta)
-    if trainer.encoder:
-        checkpoints.save(out / "encoder.safetensors", trainer.encoder_ema, half=True, generator_hash=generator_hash, **meta)
-    origin = {k: v for k, v in meta.items() if k in ("source", "license")}
-    checkpoints.save(out / "discriminator.safetensors", trainer.D, half=True, **origin)
-    with open(out / "log.jsonl", "a", encoding="utf-8") as f:
-        f.write(json.dumps(line) + "\n")
-    resume.save(out / "state.pt", trainer.state())
-
-
-def cut_log(path, shown):
-    """Leave out the log's lines after `shown` images: their ticks were written, but not their state, and are made again."""
-
-    def kept(line):
-        try:
-            return json.loads(line)["images"] <= shown
-        except (ValueError, KeyError, TypeError):  # half a line
-            return False
-
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        if not all(map(kept, lines)):
-            with files.atomic(path) as temporary:
-                temporary.write_text("".join(filter(kept, lines)), encoding="utf-8")
+    found = from_flags(Config, args)
+    if args.fit_mapping is not None and not 0 < args.fit_mapping < math.inf:
+        raise ValueError(f"--fit_mapping {args.fit_mapping}: expected a finite number above 0")
+    if args.fit_mapping and not args.init_encoder:
+        raise ValueError("--fit_mapping needs --init_encoder, whose latents it is fitted to")
+    if args.init_encoder and not (found.reconstruct or args.fit_mapping):
+        raise ValueError("--init_encoder is used by --reconstruct and --fit_mapping only; give one of them")
+    if args.init_encoder and not args.init:
+        raise ValueError("--init_encoder is the encoder of one generator; give it with --init")
+    if found.freeze_d and not args.init_d:
+        raise ValueError("--freeze_d keeps blocks of the discriminator as --init_d brings them: give it, too")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -116,6 +101,10 @@ def networks(args):
     Raises:
         ValueError, OSError: a checkpoint that is not what its flag wants; flags that contradict it or each other.
     """
+    from editor import checkpoints
+    from stylegan_layers import Config as NetworkConfig
+    from stylegan_layers import Discriminator, Generator
+
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(NewNetworks) if getattr(args, f.name) is not None}
     if args.init_d and not args.init:
         raise ValueError("--init_d is the discriminator of --init: give both, or neither")
@@ -151,52 +140,16 @@ def read_alignment(text):
     return found
 
 
-def flags():
-    p = cli.Parser(__doc__)
-    p.add_argument("--data", required=True, help="folder, .zip or .tar of images; the middle square of each is taken")
-    p.add_argument("--out", default="runs/generator", help="folder of all that is written (default: %(default)s)")
-    p.add_argument("--init", metavar="CHECKPOINT", help="generator to go on from (fine-tuning)")
-    p.add_argument("--init_d", metavar="CHECKPOINT", help="its discriminator (default: a new one)")
-    p.add_argument("--init_encoder", metavar="CHECKPOINT", help="its encoder, for --reconstruct and --fit_mapping (default: a new one)")
-    p.add_argument("--fit_mapping", type=float, metavar="SPREAD", help="first teach the mapping network to draw its latents from where "
-                   "--init_encoder puts photographs, SPREAD times as far apart (1.4: good)")  # fmt: skip
-    p.add_argument("--hold_out", action="store_true", help="keep every tenth image out, for training/measure.py")
-    p.add_argument("--no_flip", action="store_true", help="never mirror an image (default: half of them)")
-    p.add_argument("--alignment", help='of the images, as JSON: {"scale": 1.0, "em_scale": 0.1}')
-    p.add_argument("--source", help="what the checkpoint says of its training")
-    p.add_argument("--license", help="what the checkpoint says of its licence")
-    p.add_argument("--compile", action="store_true", help="torch.compile the synthesis network and the discriminator (GPU)")
-    add_flags(p, NewNetworks)
-    p.set_defaults(**{field.name: None for field in dataclasses.fields(NewNetworks)})  # None: not given
-    add_flags(p, Config, leave_out=["seed"])
-    cli.add_run_flags(p)
-    return p
-
-
-def settings(args):
-    """The Config that the flags give.
-
-    Raises:
-        ValueError: senseless values, or flags that nothing would read.
-    """
-    found = from_flags(Config, args)
-    if args.fit_mapping is not None and not 0 < args.fit_mapping < math.inf:
-        raise ValueError(f"--fit_mapping {args.fit_mapping}: expected a finite number above 0")
-    if args.fit_mapping and not args.init_encoder:
-        raise ValueError("--fit_mapping needs --init_encoder, whose latents it is fitted to")
-    if args.init_encoder and not (found.reconstruct or args.fit_mapping):
-        raise ValueError("--init_encoder is used by --reconstruct and --fit_mapping only; give one of them")
-    if args.init_encoder and not args.init:
-        raise ValueError("--init_encoder is the encoder of one generator; give it with --init")
-    return found
-
-
 def start_processes(args, config):
     """(rank, number of processes, device): one, or what torchrun says.
 
     Raises:
         ValueError: the processes cannot share the batch evenly, or have no device each.
     """
+    import torch
+
+    from editor import session
+
     ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = session.device(args.device)
     config.share(ranks)
@@ -224,22 +177,28 @@ def prepare(args, settings, device, rank, ranks):
     """Read the data, make the Trainer, and go on from --out's state if there is one.
 
     Returns:
-        (Trainer, metadata for checkpoints, images uint8 [N, 3, R, R], indices of those to train on, words that say what was read)
+        (Trainer, metadata for checkpoints, images uint8 [N, 3, R, R], (indices of those to train on, of those held out), words that say
+        what was read)
     """
+    import torch
+
+    from editor import checkpoints, session
+    from training import data, resume
+    from training.trainer import Trainer
+
     out = Path(args.out)
     given = {"alignment": args.alignment and read_alignment(args.alignment), "source": args.source, "license": args.license}
     require_writable(out)
     torch.manual_seed(settings.seed)
     G, D, meta = networks(args)
     encoder = checkpoints.load_encoder(args.init_encoder, G) if args.init_encoder else None
-    _, pictures = data.load(args.data, G.resolution)
+    _, pictures = data.read(args.data, G.resolution, args.quiet or rank > 0)
     indices, held_out = data.split(len(pictures), args.hold_out)
     words = f"{len(indices)} images of {args.data} ({len(held_out)} held out), {G.resolution}x{G.resolution}; "
     words += f"{sum(p.numel() for p in G.parameters()) / 1e6:.1f} million parameters in the generator, {args.init or 'new'}"
     going_on = (out / "state.pt").is_file()
     if args.fit_mapping and not going_on:
-        few = pictures[indices[torch.randperm(len(indices))[:4000]]]
-        left = reconstruct.fit_mapping(G.to(device), encoder.to(device), few, args.fit_mapping)
+        left = fit_mapping(G.to(device), encoder.to(device), pictures, indices, args.fit_mapping)
         words += f"; mapping network fitted to the encoder's latents, unexplained variance {left:.3f}"
     dtype = session.dtype(args.precision, device)
     session.allow_tf32(session.takes_tf32(args.precision, device))
@@ -250,50 +209,119 @@ def prepare(args, settings, device, rank, ranks):
     if going_on:
         with resume.reading(out / "state.pt"):
             trainer.load_state(resume.load(out / "state.pt", device))
-        words += f"; going on from {out / 'state.pt'}"
+        words += f"; going on from {out / 'state.pt'}, after {trainer.shown} images"
     trainer.begin_together()
-    return trainer, meta | {k: v for k, v in given.items() if v}, pictures, indices, f"{words}; {device}, {dtype}"
+    return trainer, meta | {k: v for k, v in given.items() if v}, pictures, (indices, held_out), f"{words}; {device}, {dtype}"
+
+
+def fit_mapping(G, encoder, pictures, indices, spread):
+    """`reconstruct.fit_mapping` on some thousands of the images, as many as half a gigabyte holds."""
+    import torch
+
+    from training import reconstruct
+
+    most = min(4000, 2**29 // pictures.shape[1:].numel())
+    return reconstruct.fit_mapping(G, encoder, pictures[indices[torch.randperm(len(indices))[:most]]], spread)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
 
 
 def main(argv):
-    args = flags().parse_args(argv)
+    args = parse(argv)
     settings_of_run = settings(args)
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first and not args.quiet:
+        tick = f"a sheet and a state every {settings_of_run.tick} images of {settings_of_run.images}"
+        cli.say(f"training on {args.data} into {args.out}, {tick}")
+    from training import data, ticks
+
     rank, ranks, device = start_processes(args, settings_of_run)
-    trainer, meta, pictures, indices, words = prepare(args, settings_of_run, device, rank, ranks)
-    out, quiet, total = Path(args.out), args.quiet or rank > 0, settings_of_run.images
-    done = trainer.shown >= total
+    trainer, meta, pictures, (indices, held_out), words = prepare(args, settings_of_run, device, rank, ranks)
+    out, quiet = Path(args.out), args.quiet or rank > 0
+    done = trainer.shown >= settings_of_run.images
     if rank == 0:
-        cut_log(out / "log.jsonl", trainer.shown)
+        ticks.cut_log(out / "log.jsonl", trainer.shown)
     if not quiet:
-        print(words, file=sys.stderr, flush=True)
+        cli.say(words)
         if done:
-            print(f"nothing to do: {trainer.shown} images were shown already; raise --images", file=sys.stderr)
+            cli.say(f"nothing to do: {trainer.shown} images were shown already; raise --images")
+    judge = None
+    if args.frechet_every and rank == 0 and not done:
+        judge = ticks.Judge(pictures, held_out if args.hold_out else indices, device)
     source = data.Batches(pictures, indices, settings_of_run.batch, settings_of_run.seed, not args.no_flip, device, rank, ranks)
-    began, next_tick = time.time(), trainer.shown + settings_of_run.tick
-    with tqdm(total=total, initial=trainer.shown, unit="image", disable=quiet or done, file=sys.stderr, mininterval=1) as bar:
-        while trainer.shown < total:
-            trainer.step(source[trainer.step_count])
-            bar.update(min(trainer.shown, total) - bar.n)
-            if trainer.shown >= next_tick or trainer.shown >= total:
-                line = report(trainer, out, meta, time.time() - began)
-                if rank == 0:
-                    show(line, bar, quiet)
-                began, next_tick = time.time(), trainer.shown + settings_of_run.tick
+    Run(trainer, source, out, meta, quiet, judge, args.frechet_every).go()
     if ranks > 1:
+        import torch
+
         torch.distributed.barrier()  # the others wait for what rank 0 writes
         torch.distributed.destroy_process_group()
     if not quiet:
-        print(*outputs(trainer, out), sep="\n")
+        cli.written(args, *ticks.outputs(trainer, out), out / "sheets")
 
 
-def show(line, bar, quiet):
-    """Print a line of the log above the bar, and warn of losses that were not finite."""
-    wrong = [name for name, value in line.items() if value is None]
-    if wrong:
-        cli.warn(f"not finite in some step of the last tick: {', '.join(wrong)}")
-    if not quiet:
-        bar.write(json.dumps(line), file=sys.stdout)
-        sys.stdout.flush()
+class Run:
+    """The steps of a training, and its ticks. One process alone ends at Ctrl-C or SIGTERM after its step, with its state written.
+
+    Args:
+        source: source[i] is the batch of step i.
+        judge, frechet_every: a `ticks.Judge`, which is asked each so many ticks.
+    """
+
+    def __init__(self, trainer, source, out, meta, quiet=False, judge=None, frechet_every=0):
+        self.trainer, self.source, self.out, self.meta, self.quiet = trainer, source, out, meta, quiet
+        self.judge, self.frechet_every = judge, frechet_every
+        self.began, self.saved, self.ticks = time.time(), trainer.shown, 0
+
+    def go(self):
+        """All steps that are left.
+
+        Raises:
+            KeyboardInterrupt: stopped; says after how many images, which are saved.
+        """
+        trainer, total, tick = self.trainer, self.trainer.config.images, self.trainer.config.tick
+        first, due = trainer.shown, trainer.shown + tick
+        whole = cli.kept_whole if trainer.ranks == 1 else nullcontext  # a process that waits for others must not wait for ever
+        try:
+            with cli.progress(max(0, total - first), self.quiet or first >= total, "image") as show:
+                while trainer.shown < total:
+                    with whole():
+                        trainer.step(self.source[trainer.step_count])
+                    show(min(trainer.shown, total) - first)
+                    if trainer.shown >= due or trainer.shown >= total:
+                        with whole():
+                            self.report()
+                        due = trainer.shown + tick
+        except KeyboardInterrupt as error:
+            raise type(error)(self.stopped()) from None
+
+    def report(self, judged=True):
+        """Write what a tick leaves behind, and say how it stands; warn of losses that were not finite."""
+        from training import ticks
+
+        trainer, every = self.trainer, self.frechet_every
+        self.ticks += 1
+        judge = self.judge if every and judged and self.ticks % every == 0 else None
+        line = ticks.report(trainer, self.out, self.meta, time.time() - self.began, judge)
+        self.began, self.saved = time.time(), trainer.shown
+        wrong = [name for name, value in line.items() if value is None]
+        if wrong:
+            cli.warn(f"not finite in some step of the last tick: {', '.join(wrong)}")
+        if not self.quiet:
+            from tqdm import tqdm
+
+            tqdm.write(json.dumps(line), file=sys.stdout)
+            sys.stdout.flush()
+
+    def stopped(self):
+        """Save what was trained since the last tick; words on what to do."""
+        trainer = self.trainer
+        if trainer.ranks == 1 and trainer.shown > self.saved:
+            with cli.kept_whole():
+                self.report(judged=False)
+        again = f"the same command goes on from {self.out / 'state.pt'}" if self.saved else "nothing was trained yet"
+        return f"after {trainer.shown} images, of which {self.saved} are saved; {again}"
 
 
 if __name__ == "__main__":
