@@ -1,6 +1,9 @@
 """What the commands share on the command line: numbers, messages, exit codes, signals."""
 
+import importlib
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -296,3 +299,20 @@ def test_a_command_stopped_before_it_runs_ends_with_one_line(number, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (128 + number, "train_boundary.py: stopped\n")
+
+
+def typed():
+    """The commands that README and the demo show, but for weight_convert.py, whose flags are read where it runs."""
+    from docs import demo
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"^    \.venv/bin/python (\w+\.py.*)$", text, re.M)
+    found += [words for row in demo.ROWS for words in row.commands]
+    return [words for words in found if not words.startswith("weight_convert.py")]
+
+
+@pytest.mark.parametrize("words", typed())
+def test_what_is_shown_can_be_typed(words):
+    """A flag that is renamed is renamed where people read of it, too."""
+    script, *rest = shlex.split(words, comments=True)
+    importlib.import_module(script.removesuffix(".py")).flags().parse_args(rest)
