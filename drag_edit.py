@@ -20,6 +20,7 @@ from editor import cli, settings
 FOLDER = Path("save_image/drag")
 FINDS = {"auto": "landmarks where one is near, else features", "landmarks": "of those that one is near", "features": "of the generator"}
 MOST = 32  # points of a drag
+FAR = 1e6  # pixels: no picture reaches there
 NEAREST = 0.5  # pixels: two points nearer to each other are one
 STEADY, STEADY_FACE = 0.025, 0.015  # of the side: how far a landmark, and half of all, may go when the picture is shifted
 NAMED = {  # parts of a face that one drags, and dlib's landmark of each; left and right as one sees them
@@ -37,7 +38,7 @@ def flags():
     p.add_argument("--drag", action="append", default=[], metavar="FROM>TO", help='a point and its target, such as "50,90>46,86", '
                    f'"50,90>-4,-4" or "part:mouth_left>-4,-4"; may be repeated. Parts: {", ".join(NAMED)}')  # fmt: skip
     p.add_argument("--points", metavar="FILE.json", help='more of them: ["50,90>46,86", {"from": [50, 90], "to": [46, 86]}, '
-                   '{"from": "part:chin", "by": [0, 5]}]')  # fmt: skip
+                   '{"from": "part:nose", "by": [0, 5]}]')  # fmt: skip
     p.add_argument("--mask", help="what may move (default: all)")
     p.add_argument("--invert_mask", action="store_true", help="black is what may move")
     p.add_argument("--method", default=usual.method, choices=settings.DRAGS, help=f"{_words(settings.DRAGS)} (default: {usual.method})")
@@ -112,7 +113,7 @@ def parsed(text):
     number = r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*"
     match = re.fullmatch(rf"(?:\s*part:(\w+)\s*|{number},{number})>{number},{number}", text, re.ASCII) if len(text) < 200 else None
     if not match:
-        raise ValueError(f'--drag {text[:60]!r}: write FROM>TO in pixels, such as "50,90>46,86", "50,90>-4,-4" or "part:chin>+0,+5"')
+        raise ValueError(f'--drag {text[:60]!r}: write FROM>TO in pixels, such as "50,90>46,86", "50,90>-4,-4" or "part:nose>+4,+0"')
     name, *numbers = match.groups()
     start = None if name else (float(numbers[0]), float(numbers[1]))
     relative = any(n.startswith(("+", "-")) for n in numbers[2:])
@@ -123,7 +124,7 @@ def entered(entry, path):
     """An object of a points file -> Point, or ValueError."""
 
     def pair(value):
-        good = isinstance(value, list) and len(value) == 2 and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+        good = isinstance(value, list) and len(value) == 2 and all(type(v) in (int, float) and abs(v) <= FAR for v in value)
         return tuple(map(float, value)) if good else None
 
     if isinstance(entry, dict) and entry.keys() in ({"from", "to"}, {"from", "by"}):
@@ -155,9 +156,9 @@ def check(points, side, mask=None):
         for other in points[:i]:
             if math.dist(point.start, other.start) < NEAREST:
                 raise ValueError(f"{other.text} and {point.text}: two targets for one point, {shown(point.start)}")
-        x, y = map(round, point.start)
-        if mask is not None and mask[0, 0, y, x] < 0.5:
-            raise ValueError(f"{point.text}: the mask does not let its start {shown(point.start)} move: there it is black")
+        for what, (x, y) in (("start", point.start), ("target", point.target)):
+            if mask is not None and mask[0, 0, round(y), round(x)] < 0.5:
+                raise ValueError(f"{point.text}: its {what} {shown((x, y))} lies where the mask is black, where nothing may move")
 
 
 def shown(at):
@@ -344,7 +345,7 @@ def write(found, person, rows, session, named, picture, movie, chosen, seconds):
 
 def main(argv):
     args = flags().parse_args(argv)
-    from editor import dragging, render
+    from editor import dragging, face, render
     from editor import session as sessions
 
     if args.animation:
@@ -375,6 +376,12 @@ def main(argv):
 
         found = dragging.drag(session.wearing(person).G, person, points, config, mask, followed, tell)
     with cli.kept_whole():
+        if found.interrupted and face.record(picture).get("complete"):
+            cli.say(f"{picture}: stopped before its end; the finished one of an earlier run stays")
+            raise found.interrupted
+        old = face.record(picture).get("animation")
+        if not movie and isinstance(old, str) and picture.with_name(Path(old).name).is_file():
+            session.remarks.append(f"{picture.with_name(Path(old).name)}: shows the way of the face that was here before, not of this one")
         rows = reached(points, found)
         chosen = asdict(config) | {"find": args.find, "mask": args.mask, "invert_mask": args.invert_mask}
         paths = write(found, person, rows, session, named, picture, movie, chosen, time.time() - began)

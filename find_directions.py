@@ -182,6 +182,13 @@ def found(session, args, reader, layers, scores):
 # Results
 
 
+def chosen(args):
+    """The settings that make a direction what it is; how many there are does not."""
+    names = ["method", "layers", "samples", "seed", "attribute", "column", "torgb", "faces", "purify"]
+    names += ["keep", "channels"] if args.purify else []
+    return {name: vars(args)[name] for name in names} | {"distance": distance_of(args)}
+
+
 def results(args, G):
     """The sheet's path and those of the directions, checked: nothing of other sources, nor of other settings, is replaced."""
     from editor import face
@@ -193,9 +200,14 @@ def results(args, G):
     sources = {"generator": G.meta["path"]} | ({"latents": args.latents, "scores": args.scores} if args.scores else {})
     paths = [out / f"{name}_{i:02}.npy" for i in range(args.count)]
     for path in paths:
-        if path.exists() and face.record(path).get("made_by") != "find_directions.py":
+        said = face.record(path) if path.exists() else None
+        if said is not None and said.get("made_by") != "find_directions.py":
             raise ValueError(f"{path}: is there already, and find_directions.py did not make it; give another --name or --out_dir")
+        if said is not None and said.get("settings") != chosen(args):
+            raise ValueError(f"{path}: found with other settings ({said.get('settings')}); give another --name or --out_dir, or remove it")
         claim(path, sources)
+    if (out / f"{name}.png").exists() and not paths[0].exists():
+        raise ValueError(f"{out / name}.png: is there already, and find_directions.py did not make it; give another --name or --out_dir")
     files.check_writable(out / f"{name}.png", paths[0], paths[0].with_suffix(".json"))
     return out / f"{name}.png", paths, sources
 
@@ -271,7 +283,7 @@ def main(argv):
     if args.attribute and reader is None:
         raise ValueError("--attribute is read on random faces; give --faces 16")
     rows, names, written = [], [], []
-    info = session.record("find_directions.py", sources)
+    info = session.record("find_directions.py", sources, settings=chosen(args))
     made = found(session, args, reader, layers, scores)
     for path, (boundary, reading, row) in zip(paths, shown(session, args, reader, made), strict=False):
         boundary.info = boundary.info | info

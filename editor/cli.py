@@ -182,6 +182,7 @@ def add_reading_flags(parser):
     parser.add_argument(
         "--keep",
         nargs="+",
+        type=lambda name: {"pose": "yaw", "eyeglasses": "glasses"}.get(name, name),  # as boundaries/ calls them
         choices=settings.ATTRIBUTES,
         help="with --purify: attributes that shall stay (default: all but the one that changes most)",
     )

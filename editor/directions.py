@@ -25,7 +25,7 @@ def sefa(G, layers=None):
     """
     chosen = [a for a in styles.affines(G) if not a.torgb and (layers is None or a.layer in layers)]
     if not chosen:
-        raise ValueError(f"layers {','.join(map(str, layers or []))}: none of them has a style")
+        raise ValueError(f"layers {','.join(map(str, layers or []))}: SeFa asks the convolutions' styles, and these have none")
     rows = styles.rows(G, chosen)  # [channels, 512]
     return eigenvectors(torch.nn.functional.normalize(rows, dim=1, eps=1e-12))
 
@@ -54,11 +54,11 @@ def found(G, method, count, layers=None, samples=20_000, seed=0, callback=None):
     """
     mean, covariance = styles.moments(G, samples, seed, callback)
     vectors, values = sefa(G, layers) if method == "sefa" else principal(covariance)
-    made = []
+    made, most = [], float(covariance.diagonal().sum())
     for i, vector in enumerate(vectors[:count]):
         sigma = float((vector @ covariance @ vector).clamp(min=0).sqrt())
-        if not sigma > 1e-9:
-            continue  # w does not vary along it
+        if not sigma**2 > 1e-10 * most:
+            continue  # w does not vary along it: what is left is rounding
         info = {"method": method, "number": i, "value": float(values[i]), "samples": samples, "seed": seed}
         made.append(boundaries.Boundary(vector[None], -float(vector @ mean), unit=sigma, layers=layers, info=info))
     return made

@@ -453,6 +453,25 @@ def find(*words, weights=None):
     return find_directions.main([str(word) for word in [*words, *more, "--precision", "fp32"]])
 
 
+def test_directions_of_other_settings_are_not_replaced(place, tiny, monkeypatch, capsys):
+    words = ["--samples", 100, "--faces", 0, "--name", "s"]
+    assert find("--method", "sefa", "--count", 3, *words, weights=tiny.weights) == 0
+    before = Path("directions/s_00.npy").read_bytes()
+    for other in (["--method", "sefa", "--layers", "1-2"], ["--method", "pca"], ["--method", "sefa", "--seed", 1]):
+        one_line(lambda _, o=other: find(*o, *words, weights=tiny.weights), "found with other settings", monkeypatch, capsys)
+    assert Path("directions/s_00.npy").read_bytes() == before
+    assert find("--method", "sefa", "--count", 2, *words, weights=tiny.weights) == 0  # fewer of the same
+    Path("directions/mine.png").write_bytes(b"mine")
+    mine = ["--method", "pca", *words[:-1], "mine"]
+    one_line(lambda _: find(*mine, weights=tiny.weights), "did not make it", monkeypatch, capsys)
+    assert Path("directions/mine.png").read_bytes() == b"mine"
+
+
+def test_what_is_rounding_is_no_direction(tiny):
+    """Of 20 faces there are 19 ways that w varies along."""
+    assert len(directions.found(tiny.G, "pca", 512, samples=20)) == 19
+
+
 def test_the_command_writes_what_other_commands_take(place, tiny, capsys):
     assert find("--method", "sefa", "--count", 3, "--layers", "1-2", "--faces", 0, "--samples", 500, weights=tiny.weights) == 0
     said = capsys.readouterr()

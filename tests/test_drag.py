@@ -1,5 +1,6 @@
 """Dragged points: the feature map, the two ways, what holds the outside, the command."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -318,7 +319,7 @@ def test_landmarks_of_a_face_are_dragged(place, G, monkeypatch):
     assert said["settings"]["lambda_mask"] == 7 and said["settings"]["method"] == "free" and "way_by_landmarks" in said["points"][0]
     assert said["settings"]["lambda_start"] == 0.2
     monkeypatch.setattr(drag_edit, "steady", lambda picture, marks: np.ones(68, bool))
-    with pytest.raises(ValueError, match="does not let its start"):
+    with pytest.raises(ValueError, match="its start .* lies where the mask is black"):
         call(*words[:4], *mask, "--invert_mask")
     with pytest.raises(ValueError, match="no landmark is near"):
         call("--latent_file", "a.npy", "--drag", "2,2>9,9", "--find", "landmarks")
@@ -379,7 +380,8 @@ ONE = ["--latent_file", "a.npy", "--find", "features", "--drag"]
         ([*ONE, "64;70>1,2"], "write FROM>TO"),
         ([*ONE, "64,70>70,70", "--drag", "64.2,70>60,70"], "two targets for one point"),
         ([*ONE, "part:ear>+1,+1"], "no part 'ear'"),
-        ([*ONE, "64,70>70,70", "--mask", "box:0,0,0.2,0.2"], "does not let its start"),
+        ([*ONE, "64,70>70,70", "--mask", "box:0,0,0.2,0.2"], "its start 64,70 lies where the mask is black"),
+        ([*ONE, "64,70>64,110", "--mask", "box:0,0,1,0.7"], "its target 64,110 lies where the mask is black"),
         ([*ONE, "64,70>70,70", "--mask", "box:0,0,0.001,0.001"], "nothing is white"),
         ([*ONE, "64,70>70,70", "--mask", "none.png"], "none.png"),
         ([*ONE, "64,70>70,70", "--layers", "9"], "layers 0-6"),
@@ -389,6 +391,7 @@ ONE = ["--latent_file", "a.npy", "--find", "features", "--drag"]
         ([*ONE, "64,70>70,70", "--animation", "gif", "--fps", "90"], "fps 90"),
         ([*ONE, "64,70>70,70", "--points", "none.json"], "none.json"),
         ([*ONE[:-1], "--points", "bad.json"], "a point is"),
+        ([*ONE[:-1], "--points", "far.json"], "a point is"),
         ([*ONE[:-1], "--points", "words.json"], "a list of points"),
         ([*ONE[:-1], "--points", "many.json"], "33 points; 1 to 32"),
         ([*ONE, "64,70>70,70", "--out", "/proc/none/x"], "/proc"),
@@ -399,6 +402,7 @@ ONE = ["--latent_file", "a.npy", "--find", "features", "--drag"]
 )
 def test_bad_calls_say_so_in_one_line(place, G, person, monkeypatch, capsys, words, said):
     Path("bad.json").write_text('[{"from": [1, NaN], "to": [4, 5]}]'.replace("NaN", "null"))
+    Path("far.json").write_text('[{"from": [1' + "0" * 400 + ', 5], "to": [1, 1]}]')
     Path("words.json").write_text('{"from": 1}')
     Path("many.json").write_text(json.dumps([f"{i},5>{i},50" for i in range(33)]))
     if "noface.npy" in words:
@@ -407,6 +411,26 @@ def test_bad_calls_say_so_in_one_line(place, G, person, monkeypatch, capsys, wor
     code, error = run_line(monkeypatch, capsys, words)
     assert code == 2 and said in error and len(error.strip().splitlines()) == 1, error
     assert not Path(OUT).exists() or not list(Path(OUT).iterdir())
+
+
+def test_a_stopped_drag_does_not_replace_a_finished_one(place, monkeypatch, capsys):
+    """And an animation that shows the way of an older one is said to."""
+    assert call(*ONE, "64,70>68,70", "--find", "features", "--iteration", 2, "--out", "o.png", "--animation", "gif") == 0
+    before = Path(f"{OUT}/o.npy").read_bytes()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(cli, "progress", stopped_at_once)
+        call(*ONE, "64,70>72,70", "--find", "features", "--iteration", 9, "--out", "o.png")
+    assert Path(f"{OUT}/o.npy").read_bytes() == before and "the finished one of an earlier run stays" in capsys.readouterr().err
+    assert call(*ONE, "64,70>70,70", "--find", "features", "--iteration", 2, "--out", "o.png") == 0
+    assert "o.gif: shows the way of the face that was here before" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def stopped_at_once(*_):
+    def show(*_, **__):
+        raise KeyboardInterrupt
+
+    yield show
 
 
 def test_stylegan3_is_refused(sg3, tmp_path, monkeypatch, capsys):
