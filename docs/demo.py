@@ -59,7 +59,7 @@ ROWS = [
     edits("pose", "Turned", pose=(2.5, -2.5, 2.5)),
     edits("gender", "The other gender", gender=(3, 3, -3)),
     Row(None, "A direction that nobody labelled: the first of GANSpace's components",
-        ["find_directions.py --method pca --count 4 --faces 6 --out_dir save_image/directions",
+        ["find_directions.py --method pca --count 1 --faces 4 --out_dir save_image/directions",
          f"semantic_edit.py --latent_file {MINE} {HERS} {HIS} --edit save_image/directions/{FOUND}.npy=1"],
         [path for who in EVERYONE for path in (PICTURES[who], f"save_image/boundary/{who}_{FOUND}+1.png")]),
     Row("morph", "A morph", [f"image_morphing.py --latent_file1 {MINE} --latent_file2 {HERS} --frames {FRAMES} --easing smooth --loop",
@@ -72,13 +72,13 @@ ROWS = [
         [PICTURES[ME], f"save_image/crossover/{ME}_x_{SHE}.png", f"save_image/crossover/{SHE}_x_{ME}.png", PICTURES[SHE],
          *(f"save_image/exchange/{SHE}_x_{HE}_exchange{i}.png" for i in (1, 2))]),
     Row("local", "A drawing taken in; a texture; another's mouth",
-        [f"local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 60 --noise_iteration 30",
-         f"local_edit.py style --latent_file {MINE} --style_im save_image/texture.png --mask {TOP} --iteration 60 --noise_iteration 40",
+        [f"local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 40 --noise_iteration 20",
+         f"local_edit.py style --latent_file {MINE} --style_im save_image/texture.png --mask {TOP} --iteration 40 --noise_iteration 30",
          f"local_edit.py transfer --latent_file1 {MINE} --latent_file2 {HERS} --mask part:mouth"],
         ["save_image/scribble.png", f"save_image/local/{ME}_scribble.png", "save_image/texture.png", f"save_image/local/{ME}_style.png",
          PICTURES[SHE], f"save_image/local/{ME}_x_{SHE}_mouth.png"]),
     Row("drag", "Two photographs joined; points dragged: the corners of the mouth apart and up, and together",
-        [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 60 --noise_iteration 40",
+        [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 50 --noise_iteration 30",
          f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-4" --drag "part:mouth_right>+2,-4" --out laughing',
          f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>+3,+2" --drag "part:mouth_right>-3,+2" --out serious'],
         [f"aligned_images/{ME}.png", PICTURES[SHE], f"save_image/crossover/{ME}_x_{SHE}_box-0-0-1-0.5.png", PICTURES[ME],
@@ -140,7 +140,8 @@ def write_docs(folder):
     for row in [row for row in ROWS if row.name]:
         with files.atomic(Path(folder) / f"{row.name}.jpg") as temporary:
             strip(row, 160).save(temporary, quality=88)
-    sheet = images.open_image("save_image/directions/faces128_pca.png")
+    run("find_directions.py --method pca --count 4 --faces 6 --out_dir save_image/four_directions")
+    sheet = images.open_image("save_image/four_directions/faces128_pca.png")
     with files.atomic(Path(folder) / "directions.jpg") as temporary:
         sheet.resize((640, sheet.height * 640 // sheet.width), Image.Resampling.LANCZOS).save(temporary, quality=88)
     morph = Path("save_result/morph.webp")  # an eighth of the GIF
