@@ -271,11 +271,13 @@ def test_progress_in_a_log_is_a_line_a_minute(capsys, monkeypatch):
 @pytest.mark.parametrize("program", ["train_generator", "train_encoder", "measure"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_training_stopped_while_it_imports_ends_with_one_line(program, number, tmp_path):
+    """train_generator.py imports PyTorch once its flags are read, and says what it begins with."""
     (tmp_path / "torch.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(9)\n")
     words = [sys.executable, "-m", f"training.{program}"]
+    words += ["--data", str(tmp_path), "--out", str(tmp_path / "run")] * (program == "train_generator")
     done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=30)
     assert done.returncode == 128 + number
-    assert done.stderr == f"{program}.py: stopped\n"
+    assert done.stderr.splitlines()[-1] == f"{program}.py: stopped" and len(done.stderr.splitlines()) <= 2
 
 
 @pytest.mark.parametrize("program", ["align_images.py", "train_boundary.py", "weight_convert.py", "make_morphinggif.py"])

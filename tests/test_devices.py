@@ -138,7 +138,7 @@ def test_edits_and_the_prior_compute_in_float64_on_the_cpu(monkeypatch):
 def test_a_mask_of_several_shapes_lies_where_its_picture_lies(monkeypatch):
     monkeypatch.setattr(masks.images, "to_pil", lambda image: Image.new("RGB", (16, 16)))
     marks = np.stack(np.meshgrid(np.linspace(2, 12, 17), np.linspace(2, 12, 4)), 2).reshape(68, 2)
-    monkeypatch.setattr(masks.landmarks, "landmarks_of_crop", lambda picture: marks)
+    monkeypatch.setattr(masks.landmarks, "landmarks_of_crop", lambda picture, turned: marks)
     pictures = torch.zeros(2, 3, 16, 16, device="meta")
     for text, count in [("part:face+ellipse:0.5,0.5,0.2,0.2", 2), ("box:0,0,0.5,1", 1)]:
         found = masks.read(text, 16, pictures, invert=True, blur=0.1)

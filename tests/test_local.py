@@ -323,7 +323,7 @@ def test_transfer_takes_a_little_more_than_the_part_of_either_face(place, G, mon
     assert call(*TRANSFER[:-1], "box:0.4,0.4,0.6,0.6", "--blur", 0) == 0
     assert torch.equal(found[0], local_edit.widened(masks.read("box:0.4,0.4,0.6,0.6", G.resolution)))
     halves = torch.cat([masks.read(box, G.resolution) for box in ("box:0,0,0.5,1", "box:0.5,0,1,1")])
-    monkeypatch.setattr(masks, "read", lambda *_: halves)  # a part is elsewhere in the other face
+    monkeypatch.setattr(masks, "read", lambda *_, **__: halves)  # a part is elsewhere in the other face
     assert call(*TRANSFER, "--blur", 0) == 0 and (found[1] == 1).all()
 
 
