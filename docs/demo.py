@@ -59,7 +59,7 @@ ROWS = [
     edits("pose", "Turned", pose=(2.5, -2.5, 2.5)),
     edits("gender", "The other gender", gender=(3, 3, -3)),
     Row(None, "A direction that nobody labelled: the first of GANSpace's components",
-        ["find_directions.py --method pca --count 1 --faces 4 --out_dir save_image/directions",
+        ["find_directions.py --method pca --count 1 --faces 0 --out_dir save_image/directions",
          f"semantic_edit.py --latent_file {MINE} {HERS} {HIS} --edit save_image/directions/{FOUND}.npy=1"],
         [path for who in EVERYONE for path in (PICTURES[who], f"save_image/boundary/{who}_{FOUND}+1.png")]),
     Row("morph", "A morph", [f"image_morphing.py --latent_file1 {MINE} --latent_file2 {HERS} --frames {FRAMES} --easing smooth --loop",
