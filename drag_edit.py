@@ -183,15 +183,7 @@ def destination(args):
     """The result's picture: --out, or in FOLDER the face's name."""
     from editor import images
 
-    name = f"{Path(args.latent_file).stem}_drag.png"
-    if args.out is None:
-        return FOLDER / name
-    out = Path(args.out)
-    if args.out.endswith(("/", "\\")) or out.is_dir():
-        return out / name
-    if out.suffix.lower() not in images.WRITES:
-        out = out.with_name(out.name.removesuffix(".npy") + ".png")
-    return out if out.parent != Path(".") or args.out.startswith("./") else FOLDER / out
+    return images.destination(args.out, FOLDER, f"{Path(args.latent_file).stem}_drag.png")
 
 
 def reached(points, found):

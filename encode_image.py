@@ -52,9 +52,7 @@ def flags():
         "what is to be found)",
     )  # fmt: skip
     cli.add_embedding_flags(p, None)
-    p.add_argument(
-        "--w_iteration", type=cli.number(int, 0), help="before them, steps with one w for all layers (--space w+; default: the preset's)"
-    )
+    p.add_argument("--w_iteration", type=cli.number(int, 0), help="before them, steps with one w for all layers (default: the preset's)")
     cli.add_tuning_flags(p)
     p.add_argument("--batch_size", type=batch_size, default="auto", metavar="N|auto", help="images at a time (default: auto, what pays)")
     p.add_argument("--unaligned", action="store_true", help="StyleGAN3: the face as it lies in a square picture, by turning its input")
@@ -72,9 +70,7 @@ def flags():
     p.add_argument("--lambda_percep", type=weight, default=config.lambda_percep, help="weight of the distance (default: %(default)s)")
     p.add_argument("--coarse", type=cli.number(float, 0, most=1), help="share of first steps at half the side (default: the preset's)")
     p.add_argument("--layers", help="W+ layers that may move, such as 0-8,11 (default: all; with --mask the first and last two)")
-    p.add_argument(
-        "--noise_iteration", type=cli.number(int, 0), default=config.noise_iteration, help="then steps of the noise maps alone (default: 0)"
-    )
+    p.add_argument("--noise_iteration", type=cli.number(int, 0), default=0, help="then steps of the noise maps alone (default: 0)")
     p.add_argument("--noise_lr", type=cli.number(float, above=0), default=config.noise_lr, help="their rate (default: %(default)s)")
     p.add_argument("--noise_layers", help="noise maps that may move, such as 4-8 (default: all that act)")
     p.add_argument("--lambda_noise", type=weight, default=0.0, help="holds the maps near those they start from (default: 0)")
@@ -88,9 +84,7 @@ def flags():
     p.add_argument("--save_every", type=cli.number(int, 0), default=0, metavar="N", help="a picture every N steps, in SAVE_DIR/NAME_steps/")
     p.add_argument("--save_video", metavar="FILE.mp4", help="target and rendering side by side (of a folder: FILE_NAME.mp4)")
     p.add_argument("--early_stop", action="store_true", help="stop when the loss no longer falls")
-    p.add_argument(
-        "--resume", action="store_true", help="skip what is done: same photograph, generator and settings (of a folder: the default)"
-    )
+    p.add_argument("--resume", action="store_true", help="skip what is done alike: photograph, generator, settings (default of a folder)")
     cli.add_folder_flags(p)
     cli.add_worker_flags(p)
     cli.add_face_flags(p)
@@ -140,7 +134,7 @@ class Photo:
     picture: Path
     place: object = None  # --unaligned: `Session.place`
     item: object = None  # folder.Item
-    content: str = ""  # sha256 of the file that was read
+    content: tuple = ()  # sha256 of the file that was read, and `placed_by`
 
 
 def result_name(path, args):
@@ -178,7 +172,7 @@ def read(item, args, session, owners):
 
     path = item.path
     latent, picture = destination(path, args)
-    content, image = content_hash(path), session.photo(path, args.unaligned)
+    content, image = (content_hash(path), placed_by(path, args)), session.photo(path, args.unaligned)
     mask = read_mask(args, session.G, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
     with folder.of_the_moment():
@@ -251,8 +245,8 @@ def write(photo, found, i, args, session, chosen):
 
     if found.diverged[i]:
         raise ValueError(DIVERGED.format(steps=found.steps))
-    if content_hash(photo.path) != photo.content:
-        raise OSError(f"{photo.path}: another picture than when it was read, and nothing was written; run again")
+    if (content_hash(photo.path), placed_by(photo.path, args)) != photo.content:
+        raise OSError(f"{photo.path}: another picture, or record beside it, than when it was read, and nothing was written; run again")
     noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
     person = face.Face(found.ws[i : i + 1], noise, found.tuned and found.tuned[i])
     picture, target = render.one(session.G, person, session.dtype), images.to_uint8(photo.image)[0]
@@ -332,9 +326,13 @@ PASSING = ("dtype", "compile", "capture", "low_memory", "show_every", "check_eve
 
 def expected(args, session, chosen, path):
     """What a record says besides its sources where --resume may skip its photograph."""
-    beside = path.with_suffix(".json")  # whose landmarks say how a face lies
-    placed = {"placed_by": files.file_hash(beside) if beside.is_file() else None} if args.unaligned else {}
-    return {"settings": chosen} | ({} if args.precision == "auto" else {"precision": session.dtype_name}) | placed
+    return {"settings": chosen} | ({} if args.precision == "auto" else {"precision": session.dtype_name}) | placed_by(path, args)
+
+
+def placed_by(path, args):
+    """With --unaligned {"placed_by": sha256 of the record beside a picture, whose landmarks say how the face lies}; else {}."""
+    beside = path.with_suffix(".json")
+    return {"placed_by": files.file_hash(beside) if beside.is_file() else None} if args.unaligned else {}
 
 
 def done_again(item, args):

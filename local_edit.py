@@ -12,7 +12,6 @@ Written are save_image/local/me_01_scribble.png (me_01_style, me_01_x_you_01_mou
 renders to it: the same name with .npy, .noise.npz and .json.
 """
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -94,15 +93,7 @@ def destination(args):
         names = [Path(args.latent_file1).stem, "x", Path(args.latent_file2).stem, masks.name(args.mask) + "-inverted" * args.invert_mask]
     else:
         names = [Path(args.latent_file).stem, args.command]
-    name = "_".join(names) + ".png"
-    if args.out is None:
-        return FOLDER / name
-    out = Path(args.out)
-    if args.out.endswith(("/", "\\")) or out.is_dir():
-        return out / name
-    if out.suffix.lower() not in images.WRITES:
-        out = out.with_name(out.name.removesuffix(".npy") + ".png")
-    return out if os.path.dirname(args.out) else FOLDER / out
+    return images.destination(args.out, FOLDER, "_".join(names) + ".png")
 
 
 def rendered(session, person):

@@ -183,7 +183,7 @@ class Free:
         self.wanted, self.first = now.where(where[:, None, None], self.wanted), None
 
     def losses(self, fmap, goals):
-        """goals [P, 2] -> [P], the mean |F - T| at the places that are asked for now."""
+        """goals [P, 2] -> [P], the mean |F - T| at the places that this round asks for."""
         if self.first is None or self.steps >= self.ROUND:
             self.next_round(Map(fmap.values.detach(), fmap.side), goals)
         return self.unlike(fmap, self.aims)

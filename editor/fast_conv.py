@@ -98,6 +98,18 @@ def branch(module):
     return other
 
 
+def own_part(net, name, made):
+    """A part of a `branch` by its dotted name, with all that leads to it branched as well, each once: they are kept in `made`."""
+    path = name.split(".")
+    for depth, part in enumerate(path, 1):
+        key = tuple(path[:depth])
+        if key not in made:
+            made[key] = branch(getattr(net, part))
+            setattr(net, part, made[key])
+        net = made[key]
+    return net
+
+
 def usable(layer, x):
     """Whether a layer of stylegan_layers may take its fast way: frozen, float32, and not being compiled (which fuses by itself)."""
     return layer.frozen is not None and x.dtype == layer.bias.dtype == torch.float32 and not torch.compiler.is_compiling()

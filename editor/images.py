@@ -476,6 +476,18 @@ class Behind:
             raise stopped
 
 
+def destination(out, folder, name):
+    """Where a result's picture goes: `name` in `folder`, or where --out says, which is a folder, a path or a name in `folder`."""
+    if out is None:
+        return folder / name
+    path = Path(out)
+    if out.endswith(("/", "\\")) or path.is_dir():
+        return path / name
+    if path.suffix.lower() not in WRITES:
+        path = path.with_name(path.name.removesuffix(".npy") + ".png")
+    return path if os.path.dirname(out) else folder / path
+
+
 def sheet(rows, labels=None, names=None, size=None, gap=6):
     """A contact sheet: images in a grid on white, with words beside them.
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from editor import checkpoints, classes, images, landmarks, render, styles
-from editor.fast_conv import branch
+from editor.fast_conv import branch, own_part
 
 PSI = 0.7  # truncation of the faces that are looked at
 SPREAD = 128  # faces that the spreads are found from
@@ -182,13 +182,7 @@ def with_offsets(G, offsets):
     found.synthesis = branch(G.synthesis)
     made = {}
     for affine in styles.affines(G):
-        module, path = found.synthesis, affine.name.split(".")
-        for depth, part in enumerate(path, 1):
-            key = tuple(path[:depth])
-            if key not in made:
-                made[key] = branch(getattr(module, part))
-                setattr(module, part, made[key])
-            module = made[key]
+        module = own_part(found.synthesis, affine.name, made)
         module.affine = Added(module.affine, offsets[:, affine.first : affine.first + affine.count])
     return found
 

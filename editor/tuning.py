@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from editor import checkpoints, classes, files, motion, projection
-from editor.fast_conv import branch
+from editor.fast_conv import branch, own_part
 from stylegan_layers import Freezable
 
 SUFFIX = ".tuned.safetensors"
@@ -54,14 +54,8 @@ def with_weights(G, weights):
     found, made = branch(G), {}
     found.synthesis = branch(G.synthesis)
     for name, value in weights.items():
-        *path, last = name.split(".")
-        module = found.synthesis
-        for depth, part in enumerate(path, 1):
-            key = tuple(path[:depth])
-            if key not in made:
-                made[key] = branch(getattr(module, part))
-                setattr(module, part, made[key])
-            module = made[key]
+        path, _, last = name.rpartition(".")
+        module = own_part(found.synthesis, path, made)
         module._parameters.pop(last, None)
         setattr(module, last, value)
         if isinstance(module, Freezable):

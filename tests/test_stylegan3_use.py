@@ -330,6 +330,24 @@ def test_a_face_whose_record_changes_is_encoded_again(sg3, tmp_path, run):
     assert "--unaligned" in make_report.encoded(said, results.sources(said), tmp_path / "latent_W/t.npy")
 
 
+def test_a_record_that_changes_meanwhile_is_no_result(work, sg3, tmp_path, monkeypatch):
+    """The transform was read from the old one; a face that says that it is by the new one would never be made again."""
+    from editor import session
+
+    turned(sg3["R"], tmp_path / "in")
+    embed = session.Session.embed
+
+    def slowly(*args):
+        (tmp_path / "in/t.json").write_text(json.dumps(lies(0.6, (0, 0), 1, 32)))
+        return embed(*args)
+
+    monkeypatch.setattr(session.Session, "embed", slowly)
+    words = ["--src_dir", "in", "--src_im", "t.png", "--latent_dir", "out", "--save_dir", "out", "--perceptual", "none", "--iteration", "1"]
+    with pytest.raises(OSError, match="record beside it"):
+        work("encode_image", *words, "--unaligned", "--preset", "exact", kind="R")
+    assert not (tmp_path / "out/t.npy").exists()
+
+
 def test_where_a_face_lies_is_found_at_every_turn():
     """dlib knows upright faces: a crop turned by 40 and by 90 degrees is looked at turned back."""
     astronaut_crop = Image.fromarray(skimage.data.astronaut()).crop((140, 20, 310, 190))
