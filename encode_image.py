@@ -246,7 +246,7 @@ def write(photo, found, i, args, session, chosen):
     if found.diverged[i]:
         raise ValueError(DIVERGED.format(steps=found.steps))
     if (content_hash(photo.path), placed_by(photo.path, args)) != photo.content:
-        raise OSError(f"{photo.path}: another picture, or record beside it, than when it was read, and nothing was written; run again")
+        raise OSError(f"{photo.path}: another picture than when it was read, or another record beside it; nothing was written; run again")
     noise = None if found.noise is None else [m[i : i + 1] for m in found.noise]
     person = face.Face(found.ws[i : i + 1], noise, found.tuned and found.tuned[i])
     picture, target = render.one(session.G, person, session.dtype), images.to_uint8(photo.image)[0]
