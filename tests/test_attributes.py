@@ -193,3 +193,17 @@ def test_a_state_that_does_not_fit_is_one_line(made_up, state):
 def test_senseless_settings_are_refused(made_up, flag):
     with pytest.raises(ValueError, match=f"{flag}[.0]*: expected"):
         train_attributes.main([*arguments(made_up, 1), *flag.split()])
+
+
+def test_an_image_that_cannot_be_read_is_named_and_its_row_left_out(made_up, capsys):
+    whole = train_attributes.read_faces(made_up / "faces.zip", made_up / "labels.csv")
+    with zipfile.ZipFile(made_up / "faces.zip") as archive:
+        pictures = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(made_up / "faces.zip", "w") as archive:
+        for name, content in pictures.items():
+            archive.writestr(name, content[:40] if name == "3.png" else content)
+    faces = train_attributes.read_faces(made_up / "faces.zip", made_up / "labels.csv")
+    assert "faces.zip: 3.png: " in capsys.readouterr().err
+    kept = [i for i, name in enumerate(whole.names) if name != "3.png"]
+    assert faces.names == [whole.names[i] for i in kept] and torch.equal(faces.pixels[:], whole.pixels[kept])
+    assert torch.equal(faces.targets["gender"].nan_to_num(9), whole.targets["gender"][kept].nan_to_num(9))

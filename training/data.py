@@ -81,9 +81,9 @@ def load(path, resolution, failures=None, progress=None):
     return names, pixels
 
 
-def read(path, resolution, quiet=False):
+def read(path, resolution, quiet=False, failures=None):
     """`load` for a command: what cannot be read is named on stderr, and counted at the end; every ten seconds it says how far it is."""
-    failures, began = cli.Failures(), time.monotonic()
+    failures, began = failures or cli.Failures(), time.monotonic()
     said = began
 
     def progress(count):

@@ -54,21 +54,23 @@ class Faces:
 
 
 def read_faces(data_path, labels, side=128):
-    """Read images and labels.
+    """Read images and labels. Images that cannot be read are named, and their rows are left out.
 
     Raises:
-        ValueError: a column or an image is missing, a label is unknown, or an image cannot be read.
+        ValueError: a column or an image is missing, or a label is unknown.
     """
     rows = read_table(labels, ("file", "age", "gender", "yaw", "glasses_edge", "happy"))
     bad = {str(r["age"]) for r in rows} - set(AGES) | {str(r["gender"]) for r in rows} - {"Male", "Female"}
     if bad:
         some = ", ".join(sorted(bad)[:5])
         raise ValueError(f"{labels}: unknown label {some}; ages are {', '.join(AGES)}; gender is Male or Female")
-    names, pixels = data.load(data_path, side)
+    failures = cli.Failures()
+    names, pixels = data.read(data_path, side, failures=failures)
     position = {name: i for i, name in enumerate(names)}
     missing = [r["file"] for r in rows if r["file"] not in position]
-    if missing:
+    if len(missing) > len(failures.names):
         raise ValueError(f"{data_path}: no image {missing[0]}, which {labels} names ({len(missing)} are missing)")
+    rows = [r for r in rows if r["file"] in position]
     order = [position[r["file"]] for r in rows]
     pixels = pixels if order == list(range(len(names))) else pixels[order]  # 700 MB are not copied without need
     return Faces(pixels, [r["file"] for r in rows], read_targets(rows, labels))
