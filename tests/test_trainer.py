@@ -241,8 +241,16 @@ def test_learning_rates_rise_and_fall(steps):
 
 def test_a_step_has_the_rate_of_its_group():
     run = new(reconstruct=1.0, lr=0.01, encoder_lr=0.002)
+    weights = [p for p in run.encoder.parameters() if p.requires_grad]
+    sizes = [p.detach().square().mean().sqrt().item() for p in weights]
     run.step(real())
-    assert [group["lr"] for group in run.opt_g.param_groups] == pytest.approx([0.01, 0.002])
+    first, *others = run.opt_g.param_groups
+    assert first["lr"] == pytest.approx(0.01) and [group["params"] for group in others] == [[p] for p in weights]
+    started = [(group["lr"], 0.002 * size) for group, size in zip(others, sizes, strict=True) if size]
+    assert len(started) == len(weights) - 3  # the last layer and the norm's bias start at 0
+    for rate, expected in started:
+        assert rate == pytest.approx(expected, rel=1e-5)
+    assert all(0 < group["lr"] <= 0.002 * (1 + 1e-6) for group in others)  # the norm's weight starts at 1
     assert not any(p.requires_grad for p in run.encoder.features.parameters())
 
 

@@ -28,6 +28,24 @@ def new_encoder(G, features_path):
     return encoder
 
 
+def weight_groups(encoder, lr):
+    """Adam's groups of an encoder's weights: each is moved by `lr` times its own size a step, in place of `lr`.
+
+    The frozen features' values reach hundreds, so the dense layer after them has weights of a thousandth, and steps of one size for all
+    drown what it says: the latents of photographs then keep some thirty directions of W, and those of samples follow them there.
+
+    Returns:
+        [{"params": [weight], "lr": its rate at most, "scale": that divided by `lr`}]
+    """
+    groups = []
+    for p in encoder.parameters():
+        if p.requires_grad:
+            inputs = p[0].numel() if p.ndim > 1 else len(p)
+            size = p.detach().square().mean().sqrt().item() or (3 * inputs) ** -0.5  # of what starts at 0: about a new layer's
+            groups.append({"params": [p], "lr": lr * size, "scale": size})
+    return groups
+
+
 def fit_mapping(G, encoder, images, spread=1.4, steps=1500, batch=256, lr=2.0):
     """Teach G's mapping network to draw its w from where `encoder` puts photographs, so that samples look as their renderings do.
 

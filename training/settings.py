@@ -32,7 +32,7 @@ class Config:
     heads_share: float = setting(0.5, "share of the batch that the heads see", above=0, most=1)
     heads_lr: float = setting(0.002, "learning rate of the heads", above=0)
     reconstruct: float = setting(0.0, "weight of the reconstructions by an encoder, then half of each batch; 0: none", least=0)
-    encoder_lr: float = setting(0.0005, "learning rate of the encoder", above=0)
+    encoder_lr: float = setting(0.003, "learning rate of the encoder, as a share of each weight's size", above=0)
     critic: float = setting(0.1, "weight of the critic in W that draws the encoder's latents and the mapping network's together", least=0)
     freeze_d: int = setting(0, "blocks of the discriminator, from the image on, that stay as they are", least=0)
     tick: int = setting(2000, "images (not steps) from one saved state, sheet and line of the log to the next", least=1)

@@ -107,8 +107,8 @@ class Trainer:
         c = self.config
         self.encoder, self.encoder_ema = encoder.to(self.device), copy.deepcopy(encoder).to(self.device).requires_grad_(False)
         self.encoder.requires_grad_(True).features.requires_grad_(False)
-        weights = [p for p in self.encoder.parameters() if p.requires_grad]
-        self.opt_g.add_param_group({"params": weights, "lr": c.encoder_lr, "scale": c.encoder_lr / c.lr})
+        for group in reconstruct.weight_groups(self.encoder, c.encoder_lr):
+            self.opt_g.add_param_group(group | {"scale": group["scale"] * c.encoder_lr / c.lr})
         self.critic = reconstruct.Critic(self.G.config.w_dim).to(self.device).measure(self.G)
         self.opt_c = torch.optim.Adam(self.critic.parameters(), lr=0.001, betas=(0.0, 0.99))
 
