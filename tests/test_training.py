@@ -521,7 +521,7 @@ def test_flags_that_make_no_sense_are_one_line(tmp_path, pictures, flags, match)
     assert "\n" not in str(caught.value) and not (tmp_path / "run" / "log.jsonl").exists()
 
 
-COMMANDS = ["train_generator", "train_encoder", "train_attributes", "make_boundaries", "make_features", "measure", "grow"]
+COMMANDS = ["train_generator", "train_encoder", "train_attributes", "make_boundaries", "make_features", "measure", "grow", "widen"]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -542,7 +542,8 @@ def test_every_flag_has_help(module, monkeypatch):
 @pytest.mark.parametrize("module", [name for name in COMMANDS if name != "grow"])
 def test_every_training_has_device_and_names_one_that_is_not_there(module, tmp_path):
     words = {"train_generator": ["--data", "x"], "train_encoder": ["--data", "x"], "measure": ["--data", "x"], "make_boundaries": [],
-             "train_attributes": ["--data", "x", "--labels", "y", "--out", "z"], "make_features": ["--faces", "x"]}  # fmt: skip
+             "train_attributes": ["--data", "x", "--labels", "y", "--out", "z"], "make_features": ["--faces", "x"],
+             "widen": ["--data", "x"]}  # fmt: skip
     with pytest.raises(ValueError, match="--device tpu: unknown; use auto, cpu, cuda"):
         importlib.import_module(f"training.{module}").main([*words[module], "--device", "tpu"])
 

@@ -31,7 +31,7 @@ class Config:
 
     steps: int = setting(2500, "steps of the optimiser, all runs together", least=1)
     batch: int = setting(8, "images a step", least=1)
-    lr: float = setting(0.001, "highest learning rate (Adam)", above=0)
+    lr: float = setting(0.003, "highest learning rate (Adam), as a share of each weight's size", above=0)
     seed: int = setting(0, "of everything drawn at random", least=0, most=10**12)
 
     __post_init__ = check
@@ -67,7 +67,7 @@ def train(G, encoder, real, config, state_path, new=True, report=None):
     """
     distance = encoder.features
     weights = [p for p in encoder.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=config.lr)
+    optimiser = torch.optim.Adam(reconstruct.weight_groups(encoder, config.lr))
     first, sums = 0, {}
     if Path(state_path).is_file():
         with resume.reading(state_path):
@@ -84,7 +84,7 @@ def train(G, encoder, real, config, state_path, new=True, report=None):
         torch.manual_seed(resume.seed(config.seed, step))
         t = step / config.steps
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * min(1.0, (step + 1) / 100) * (1 - t) ** 0.5
+            group["lr"] = config.lr * group["scale"] * min(1.0, (step + 1) / 100) * (1 - t) ** 0.5
         if (t < KNOWN_SHARE and new) or step % 4 == 0:
             made, ws = known_batch(G, config.batch)
             name, loss = "known", 0.1 * ((encoder(made) - ws) / spread).square().mean()
