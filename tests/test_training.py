@@ -661,6 +661,17 @@ def test_measure_says_what_it_needs(pictures, tmp_path, words, match):
         measure.main(["--data", str(pictures), "--out", str(tmp_path / "m.json"), *words])
 
 
+def test_faces_for_a_last_word_are_others(tmp_path, monkeypatch):
+    colours = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 128, 128)
+    monkeypatch.setattr(data, "read", lambda *_: ([], colours))
+    compared = []
+    monkeypatch.setattr(measure, "distribution", lambda G, real, *_: compared.append(real[:, 0, 0, 0].tolist()) or {})
+    for skip in ("0", "12"):
+        measure.main(["--data", "x", "--count", "12", "--skip", skip, "--out", str(tmp_path / "m.json")])
+    first, others = ([round((value + 1) * 127.5) for value in values] for values in compared)
+    assert first == list(range(9, 129, 10)) and others == list(range(129, 249, 10))
+
+
 def test_frechet_and_kernel_distances_of_known_sets():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 1, (4000, 3)), rng.normal([2, 0, 0], [1, 1, 2], (4000, 3))
