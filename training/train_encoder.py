@@ -31,7 +31,7 @@ class Config:
 
     steps: int = setting(2500, "steps of the optimiser, all runs together", least=1)
     batch: int = setting(8, "images a step", least=1)
-    lr: float = setting(0.003, "highest learning rate (Adam), as a share of each weight's size", above=0)
+    lr: float = setting(0.01, "highest learning rate (Adam), as a share of each weight's size", above=0)
     seed: int = setting(0, "of everything drawn at random", least=0, most=10**12)
 
     __post_init__ = check
