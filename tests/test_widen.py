@@ -105,6 +105,8 @@ def test_the_command_writes_a_pair_that_knows_photographs_better(pair, tmp_path,
     with torch.no_grad():
         before, after = (a.synthesis(b(x)).sub(x).square().mean() for a, b in ((G, encoder), (new, guess)))
     assert after < 0.9 * before
+    widen.main([*words, "--out", str(tmp_path / "few"), "--faces", "12", "--images", "0", "--quiet"])  # fewer than a code each
+    assert (tmp_path / "few" / "encoder.safetensors").is_file()
     with pytest.raises(ValueError, match="--faces 9"):
         widen.main([*words, "--faces", "9"])
 

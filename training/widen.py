@@ -29,6 +29,7 @@ from training import data, reconstruct, resume
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 from training.measure import brought_to
 from training.train_encoder import measure
+from training.train_generator import require_writable
 
 SIDE = 32  # of the pictures that Gauss-Newton compares
 DAMPING = 0.7  # of its steps; the derivative's singular values are 14 to 0.02 in the bundled generator
@@ -50,6 +51,7 @@ class Config:
     seed: int = setting(0, "of everything drawn at random", least=0, most=10**12)
 
     __post_init__ = check
+    steps = property(lambda self: math.ceil(self.images / self.batch))
 
 
 def rendered(G, w):
@@ -121,7 +123,7 @@ def new_head(encoder, features, w, slope):
     A code passes the leaky ReLU as two units, it and its opposite, whose difference is linear.
     """
     c = encoder.config
-    codes = min(c.ranks[0], c.ranks[1], c.hidden // 2, c.w_dim)
+    codes = min(c.ranks[0], c.ranks[1], c.hidden // 2, c.w_dim, len(w) - 1)
     middle, mean = features.mean(0), w.mean(0)
     to_codes, to_w = fitted(features - middle, w - mean, slope, codes)
     one = torch.eye(codes, device=w.device)
@@ -183,7 +185,7 @@ def learn(G, encoder, distance, real, config, report=None):
     optimiser = torch.optim.Adam(groups, betas=(0.0, 0.99), eps=1e-10)
     highest = [group["lr"] for group in groups]
     averages = [copy.deepcopy(network).requires_grad_(False) for network in (G, encoder)]
-    steps = config.images // config.batch
+    steps = config.steps
     for step in range(steps):
         torch.manual_seed(resume.seed(config.seed, step))
         share = min(1.0, (step + 1) / 30) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
@@ -240,6 +242,7 @@ def flags():
 def main(argv):
     args = flags().parse_args(argv)
     config, device = from_flags(Config, args), session.device(args.device)
+    require_writable(Path(args.out))
     G = checkpoints.load_generator(args.generator, device)
     if G.kind != "stylegan2":
         raise ValueError(f"{G.meta['path']}: a {G.kind}; only a StyleGAN2 can be widened")
@@ -252,7 +255,7 @@ def main(argv):
     G.train()
     encoder.train().requires_grad_(True).features.requires_grad_(False)
     say = (lambda words: None) if args.quiet else cli.say
-    with tqdm(total=config.images // config.batch, disable=args.quiet, unit="step", file=sys.stderr, mininterval=1) as bar:
+    with tqdm(total=config.steps, disable=args.quiet, unit="step", file=sys.stderr, mininterval=1) as bar:
         G_mean, encoder_mean = widen(G, encoder, pictures, indices, config, say, lambda mse: bar.update())
     kept = {key: G.meta[key] for key in ("alignment", "perceptual", "source", "license") if G.meta[key]}
     paths = [Path(args.out) / f"{name}.safetensors" for name in ("generator", "encoder")]
