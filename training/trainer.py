@@ -156,6 +156,10 @@ class Trainer:
         for name in self.NETWORKS:
             if getattr(self, name) is not None:
                 processes.take_from_first(getattr(self, name).state_dict().values(), self.ranks)
+        scales = torch.tensor([group.get("scale", 1.0) for group in self.opt_g.param_groups], device=self.device)
+        processes.take_from_first([scales], self.ranks)  # of the encoder's weights as process 0 began with them
+        for group, scale in zip(self.opt_g.param_groups, scales.tolist(), strict=True):
+            group["scale"] = scale
 
     @property
     def shown(self):
