@@ -228,6 +228,17 @@ def split(count, held_out=True):
     return every[~last], every[last]
 
 
+def parts(path, pictures):
+    """`split` of pictures that came from `path`.
+
+    Raises:
+        ValueError: none of them is held out.
+    """
+    if len(pictures) < HELD_OUT:
+        raise ValueError(f"{path}: {len(pictures)} pictures; give {HELD_OUT} or more, since every tenth is held out")
+    return split(len(pictures))
+
+
 class Batches:
     """Batch i, for every i from 0 on: float [size, 3, R, R] in [-1, 1]. Each round has a new order, and half of the images are mirrored.
 

@@ -135,9 +135,7 @@ def main(argv):
     torch.manual_seed(settings.seed)
     G = checkpoints.load_generator(args.generator, device)
     _, pictures = data.read(args.data, G.resolution, args.quiet)
-    train_on, held = data.split(len(pictures))
-    if not len(held):
-        raise ValueError(f"{args.data}: {len(pictures)} pictures; give 10 or more, since every tenth is held out")
+    train_on, held = data.parts(args.data, pictures)
     encoder = checkpoints.load_encoder(args.init, G) if args.init else reconstruct.new_encoder(G, checkpoints.BUNDLED["features"])
     encoder.to(device).requires_grad_(True).features.requires_grad_(False)
     real = data.Batches(pictures, train_on, settings.batch, settings.seed, device=device)

@@ -248,9 +248,7 @@ def main(argv):
         raise ValueError(f"{G.meta['path']}: a {G.kind}; only a StyleGAN2 can be widened")
     encoder = checkpoints.load_encoder(args.encoder, G, device)
     _, pictures = data.read(args.data, G.resolution, args.quiet)
-    indices, held = data.split(len(pictures))
-    if not len(held):
-        raise ValueError(f"{args.data}: {len(pictures)} pictures; give 10 or more, since every tenth is held out")
+    indices, held = data.parts(args.data, pictures)
     torch.manual_seed(config.seed)
     G.train()
     encoder.train().requires_grad_(True).features.requires_grad_(False)
