@@ -129,7 +129,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(made_up):
         train_attributes.train(faces, none, options, made_up / "parts.pt", stop)
     train_attributes.train(faces, none, options, made_up / "parts.pt", lambda line: None)
     whole, parts = (torch.load(made_up / f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
-    assert whole["epoch"] == 2
+    assert whole["epoch"] == 2 and whole.pop("run") == parts.pop("run")
     torch.testing.assert_close(whole, parts, rtol=0, atol=0, equal_nan=True)
 
 
@@ -207,3 +207,42 @@ def test_an_image_that_cannot_be_read_is_named_and_its_row_left_out(made_up, cap
     kept = [i for i, name in enumerate(whole.names) if name != "3.png"]
     assert faces.names == [whole.names[i] for i in kept] and torch.equal(faces.pixels[:], whole.pixels[kept])
     assert torch.equal(faces.targets["gender"].nan_to_num(9), whole.targets["gender"][kept].nan_to_num(9))
+
+
+def test_an_edge_strength_that_is_not_known_is_no_pair_of_glasses():
+    row = {"file": "a", "age": "20-29", "gender": "Male", "yaw": "", "happy": "0.5"}
+    targets = train_attributes.read_targets([row | {"glasses_edge": str(i or "")} for i in range(40)], "labels.csv")
+    assert targets["glasses"][0].isnan() and targets["glasses"][39] == 1 and targets["glasses"][1] == 0
+    with pytest.raises(ValueError, match="a: yaw is 'inf'; leave it empty"):
+        train_attributes.read_targets([row | {"yaw": "inf", "glasses_edge": "1"}], "labels.csv")
+
+
+def test_a_folder_and_a_table_of_a_spreadsheet_are_read(made_up):
+    zipfile.ZipFile(made_up / "faces.zip").extractall(made_up / "faces")
+    (made_up / "labels.csv").write_text((made_up / "labels.csv").read_text(), encoding="utf-8-sig")
+    faces = train_attributes.read_faces(made_up / "faces", made_up / "labels.csv")
+    zipped = train_attributes.read_faces(made_up / "faces.zip", made_up / "labels.csv")
+    assert faces.names == zipped.names and torch.equal(faces.pixels, zipped.pixels)
+
+
+def test_rows_of_no_image_and_second_rows_are_named(made_up):
+    table = (made_up / "labels.csv").read_text()
+    with zipfile.ZipFile(made_up / "faces.zip", "a") as archive:
+        archive.writestr("bad.png", b"none")  # it must not excuse the row of another
+    for row, match in (("typo.png", "no image typo.png"), ("31.png", "2 rows of 31.png")):
+        (made_up / "labels.csv").write_text(table + row + ",20-29,Male,0,0,0\n")
+        with pytest.raises(ValueError, match=match):
+            train_attributes.read_faces(made_up / "faces.zip", made_up / "labels.csv")
+
+
+def test_a_state_of_other_pictures_is_not_the_result(made_up):
+    train_attributes.main(arguments(made_up, 1))
+    with zipfile.ZipFile(made_up / "faces.zip") as archive:
+        pictures = [archive.read(f"{i}.png") for i in range(32)]
+    with zipfile.ZipFile(made_up / "faces.zip", "w") as archive:
+        for i, content in enumerate(reversed(pictures)):
+            archive.writestr(f"{i}.png", content)
+    with pytest.raises(ValueError, match="state.pt: .*another --data;"):
+        train_attributes.main(arguments(made_up, 1))
+    with pytest.raises(ValueError, match="holds encoder, not attributes"):
+        train_attributes.main([*arguments(made_up, 1), "--out", str(checkpoints.BUNDLED["encoder"])])

@@ -78,8 +78,19 @@ def test_one_is_trained_for_any_generator_and_goes_on_where_it_stopped(tmp_path,
     found = projection.project(G, None, torch.zeros(3, 3, 16, 16), settings.Config(iteration=2, init=ws))
     assert found.loss.isfinite().all()
 
+    for other in (["--seed", "1"], ["--init", str(tmp_path / "e.safetensors"), "--out", str(tmp_path / "e2.safetensors")]):
+        with pytest.raises(ValueError, match=f"state.pt: .* of a run with another {other[0]};"):
+            train_encoder.main([*words, *other])
+    images.save(tmp_path / "faces" / "0.png", np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="state.pt: .* of a run with another --data;"):
+        train_encoder.main(words)
+    before = (tmp_path / "e.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="e.safetensors: not written"):
+        train_encoder.main([*words, "--steps", "3", "--lr", "1e30", "--state", str(tmp_path / "diverged.pt")])
+    assert (tmp_path / "e.safetensors").read_bytes() == before
     path = tmp_path / "state.pt"
     state = torch.load(path, weights_only=True)
+    assert state.pop("run")  # as states of older versions are
     assert state["generator_hash"] == G.meta["hash"]
     for wrong, match in ((b"", "cannot go on"), (state | {"generator_hash": "x"}, "another generator"), ({"encoder": {}}, "cannot go on")):
         path.write_bytes(wrong) if wrong == b"" else torch.save(wrong, path)
@@ -114,7 +125,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     stops.clear()
     train("parts.pt")
     whole, parts = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "parts.pt"))
-    assert whole["step"] == 6 and whole.pop("generator_hash") == parts.pop("generator_hash")
+    assert whole["step"] == 6 and all(whole.pop(what) == parts.pop(what) for what in ("generator_hash", "run"))
     torch.testing.assert_close(whole, parts, rtol=0, atol=0)
 
 
@@ -128,3 +139,17 @@ def test_a_tenth_of_the_pictures_must_be_there_to_hold_out(tmp_path, G):
     images.save(tmp_path / "one.png", np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(ValueError, match="1 pictures; give 10 or more"):
         train_encoder.main(["--data", str(tmp_path)])
+
+
+def test_what_may_not_be_replaced_is_known_before_the_work(tmp_path, capsys):
+    G, e = Generator(Config("stylegan2", 8, 64, 8, 2)), tmp_path / "e.safetensors"
+    checkpoints.save(tmp_path / "g.safetensors", G)
+    words = ["--data", "none", "--generator", str(tmp_path / "g.safetensors")]
+    (tmp_path / "a folder.safetensors").mkdir()
+    for out, match in ((tmp_path / "g.safetensors", "this run reads it"), (tmp_path / "e.png", "ends in .safetensors"),
+                       (tmp_path / "a folder.safetensors", "folder"), (checkpoints.BUNDLED["encoder"], "for its own generator"),
+                       (checkpoints.BUNDLED["attributes"], "holds attributes, not encoder")):  # fmt: skip
+        with pytest.raises((ValueError, OSError), match=match):
+            train_encoder.main([*words, "--out", str(out)])
+    with pytest.raises(ValueError, match="call it s.pt"):
+        train_encoder.main([*words, "--out", str(e), "--state", str(tmp_path / "s.png")])

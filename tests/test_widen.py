@@ -105,6 +105,18 @@ def test_the_command_writes_a_pair_that_knows_photographs_better(pair, tmp_path,
     with torch.no_grad():
         before, after = (a.synthesis(b(x)).sub(x).square().mean() for a, b in ((G, encoder), (new, guess)))
     assert after < 0.9 * before
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.pt").touch()
+    (tmp_path / "file").touch()
+    own = ["--generator", str(tmp_path / "wide" / "generator.safetensors"), "--encoder", str(tmp_path / "wide" / "encoder.safetensors")]
+    for out, more, match in (("wide", own, "this run reads it"), ("run", [], "a training goes on"), ("file", [], "expected a folder"),
+                             (checkpoints.BUNDLED["encoder"].parent, [], "comes with the project")):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            widen.main([*words, *more, "--out", str(tmp_path / out)])
+    before = (tmp_path / "wide" / "generator.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="safetensors: not written"):  # nor a generator without its encoder
+        widen.main([*words, "--out", str(tmp_path / "wide"), "--images", "12", "--batch", "4", "--encoder_lr", "1e30", "--quiet"])
+    assert (tmp_path / "wide" / "generator.safetensors").read_bytes() == before
     widen.main([*words, "--out", str(tmp_path / "few"), "--faces", "12", "--images", "0", "--quiet"])  # fewer than a code each
     assert (tmp_path / "few" / "encoder.safetensors").is_file()
     with pytest.raises(ValueError, match="--faces 9"):

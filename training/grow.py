@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from editor import checkpoints, cli
 from stylegan_layers import Discriminator, Generator, upsample
-from training import data
+from training import data, outputs
 from training.config import add_flags, check, from_flags, setting
 
 
@@ -97,6 +97,8 @@ def grown_discriminator(D, images, indices=None, steps=300, lr=0.01):
 def grow_both(args, D):
     """(generator, discriminator) one block larger, and their metadata."""
     G = checkpoints.load_generator(args.generator)
+    if D.config.resolution != G.resolution:
+        raise ValueError(f"--discriminator: looks at pictures of side {D.config.resolution}; the generator's is {G.resolution}")
     size = G.resolution * 2
     new_g = grown_generator(G, args.channel_base, args.channel_max, size)
     _, images = data.read(args.data, size)
@@ -135,6 +137,9 @@ def main(argv):
         parser.error("give --generator and --data to grow by a block, --channel_base_d to widen the discriminator, or all three")
     D = checkpoints.load_discriminator(args.discriminator)
     origin = {k: D.meta[k] for k in ("source", "license")}
+    kinds = {"discriminator.safetensors": f"{D.config.kind}_discriminator"}
+    kinds |= {"generator.safetensors": "stylegan2"} if args.generator else {}
+    outputs.check_folder(args.out, kinds, [args.generator, args.discriminator])
     if args.channel_base_d:
         D = widened_discriminator(D, args.channel_base_d)
     if args.generator:

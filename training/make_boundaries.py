@@ -11,6 +11,7 @@ Scored faces are kept in --cache as they are made: a stopped run goes on there. 
 
 import dataclasses
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,11 @@ def scored_faces(G, net, count, psi, seed, cache, bar):
             scores = score(G, net, w[:, None].expand(-1, G.num_ws, -1))
             with files.atomic(path) as temporary:
                 np.savez(temporary, w=w.cpu().numpy(), scores=scores)
-        with np.load(path, allow_pickle=False) as kept:
-            parts.append((kept["w"], kept["scores"]))
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                parts.append((kept["w"], kept["scores"]))
+        except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
+            raise ValueError(f"{path}: damaged; remove it, and its faces are scored again") from None
         bar.update(CHUNK)
     w, scores = (np.concatenate(p)[:count] for p in zip(*parts, strict=True))
     return w, scores

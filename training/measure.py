@@ -231,6 +231,10 @@ def main(argv):
     args = flags().parse_args(argv)
     config, starts, device = from_flags(Config, args), read_starts(args.starts), session.device(args.device)
     G = checkpoints.load_generator(args.generator, device)
+    if Path(args.out).suffix != ".json":
+        raise ValueError(f"--out {args.out}: measures are JSON; give a name that ends in .json")
+    files.check_writable(args.out)
+    distance, encoder = embedders(G, starts, args.encoder) if config.inversion else (None, None)  # before the hours that samples take
     _, pixels = data.read(args.data, max(G.resolution, 64))
     train, held = data.split(len(pixels))
     held = held[config.skip :]
@@ -246,7 +250,7 @@ def main(argv):
     if config.inversion:
         chosen = held[torch.linspace(0, len(held) - 1, min(config.inversion, len(held))).long()]
         targets = pixels[chosen].to(device).float() / 127.5 - 1
-        table["inversion"], pairs = inversions(G, targets, starts, config.steps, args.encoder)
+        table["inversion"], pairs = inversions(G, targets, starts, config.steps, distance, encoder)
         written.append(Path(args.out).with_suffix(".png"))
         rows = [[p for pair in pairs[i : i + 4] for p in pair] for i in range(0, min(32, len(pairs)), 4)]
         images.save(written[-1], images.sheet(rows, gap=0))
@@ -255,11 +259,18 @@ def main(argv):
     print(*written, sep="\n")
 
 
-def inversions(G, targets, starts, steps, encoder_path):
+def embedders(G, starts, encoder_path):
+    """(distance of the embeddings, the generator's encoder where one of `starts` asks for it)."""
+    distance = session.load_distance(G.meta["perceptual"] or "vgg16", device=G.w_avg.device)
+    asked = any(init == "encoder" for _, _, init in starts)
+    return distance, checkpoints.load_encoder(encoder_path, G, G.w_avg.device) if asked else None
+
+
+def inversions(G, targets, starts, steps, distance, encoder):
     """`inversion` from each start and with each number of steps: {what: row}, and the last one's pictures. Prints rows as they come."""
-    distance, table = session.load_distance(G.meta["perceptual"] or "vgg16", device=G.w_avg.device), {}
+    table = {}
     for name, space, init in starts:
-        start = {"encoder": checkpoints.load_encoder(encoder_path, G, G.w_avg.device)} if init == "encoder" else {"init": init}
+        start = {"encoder": encoder} if init == "encoder" else {"init": init}
         for count in steps:
             row, pairs = inversion(G, distance, targets, count, space=space, **start)
             table[f"{name}, {count} steps"] = row

@@ -17,6 +17,25 @@ def seed(*what):
     return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big") >> 1
 
 
+def pictures_word(pictures):
+    """A word for training pictures uint8 [N, 3, R, R], other for others: made of their number and of 64 of them."""
+    few = torch.linspace(0, len(pictures) - 1, min(len(pictures), 64)).long()
+    return hashlib.sha256(repr(tuple(pictures.shape)).encode() + pictures[few].numpy().tobytes()).hexdigest()[:16]
+
+
+def require_same(state, run):
+    """Raise ValueError unless a state is of a run like this one.
+
+    Without it a state of other pictures is gone on with, and where its steps are done, it is the result.
+
+    Args:
+        run: {flag: what the state must have been made with}; a state's own lies under "run". States of older versions do not say it.
+    """
+    other = [flag for flag, value in state.get("run", run).items() if run.get(flag, value) != value]
+    if other:
+        raise ValueError(f"it is of a run with another {', another '.join(other)}")
+
+
 def save(path, state):
     """Write a state, a dict of tensors, numbers and such dicts; whole, or the one before stays.
 

@@ -12,8 +12,10 @@ of the same image before, where it was sure (temporal ensembling, Laine & Aila 2
 Stopped runs go on where they were: the state after each epoch lies in --state. One JSON line an epoch; a table at the end.
 """
 
+import collections
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -26,7 +28,7 @@ from torch import nn
 
 from editor import checkpoints, cli, session
 from editor.networks import AttributeConfig, AttributeNet
-from training import data, resume
+from training import data, outputs, resume
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 
 AGES = ["20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]
@@ -57,21 +59,31 @@ def read_faces(data_path, labels, side=128):
     """Read images and labels. Images that cannot be read are named, and their rows are left out.
 
     Raises:
-        ValueError: a column or an image is missing, or a label is unknown.
+        ValueError: a column or an image is missing, an image has two rows, or a label is unknown.
     """
     rows = read_table(labels, ("file", "age", "gender", "yaw", "glasses_edge", "happy"))
+    counts = collections.Counter(r["file"] for r in rows)
+    twice, times = counts.most_common(1)[0]
+    if times > 1:  # one of them might be trained on and the other held out
+        raise ValueError(f"{labels}: {times} rows of {twice}; leave one")
     bad = {str(r["age"]) for r in rows} - set(AGES) | {str(r["gender"]) for r in rows} - {"Male", "Female"}
     if bad:
         some = ", ".join(sorted(bad)[:5])
         raise ValueError(f"{labels}: unknown label {some}; ages are {', '.join(AGES)}; gender is Male or Female")
     failures = cli.Failures()
     names, pixels = data.read(data_path, side, failures=failures)
-    position = {name: i for i, name in enumerate(names)}
-    missing = [r["file"] for r in rows if r["file"] not in position]
-    if len(missing) > len(failures.names):
+    before = str(Path(data_path, "_"))[:-1] if Path(data_path).is_dir() else f"{data_path}: "  # what `read` puts before a name
+
+    def key(row):
+        return (row["file"] or "").removeprefix(before)
+
+    position = {name.removeprefix(before): i for i, name in enumerate(names)}
+    unread = {name.removeprefix(before) for name in failures.names}
+    missing = [r["file"] for r in rows if key(r) not in position and key(r) not in unread]
+    if missing:
         raise ValueError(f"{data_path}: no image {missing[0]}, which {labels} names ({len(missing)} are missing)")
-    rows = [r for r in rows if r["file"] in position]
-    order = [position[r["file"]] for r in rows]
+    rows = [r for r in rows if key(r) in position]
+    order = [position[key(r)] for r in rows]
     pixels = pixels if order == list(range(len(names))) else pixels[order]  # 700 MB are not copied without need
     return Faces(pixels, [r["file"] for r in rows], read_targets(rows, labels))
 
@@ -83,7 +95,7 @@ def read_table(path, columns):
         ValueError: no CSV, no rows, or a column is missing.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as f:
+        with open(path, newline="", encoding="utf-8-sig") as f:  # spreadsheets put a mark before the first column's name
             rows = list(csv.DictReader(f))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable CSV in UTF-8 ({error})") from None
@@ -102,13 +114,18 @@ def read_targets(rows, path):
 
     def number(row, name):
         try:
-            return float(row[name] or "nan")
+            value = float(row[name] or "nan")
         except ValueError:
             raise ValueError(f"{path}: {row['file']}: {name} is {row[name][:40]!r}, not a number") from None
+        if math.isinf(value):
+            raise ValueError(f"{path}: {row['file']}: {name} is {row[name][:40]!r}; leave it empty where it is not known")
+        return value
 
     column = {k: torch.tensor([number(r, k) for r in rows]) for k in ("yaw", "glasses_edge", "happy")}
     bins = torch.tensor([AGES.index(r["age"]) for r in rows])
-    rank = column["glasses_edge"].argsort(descending=True).argsort() / len(rows)
+    known = ~column["glasses_edge"].isnan()  # of those that are not, no rank is known; sorted, they would come first, as worn
+    rank = torch.full(known.shape, math.nan)
+    rank[known] = column["glasses_edge"][known].argsort(descending=True).argsort() / known.sum()
     return {
         "gender": torch.tensor([float(r["gender"] == "Male") for r in rows]),
         "age": (bins[:, None] > torch.arange(len(AGES) - 1)).float(),
@@ -286,20 +303,25 @@ def train(faces, taught, options, state_path, report, device="cpu"):
     indices = torch.arange(len(faces.names))[~faces.held_out]
     indices = torch.cat([indices, taught, taught])
     opinions, optimizer = Opinions(len(faces.names)), torch.optim.AdamW(trainee.parameters(), lr=1e-3, weight_decay=0.02)
+    names = hashlib.sha256("\n".join(faces.names).encode(errors="surrogateescape")).hexdigest()[:16]
+    run = {"--data": resume.pictures_word(faces.pixels), "--labels": names, "--batch": options.batch, "--seed": options.seed}
     start, epoch = time.time(), 0
     if Path(state_path).exists():
         with resume.reading(state_path):
             state = resume.load(state_path)
+            resume.require_same(state, run)
             trainee.load_state_dict(state["trainee"])
             optimizer.load_state_dict(state["optimizer"])
             opinions.load(state["opinions"])
             epoch = state["epoch"]
+        done = "; nothing to do: raise --epochs, or give another --state" if epoch >= options.epochs else ""
+        cli.say(f"going on from {state_path}, after {epoch} epochs{done}")
     while epoch < options.epochs and (time.time() - start) / 60 < options.minutes:
         began = time.time()
         loss = train_epoch(trainee, optimizer, faces, indices, opinions, epoch, options)
         epoch += 1
         state = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict(), "opinions": opinions.mean, "epoch": epoch}
-        resume.save(state_path, state)
+        resume.save(state_path, state | {"run": run})
         rate = len(indices) / (time.time() - began)
         table = measure(trainee.folded(), faces, limit=300) if epoch > options.small_epochs else {}  # wants the full size
         report({"epoch": epoch, "loss": round(loss, 4), "images_per_second": round(rate, 1)} | {k: round(v, 4) for k, v in table.items()})
@@ -414,13 +436,16 @@ def parser():
 def main(argv=None):
     args = parser().parse_args(argv)
     config, device = from_flags(Config, args), session.device(args.device)
+    state = args.state or Path("runs") / f"{Path(args.out).stem}.pt"
+    outputs.check_checkpoint(args.out, "attributes")
+    outputs.check_state(state)
     faces = read_faces(args.data, args.labels)
     if len(faces.names) < 10:
         raise ValueError(f"{args.labels}: {len(faces.names)} images; give 10 or more, since every tenth is held out")
     print(f"{len(faces.names)} images of {args.data}, {int(faces.held_out.sum())} of them held out", file=sys.stderr, flush=True)
     hand_labels = read_hand_labels(args.hand_labels, faces) if args.hand_labels else []
-    state = args.state or Path("runs") / f"{Path(args.out).stem}.pt"
     net = train(faces, teach(faces, hand_labels), config, state, lambda line: print(json.dumps(line), flush=True), device)
+    outputs.require_finite(args.out, net)
     checkpoints.save(args.out, net, half=True, source=SOURCE, license=LICENSE)
     tables = {"held out, against the labels": measure(net, faces)}
     if hand_labels:

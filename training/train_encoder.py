@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from editor import checkpoints, cli, images, render, session
-from training import data, reconstruct, resume
+from editor import checkpoints, cli, files, images, render, session
+from training import data, outputs, reconstruct, resume
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 from training.trainer import sample_ws
 
@@ -53,7 +53,7 @@ def reconstruction_loss(G, encoder, distance, images):
     return loss.mean() + 0.002 * (ws - G.w_avg).square().mean()
 
 
-def train(G, encoder, real, config, state_path, new=True, report=None):
+def train(G, encoder, real, config, state_path, new=True, report=None, run=None):
     """`config.steps` steps of Adam; the state goes to `state_path` every EVERY steps, and a run goes on from the one that is there.
 
     Args:
@@ -61,6 +61,10 @@ def train(G, encoder, real, config, state_path, new=True, report=None):
         real: real[step] is a batch of images [batch, 3, R, R] in [-1, 1] on that device, as data.Batches gives it.
         new: the encoder knows nothing yet: the first fifth of the steps shows it samples only.
         report: called after each step with (its number from 1 on, {name: mean loss since the last report} or None).
+        run: what `resume.require_same` compares.
+
+    Returns:
+        The number of steps that the state had done.
 
     Raises:
         ValueError: the state is another run's, or none.
@@ -74,6 +78,7 @@ def train(G, encoder, real, config, state_path, new=True, report=None):
             state = resume.load(state_path, G.w_avg.device)
             if state.get("generator_hash", G.meta["hash"]) != G.meta["hash"]:  # states of older versions do not say it
                 raise ValueError("it is of an encoder of another generator")
+            resume.require_same(state, run or {})
             encoder.load_state_dict(state["encoder"])
             optimiser.load_state_dict(state["optimiser"])
             first = state["step"]
@@ -97,9 +102,10 @@ def train(G, encoder, real, config, state_path, new=True, report=None):
         if (step + 1) % EVERY == 0:
             means, sums = {k: round(a / n, 4) for k, (a, n) in sums.items()}, {}
             state = {"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            resume.save(state_path, state | {"generator_hash": G.meta["hash"]})
+            resume.save(state_path, state | {"generator_hash": G.meta["hash"], "run": run or {}})
         if report:
             report(step + 1, means)
+    return first
 
 
 def _step(optimiser, loss, weights):
@@ -129,11 +135,25 @@ def flags():
     return parser
 
 
+def check_outputs(args, G):
+    """See that --out and --state may and can be written, before the work.
+
+    Raises:
+        ValueError, OSError: they are read by this run, are one file, are something else, or cannot be written.
+    """
+    outputs.check_checkpoint(args.out, "encoder", [G.meta["path"], args.init])
+    own = checkpoints.same_file(G.meta["path"], checkpoints.BUNDLED["generator"])
+    if not own and checkpoints.same_file(args.out, checkpoints.BUNDLED["encoder"]):
+        raise ValueError(f"{args.out}: comes with the project, for its own generator; choose another --out")
+    outputs.check_state(args.state)
+
+
 def main(argv):
     args = flags().parse_args(argv)
     settings, device, began = from_flags(Config, args), session.device(args.device), time.time()
     torch.manual_seed(settings.seed)
     G = checkpoints.load_generator(args.generator, device)
+    check_outputs(args, G)
     _, pictures = data.read(args.data, G.resolution, args.quiet)
     train_on, held = data.parts(args.data, pictures)
     encoder = checkpoints.load_encoder(args.init, G) if args.init else reconstruct.new_encoder(G, checkpoints.BUNDLED["features"])
@@ -147,8 +167,14 @@ def main(argv):
                 bar.write(json.dumps({"step": step, "seconds": round(time.time() - began)} | means), file=sys.stdout)
                 sys.stdout.flush()
 
-        train(G, encoder, real, settings, args.state, not args.init, report)
+        run = {"--data": resume.pictures_word(pictures), "--init": args.init and files.file_hash(args.init)}
+        run |= {"--batch": settings.batch, "--seed": settings.seed}
+        first = train(G, encoder, real, settings, args.state, not args.init, report, run)
+    if first and not args.quiet:
+        done = "; nothing was left to do: raise --steps, or give another --state" if first >= settings.steps else ""
+        cli.say(f"went on from {args.state}, after {first} steps{done}")
     source = f"trained by training/train_encoder.py for {Path(G.meta['path']).name}"
+    outputs.require_finite(args.out, encoder)
     checkpoints.save(args.out, encoder, half=True, generator_hash=G.meta["hash"], source=source, license=G.meta["license"] or "")
     measured, sheet = measure(G, encoder, pictures[held[:64]].to(device).float() / 127.5 - 1)
     images.save(Path(args.state).with_suffix(".png"), sheet)

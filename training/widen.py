@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from editor import checkpoints, cli, session
-from training import data, reconstruct, resume
+from training import data, outputs, reconstruct, resume
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 from training.measure import brought_to
 from training.train_encoder import measure
-from training.train_generator import require_writable
 
 SIDE = 32  # of the pictures that Gauss-Newton compares
 DAMPING = 0.7  # of its steps; the derivative's singular values are 14 to 0.02 in the bundled generator
@@ -242,11 +241,11 @@ def flags():
 def main(argv):
     args = flags().parse_args(argv)
     config, device = from_flags(Config, args), session.device(args.device)
-    require_writable(Path(args.out))
     G = checkpoints.load_generator(args.generator, device)
     if G.kind != "stylegan2":
         raise ValueError(f"{G.meta['path']}: a {G.kind}; only a StyleGAN2 can be widened")
     encoder = checkpoints.load_encoder(args.encoder, G, device)
+    outputs.check_folder(args.out, {"generator.safetensors": G.kind, "encoder.safetensors": "encoder"}, [G.meta["path"], args.encoder])
     _, pictures = data.read(args.data, G.resolution, args.quiet)
     indices, held = data.parts(args.data, pictures)
     torch.manual_seed(config.seed)
@@ -258,6 +257,8 @@ def main(argv):
     kept = {key: G.meta[key] for key in ("alignment", "perceptual", "source", "license") if G.meta[key]}
     paths = [Path(args.out) / f"{name}.safetensors" for name in ("generator", "encoder")]
     kept_e = {key: kept[key] for key in ("source", "license") if key in kept}
+    for path, network in zip(paths, (G_mean, encoder_mean), strict=True):  # both or neither: a pair of two runs is none
+        outputs.require_finite(path, network)
     generator_hash = checkpoints.save(paths[0], G_mean, half=True, **kept)
     checkpoints.save(paths[1], encoder_mean, half=True, generator_hash=generator_hash, **kept_e)
     if not args.quiet:

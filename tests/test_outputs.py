@@ -1,0 +1,49 @@
+"""What training commands may replace, and that they say so before the work."""
+
+import numpy as np
+import pytest
+
+from editor import checkpoints
+from stylegan_layers import Config, Discriminator, Generator
+from training import grow, make_boundaries, measure, outputs
+
+
+def test_a_network_that_diverged_is_not_written():
+    G = Generator(Config("stylegan2", 8, 64, 8))
+    outputs.require_finite("g.safetensors", G)
+    for wrong in (float("nan"), 1e6):  # which float16 does not hold
+        G.synthesis.b4.conv1.bias.data.fill_(wrong)
+        with pytest.raises(ValueError, match="g.safetensors: not written: synthesis.b4.conv1.bias holds NaN"):
+            outputs.require_finite("g.safetensors", G)
+
+
+def test_networks_grow_together_or_not_at_all(tmp_path):
+    checkpoints.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 8, 64, 8)))
+    checkpoints.save(tmp_path / "discriminator.safetensors", Discriminator(Config("stylegan2", 16, 128, 16)))
+    words = ["--discriminator", str(tmp_path / "discriminator.safetensors"), "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="pictures of side 16; the generator's is 8"):
+        grow.main([*words, "--generator", str(tmp_path / "g.safetensors"), "--data", "x"])
+    with pytest.raises(ValueError, match="this run reads it"):
+        grow.main([*words, "--channel_base_d", "256", "--out", str(tmp_path)])
+
+
+def test_measure_sees_to_its_files_before_its_samples(tmp_path):
+    checkpoints.save(tmp_path / "g.safetensors", Generator(Config("stylegan2", 8, 64, 8)), perceptual="bundled")
+    words = ["--data", "none", "--generator", str(tmp_path / "g.safetensors"), "--out"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="ends in .json"):
+        measure.main([*words, str(tmp_path / "g.safetensors")])
+    with pytest.raises(OSError, match="Not a directory"):
+        measure.main([*words, str(tmp_path / "file" / "m.json")])
+    with pytest.raises(ValueError, match="another generator"):
+        measure.main([*words, str(tmp_path / "m.json"), "--inversion", "1", "--starts", "w+ encoder"])
+
+
+def test_scored_faces_that_are_damaged_are_named(tmp_path):
+    for content in (b"PK", b"", b"text"):
+        (tmp_path / "0000.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="0000.npz: damaged; remove it"):
+            make_boundaries.scored_faces(None, None, 5, 0.7, 0, tmp_path, None)
+    np.savez(tmp_path / "0000.npz", w=np.zeros((5, 8)))
+    with pytest.raises(ValueError, match="0000.npz: damaged; remove it"):
+        make_boundaries.scored_faces(None, None, 5, 0.7, 0, tmp_path, None)
