@@ -157,6 +157,7 @@ def test_errors_name_what_is_wrong(made_up, table, match):
     ("file,attribute\n0.png,smile\n", "no column value"),
     ("file,attribute,value\n0.png,smile,yes\n", "0.png: smile, yes: expected"),
     ("file,attribute,value\n0.png,hat,1\n", "0.png: hat, 1: expected"),
+    ("file,attribute,value\na/0.png,smile,1\n", "none of the 32 labelled images; they are called like 0.png"),
 ])  # fmt: skip
 def test_hand_labels_say_what_is_wrong(made_up, table, match):
     (made_up / "hand.csv").write_text(table)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from editor import checkpoints
 from stylegan_layers import Config, Discriminator, Generator
-from training import grow, make_boundaries, measure, outputs
+from training import grow, make_boundaries, measure, outputs, reconstruct
 
 
 def test_a_network_that_diverged_is_not_written():
@@ -47,3 +48,8 @@ def test_scored_faces_that_are_damaged_are_named(tmp_path):
     np.savez(tmp_path / "0000.npz", w=np.zeros((5, 8)))
     with pytest.raises(ValueError, match="0000.npz: damaged; remove it"):
         make_boundaries.scored_faces(None, None, 5, 0.7, 0, tmp_path, None)
+
+
+def test_one_picture_has_no_spread_to_fit():
+    with pytest.raises(ValueError, match="one picture says nothing"):
+        reconstruct.fit_mapping(None, None, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

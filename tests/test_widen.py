@@ -68,6 +68,15 @@ def test_a_new_head_says_the_latents_it_is_given(pair):
     assert (said[:, 0] - w).square().sum() < 0.3 * (w - w.mean(0)).square().sum()
 
 
+def test_a_head_of_few_photographs_can_learn_in_all_its_units(pair):
+    G, encoder = pair
+    x = pictures(G, 9).float() / 127.5 - 1
+    slope = widen.derivative(G)
+    widen.new_head(encoder, *widen.latents(G, encoder, [x], slope), slope)
+    encoder.requires_grad_(True)(x).square().sum().backward()
+    assert (encoder.fc2.weight.grad.abs().max(0).values > 0).all()
+
+
 def test_a_stretched_w_draws_the_same_pictures(pair):
     G, encoder = pair
     encoder.fc2.bias.data.normal_()

@@ -57,7 +57,12 @@ def fit_mapping(G, encoder, images, spread=1.4, steps=1500, batch=256, lr=2.0):
 
     Returns:
         The share of that Gaussian's variance which the network does not explain, 0 to 1.
+
+    Raises:
+        ValueError: one image has no deviations.
     """
+    if len(images) < 2:
+        raise ValueError("--fit_mapping: one picture says nothing of how far apart they are; give more, or leave it (and --preset) out")
     device = G.w_avg.device
     G.mapping.train()  # a generator from a file computes with weights that were derived once
     with torch.no_grad():

@@ -141,7 +141,7 @@ def read_hand_labels(path, faces):
     Rows of images that are not among `faces` are left out.
 
     Raises:
-        ValueError: a column is missing, or a row says something else.
+        ValueError: a column is missing, a row says something else, or all rows are left out.
     """
     position, found = {name: i for i, name in enumerate(faces.names)}, []
     for row in read_table(path, ("file", "attribute", "value")):
@@ -150,6 +150,8 @@ def read_hand_labels(path, faces):
             raise ValueError(f"{path}: {row['file']}: {row['attribute']}, {row['value']}: expected {wanted}")
         if row["file"] in position:
             found.append((position[row["file"]], row["attribute"], row["value"] == "1"))
+    if not found:
+        raise ValueError(f"{path}: names none of the {len(position)} labelled images; they are called like {faces.names[0]}")
     return found
 
 

@@ -134,6 +134,7 @@ def new_head(encoder, features, w, slope):
     encoder.narrow1.weight[:codes] = to_codes.T
     encoder.fc1.weight[: 2 * codes, :codes] = torch.cat([one, -one])
     encoder.fc1.bias[: 2 * codes] = torch.cat([-middle @ to_codes, middle @ to_codes])
+    torch.nn.init.normal_(encoder.narrow2.weight[codes:], std=0.02)  # else few photographs leave units that nothing ever teaches
     encoder.norm.weight.fill_(1.0)
     exact = (features - middle) @ to_codes
     units = encoder.norm(F.leaky_relu(encoder.fc1(encoder.narrow1(features)), 0.2))
@@ -259,8 +260,9 @@ def main(argv):
     kept_e = {key: kept[key] for key in ("source", "license") if key in kept}
     for path, network in zip(paths, (G_mean, encoder_mean), strict=True):  # both or neither: a pair of two runs is none
         outputs.require_finite(path, network)
-    generator_hash = checkpoints.save(paths[0], G_mean, half=True, **kept)
-    checkpoints.save(paths[1], encoder_mean, half=True, generator_hash=generator_hash, **kept_e)
+    with cli.kept_whole():
+        generator_hash = checkpoints.save(paths[0], G_mean, half=True, **kept)
+        checkpoints.save(paths[1], encoder_mean, half=True, generator_hash=generator_hash, **kept_e)
     if not args.quiet:
         figures, _ = measure(G_mean, encoder_mean, pictures[held[:100]].to(device).float() / 127.5 - 1)
         print(json.dumps(figures))
