@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from editor import cli, files, images
 
-ME, SHE, HE = "astronaut_01", "seed0057", "seed0108"  # the photograph's face, and two samples of the generator
+ME, SHE, HE = "astronaut_01", "seed0093", "seed0016"  # the photograph's face, and two samples of the generator
 EVERYONE = {ME: f"latent_W/{ME}.npy", SHE: f"save_image/generate/{SHE}.npy", HE: f"save_image/generate/{HE}.npy"}
 PICTURES = {ME: f"save_image/encode/{ME}.png", SHE: f"save_image/generate/{SHE}.png", HE: f"save_image/generate/{HE}.png"}
 MINE, HERS, HIS = EVERYONE.values()
@@ -52,7 +52,7 @@ def edits(name, caption, **amounts):
 
 ROWS = [
     Row("first", "A photograph, its embedding, and what becomes of it below",
-        ["align_images.py raw_images/ aligned_images/", f"encode_image.py --src_im {ME}.png", "generate.py --seeds 57,108 --trunc 0.7"],
+        ["align_images.py raw_images/ aligned_images/", f"encode_image.py --src_im {ME}.png", "generate.py --seeds 93,16 --trunc 0.7"],
         [f"aligned_images/{ME}.png", PICTURES[ME], *(f"save_image/boundary/{ME}_{how}.png" for how in ("smile-3", "pose+2.5", "gender+3")),
          f"save_image/local/{ME}_scribble.png"]),
     edits("smile", "More and less of a smile", smile=(-3, 3, -3)),
@@ -62,7 +62,7 @@ ROWS = [
         ["find_directions.py --method pca --count 1 --faces 0 --out_dir save_image/directions",
          f"semantic_edit.py --latent_file {MINE} {HERS} {HIS} --edit save_image/directions/{FOUND}.npy=1"],
         [path for who in EVERYONE for path in (PICTURES[who], f"save_image/boundary/{who}_{FOUND}+1.png")]),
-    Row("morph", "A morph", [f"image_morphing.py --latent_file1 {MINE} --latent_file2 {HERS} --frames {FRAMES} --easing smooth --loop",
+    Row(None, "A morph", [f"image_morphing.py --latent_file1 {MINE} --latent_file2 {HERS} --frames {FRAMES} --easing smooth --loop",
                              "make_morphinggif.py --width 256"],
         [f"morph_result/encode1/morph_{i:04}.png" for i in np.linspace(0, FRAMES - 1, COLUMNS).round().astype(int)]),
     Row("mix", "Whose shape, and whose colours: mixed by layers, both ways; his expression on her face, and hers on his",
@@ -74,9 +74,9 @@ ROWS = [
     Row("local", "A drawing taken in; a texture; another's mouth",
         [f"local_edit.py scribble --latent_file {MINE} --scribble save_image/scribble.png --iteration 40 --noise_iteration 20",
          f"local_edit.py style --latent_file {MINE} --style_im save_image/texture.png --mask {TOP} --iteration 40 --noise_iteration 30",
-         f"local_edit.py transfer --latent_file1 {MINE} --latent_file2 {HERS} --mask part:mouth"],
+         f"local_edit.py transfer --latent_file1 {MINE} --latent_file2 {HIS} --mask part:mouth"],
         ["save_image/scribble.png", f"save_image/local/{ME}_scribble.png", "save_image/texture.png", f"save_image/local/{ME}_style.png",
-         PICTURES[SHE], f"save_image/local/{ME}_x_{SHE}_mouth.png"]),
+         PICTURES[HE], f"save_image/local/{ME}_x_{HE}_mouth.png"]),
     Row("drag", "Two photographs joined; points dragged: the corners of the mouth apart and up, and together",
         [f"image_crossover.py --src_im1 {ME}.png --src_im2 {PICTURES[SHE]} --mask {UPPER} --iteration 50 --noise_iteration 30",
          f'drag_edit.py --latent_file {MINE} --drag "part:mouth_left>-2,-4" --drag "part:mouth_right>+2,-4" --out laughing',
