@@ -24,7 +24,8 @@ from editor.pickles import shown
 SUFFIXES = (".npy", ".npz", ".pt")
 WHAT = "a latent is a .npy that encode_image.py writes, or a file of another project (README.md)"
 MAX_BYTES = 4 << 30  # of one array; more is a broken or hostile file sooner than latents
-FAR = 2.0  # times the usual distance from the mean latent: what lies further, one w for all layers, is a z (measured: 2.8; w up to 1.4)
+FAR = 2.0  # times the usual distance from the mean latent: what lies further, one w for all layers, may be a z
+FARTHER = 1.5  # ... and what lies further than this and has a z's length (measured: w up to 1.4 or, shorter than a z, 1.9; z from 1.7 on)
 
 
 @dataclass
@@ -137,7 +138,7 @@ def read(path, G=None, force=False, saved_noise=True, strength=1.0):
     one_w = G is not None and torch.equal(ws, ws[:, :1].expand_as(ws))
     if one_w and not said and len(ws) == 1 and abs(ws[0, 0].norm().item() - 1) < 1e-4:
         found.remarks.append(f"{path}: of length 1, as boundaries are, and faces are not; semantic_edit.py takes those with --boundary")
-    if one_w and (distance := _distance(ws, G)) > FAR:
+    if one_w and (distance := _distance(ws, G)) > (FARTHER if _long_as_z(ws, G) else FAR):
         found.remarks.append(
             f"{path}: {distance:.1f} times as far from the mean latent as faces are; is it a z? "
             "A latent is w, what the mapping network makes of z"
@@ -241,6 +242,11 @@ def _plausible(w, G):
 def _distance(ws, G):
     """The largest distance of a face from the mean latent, a mean over its layers, in units of what is usual for this generator."""
     return (ws.to(G.w_avg.device) - G.w_avg).norm(dim=2).mean(1).max().item() / tuning.usual_distance(G)
+
+
+def _long_as_z(ws, G):
+    """Whether all latents have the length of normal numbers: the square root of their count, to within five standard deviations of it."""
+    return bool(((ws.norm(dim=2) - G.config.z_dim**0.5).abs() < 5 * 0.5**0.5).all())
 
 
 def read_array(path, what, several=False):

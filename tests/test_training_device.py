@@ -57,7 +57,7 @@ def test_an_encoder_is_trained_on_the_card(card):
     encoder = card(lambda: networks.Encoder(config))
     made, ws = train_encoder.known_batch(G, 4)
     assert made.device.type == ws.device.type == "cuda"
-    assert train_encoder.reconstruction_loss(G, encoder, lambda a, b: (a - b).flatten(1).mean(1), made).device.type == "cuda"
+    assert train_encoder.reconstruction_loss(G, encoder, lambda a, b: (a - b).flatten(1).mean(1), made, spread=0.5).device.type == "cuda"
 
 
 def test_boundaries_and_measures_are_made_on_the_card(card):

@@ -23,6 +23,7 @@ from training.trainer import sample_ws
 
 KNOWN_SHARE = 0.2  # of the steps: samples only, loss in w
 EVERY = 100  # steps from one saved state and line to the next
+PULL = 0.0002  # towards the mean latent; for a square of one standard deviation
 
 
 @dataclasses.dataclass
@@ -45,12 +46,16 @@ def known_batch(G, count):
         return G.synthesis(ws).clamp(-1, 1), ws
 
 
-def reconstruction_loss(G, encoder, distance, images):
-    """Image2StyleGAN's loss of the encoder's guess, and a little pull towards the mean latent."""
+def reconstruction_loss(G, encoder, distance, images, spread):
+    """Image2StyleGAN's loss of the encoder's guess, and a little pull towards the mean latent.
+
+    Args:
+        spread: standard deviation of the generator's own w, so that a W of another scale is pulled alike.
+    """
     ws = encoder(images)
     made = G.synthesis(ws)
     loss = (made - images).square().flatten(1).mean(1) + distance(made, images)
-    return loss.mean() + 0.002 * (ws - G.w_avg).square().mean()
+    return loss.mean() + PULL * ((ws - G.w_avg) / spread).square().mean()
 
 
 def train(G, encoder, real, config, state_path, new=True, report=None, run=None):
@@ -94,7 +99,7 @@ def train(G, encoder, real, config, state_path, new=True, report=None, run=None)
             made, ws = known_batch(G, config.batch)
             name, loss = "known", 0.1 * ((encoder(made) - ws) / spread).square().mean()
         else:
-            name, loss = "real", reconstruction_loss(G, encoder, distance, real[step])
+            name, loss = "real", reconstruction_loss(G, encoder, distance, real[step], spread)
         _step(optimiser, loss, weights)
         total, count = sums.get(name, (0.0, 0))
         sums[name] = (total + loss.item(), count + 1)
