@@ -31,6 +31,12 @@ def require(G):
         raise ValueError(f"a latent is drawn of a class, and {_there(G.config.c_dim)}")
 
 
+def refuse(G):
+    """Raise ValueError where a generator has classes: training knows none."""
+    if G.config.c_dim:
+        raise ValueError(f"{G.meta['path']}: a generator with classes, which training does not know; convert one without")
+
+
 def _there(count):
     return f"this generator has {count} class{'es' if count > 1 else ''}: --class 0" + (f" to {count - 1}" if count > 1 else "")
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from editor import checkpoints
+from stylegan3_layers import Config3, Generator3
 from stylegan_layers import Config, Discriminator, Generator
-from training import grow, make_boundaries, measure, outputs, reconstruct
+from training import grow, make_boundaries, measure, outputs, reconstruct, train_encoder, train_generator, widen
 
 
 def test_a_network_that_diverged_is_not_written():
@@ -16,6 +17,32 @@ def test_a_network_that_diverged_is_not_written():
         G.synthesis.b4.conv1.bias.data.fill_(wrong)
         with pytest.raises(ValueError, match="g.safetensors: not written: synthesis.b4.conv1.bias holds NaN"):
             outputs.require_finite("g.safetensors", G)
+
+
+def test_a_generator_that_cannot_be_trained_is_one_line(tmp_path):
+    checkpoints.save(tmp_path / "classes.safetensors", Generator(Config("stylegan2", 8, 64, 8, c_dim=3)))
+    checkpoints.save(tmp_path / "d.safetensors", Discriminator(Config("stylegan2", 8, 64, 8)))
+    size = Config3("stylegan3", 16, 512, 32, num_layers=6, num_critical=1)
+    checkpoints.save(tmp_path / "three.safetensors", Generator3(size))
+    out, G = ["--data", "x", "--out"], str(tmp_path / "classes.safetensors")
+    with pytest.raises(ValueError, match="classes, which training does not know"):
+        grow.main([*out, str(tmp_path / "out"), "--generator", G, "--discriminator", str(tmp_path / "d.safetensors")])
+    for command in (widen, measure, train_encoder):
+        with pytest.raises(ValueError, match="classes, which training does not know"):
+            command.main([*out, str(tmp_path / "out"), "--generator", G])
+    args = train_generator.flags().parse_args(["--data", "x", "--init", G])
+    with pytest.raises(ValueError, match="classes, which training does not know"):
+        train_generator.networks(args)
+    args.init = str(tmp_path / "three.safetensors")
+    with pytest.raises(ValueError, match="three.safetensors: a StyleGAN3; StyleGAN1 and StyleGAN2 are trained here"):
+        train_generator.networks(args)
+
+
+def test_boundaries_that_cannot_be_written_are_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_boundaries, "scored_faces", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        make_boundaries.main(["--out", str(tmp_path / "file" / "out")])
 
 
 def test_networks_grow_together_or_not_at_all(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from editor import checkpoints, cli
+from editor import checkpoints, classes, cli
 from stylegan_layers import Discriminator, Generator, upsample
 from training import data, outputs
 from training.config import add_flags, check, from_flags, setting
@@ -97,6 +97,7 @@ def grown_discriminator(D, images, indices=None, steps=300, lr=0.01):
 def grow_both(args, D):
     """(generator, discriminator) one block larger, and their metadata."""
     G = checkpoints.load_generator(args.generator)
+    classes.refuse(G)
     if D.config.resolution != G.resolution:
         raise ValueError(f"--discriminator: looks at pictures of side {D.config.resolution}; the generator's is {G.resolution}")
     size = G.resolution * 2

@@ -265,6 +265,7 @@ def main(argv=None):
         raise ValueError("--weight_file: give --out, too; boundaries/ holds those of the bundled generator")
     config = train_boundary.Config(ratio=options.ratio, split=options.split, cost=options.cost, seed=options.seed)
     G, net, out = checkpoints.load_generator(args.weight_file, device), load_scorer(args.scorer, device), Path(args.out or "boundaries/")
+    files.check_writable(*(out / f"{name}.{end}" for name in ATTRIBUTES for end in ("npy", "json")), out / "strips.jpg", out / "README.md")
     hashes = {"generator_hash": G.meta["hash"], "scorer_hash": files.file_hash(args.scorer)}
     cache = Path(args.cache) / "-".join([*(h[:12] for h in hashes.values()), f"psi{options.psi:g}", f"seed{options.seed}"])
     rescored = options.faces * len(ATTRIBUTES) * len(KINDS) * 2

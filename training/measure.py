@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from editor import checkpoints, cli, files, images, landmarks, projection, render, session, settings
+from editor import checkpoints, classes, cli, files, images, landmarks, projection, render, session, settings
 from training import data
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 
@@ -231,6 +231,7 @@ def main(argv):
     args = flags().parse_args(argv)
     config, starts, device = from_flags(Config, args), read_starts(args.starts), session.device(args.device)
     G = checkpoints.load_generator(args.generator, device)
+    classes.refuse(G)
     if Path(args.out).suffix != ".json":
         raise ValueError(f"--out {args.out}: measures are JSON; give a name that ends in .json")
     files.check_writable(args.out)

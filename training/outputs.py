@@ -61,8 +61,12 @@ def check_state(path):
     files.check_writable(path)
 
 
+def not_finite(network):
+    """Names of weights that are not finite as float16, in which checkpoints are written; no command reads such back."""
+    return [name for name, value in network.state_dict().items() if not value.half().isfinite().all()]
+
+
 def require_finite(path, network):
-    """Raise ValueError, so that an older file at `path` stays, unless all weights are finite as float16; no command reads others back."""
-    bad = [name for name, value in network.state_dict().items() if not value.half().isfinite().all()]
-    if bad:
+    """Raise ValueError, so that an older file at `path` stays, where weights are `not_finite`."""
+    if bad := not_finite(network):
         raise ValueError(f"{path}: not written: {bad[0]} holds NaN, infinity or more than float16 does; train it with a lower --lr")

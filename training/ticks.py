@@ -8,6 +8,7 @@ import torch
 
 from editor import checkpoints, files, images
 from training import measure, resume
+from training.outputs import not_finite
 
 MOST_COMPARED = 1000  # images, and samples, of a Frechet distance
 
@@ -62,9 +63,9 @@ def report(trainer, out, meta, seconds, judge=None):
         The log's line, a dict.
 
     Raises:
-        ValueError: the generator's weights are no longer finite; nothing was written.
+        ValueError: weights are no longer finite as float16; nothing was written.
     """
-    if not all(v.isfinite().all() for v in trainer.ema.state_dict().values()):
+    if any(not_finite(network) for network in (trainer.ema, trainer.D, trainer.encoder_ema) if network):
         kept = "the files of the tick before are kept" if (out / "state.pt").is_file() else "nothing was written"
         raise ValueError(f"the training diverged: after {trainer.shown} images weights are not finite; {kept}; try a lower --lr")
     line = {"images": trainer.shown, "seconds": round(seconds, 1), **trainer.tick(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}

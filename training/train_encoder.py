@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from editor import checkpoints, cli, files, images, render, session
+from editor import checkpoints, classes, cli, files, images, render, session
 from training import data, outputs, reconstruct, resume
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 from training.trainer import sample_ws
@@ -158,6 +158,7 @@ def main(argv):
     settings, device, began = from_flags(Config, args), session.device(args.device), time.time()
     torch.manual_seed(settings.seed)
     G = checkpoints.load_generator(args.generator, device)
+    classes.refuse(G)
     check_outputs(args, G)
     _, pictures = data.read(args.data, G.resolution, args.quiet)
     train_on, held = data.parts(args.data, pictures)

@@ -101,7 +101,7 @@ def networks(args):
     Raises:
         ValueError, OSError: a checkpoint that is not what its flag wants; flags that contradict it or each other.
     """
-    from editor import checkpoints
+    from editor import checkpoints, classes
     from stylegan_layers import Config as NetworkConfig
     from stylegan_layers import Discriminator, Generator
 
@@ -113,6 +113,9 @@ def networks(args):
         size = NetworkConfig(new.kind, new.resolution, new.channel_base, new.channel_max, new.mapping_layers)
         return Generator(size), Discriminator(dataclasses.replace(size, channel_base=new.channel_base_d or new.channel_base)), {}
     G = checkpoints.load_generator(args.init)
+    classes.refuse(G)
+    if G.kind == "stylegan3":
+        raise ValueError(f"--init {args.init}: a StyleGAN3; StyleGAN1 and StyleGAN2 are trained here")
     meta = {k: G.meta[k] for k in ("alignment", "perceptual", "source", "license") if G.meta.get(k)}
     D = checkpoints.load_discriminator(args.init_d) if args.init_d else Discriminator(G.config)
     if D.config.resolution != G.resolution:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from editor import checkpoints, cli, session
+from editor import checkpoints, classes, cli, session
 from training import data, outputs, reconstruct, resume
 from training.config import add_device_flag, add_flags, check, from_flags, setting
 from training.measure import brought_to
@@ -243,6 +243,7 @@ def main(argv):
     args = flags().parse_args(argv)
     config, device = from_flags(Config, args), session.device(args.device)
     G = checkpoints.load_generator(args.generator, device)
+    classes.refuse(G)
     if G.kind != "stylegan2":
         raise ValueError(f"{G.meta['path']}: a {G.kind}; only a StyleGAN2 can be widened")
     encoder = checkpoints.load_encoder(args.encoder, G, device)
