@@ -183,7 +183,10 @@ def destination(args):
     """The result's picture: --out, or in FOLDER the face's name."""
     from editor import images
 
-    return images.destination(args.out, FOLDER, f"{Path(args.latent_file).stem}_drag.png")
+    out = args.out
+    if out and args.animation:
+        out = out.removesuffix(f".{args.animation}")  # NAME.webp: the animation; the picture beside it is NAME.png
+    return images.destination(out, FOLDER, f"{Path(args.latent_file).stem}_drag.png")
 
 
 def reached(points, found):

@@ -287,6 +287,15 @@ def test_the_face_is_written_whole_with_its_way(place, G, person, monkeypatch):
         assert movie.size == (64, 64) and 2 <= movie.n_frames <= said["steps"] + 1 + 2
 
 
+@pytest.mark.parametrize("out, kind, picture", [
+    ("a.gif", "gif", "save_image/drag/a.png"), ("a", "mp4", "save_image/drag/a.png"),
+    ("b/a.webp", "webp", "b/a.png"), ("b/a.webp", None, "b/a.webp"),
+])  # fmt: skip
+def test_an_animation_and_its_picture_have_names_of_their_own(out, kind, picture):
+    words = ["--latent_file", "x.npy", "--out", out, *(["--animation", kind] if kind else [])]
+    assert str(drag_edit.destination(drag_edit.flags().parse_args(words))) == picture
+
+
 def test_a_report_says_what_a_drag_came_to(place, G):
     """As an edit of its face, with the way there; a record that lies does no harm."""
     from editor import results
