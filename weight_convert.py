@@ -545,13 +545,13 @@ def _target(args, name, item):
     """Where the generator goes, once it is seen that it may and can be written there."""
     folder, stem = checkpoints.HERE / "weight_files", Path(name).stem or name
     if args.to:
-        out = Path(args.out) if args.out else folder / f"{stem}.{args.to}.pt"
+        out = Path(args.out or folder / f"{stem}{'_' + Path(args.tuned).stem if args.tuned else ''}.{args.to}.pt")
         if out.suffix not in (".pt", ".pth"):
             raise ValueError(f"--out {out}: with --to the name ends in .pt")
         _require_free(out)
         files.check_writable(out)
         return out
-    out = Path(args.out) if args.out else folder / f"{stem}.safetensors"
+    out = Path(args.out or folder / f"{stem}.safetensors")
     checkpoints.check_target(out, "--out", args.source, None if args.out else item.url if item else name)
     if args.discriminator:
         checkpoints.check_target(args.discriminator, "--discriminator", args.source)

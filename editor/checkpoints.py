@@ -340,6 +340,8 @@ def resolve(name=None):
         if converted.is_file():
             return converted
         raise ValueError(f"{name}: not converted yet; run: python weight_convert.py {name}")
+    if path.stem in downloads.DOWNLOADS:  # the file that a conversion will make
+        raise ValueError(f"{name}: no such file; weight_files/{path.stem}.safetensors is made by: python weight_convert.py {path.stem}")
     known = ", ".join(n for n in downloads.DOWNLOADS if n.startswith("stylegan"))
     raise ValueError(f"{name}: no such file, and no known model; models that can be downloaded: {known}")
 

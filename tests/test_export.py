@@ -1,5 +1,7 @@
 """`weight_convert.py --to`: our generators in other projects' files, and back again the same."""
 
+import argparse
+
 import pytest
 import torch
 
@@ -117,6 +119,11 @@ def test_what_the_other_project_lacks_is_refused_or_said(tmp_path, capsys):
     for words in (["--tuned", "a.npy"], ["--to", "ada", "--discriminator", "d.safetensors"]):
         with pytest.raises(SystemExit):
             weight_convert.main([str(tmp_path / "g.safetensors"), *words])
+
+
+def test_a_tuned_generator_has_a_name_of_its_own():
+    args = argparse.Namespace(to="ada", out=None, tuned="latent_W/a_01.npy")
+    assert weight_convert._target(args, "G.safetensors", None).name == "G_a_01.ada.pt"
 
 
 def test_a_file_that_lies_about_its_settings_is_refused(tmp_path):
