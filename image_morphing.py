@@ -9,7 +9,6 @@ from each to the next. A folder holds one morph: the next one replaces the frame
 
 import contextlib
 import dataclasses
-import os
 import re
 from pathlib import Path
 
@@ -146,31 +145,13 @@ def morph(G, faces, steps):
 # The folder of the frames
 
 
-@contextlib.contextmanager
 def alone_in(folder):
-    """Hold a folder (made if need be) against another morph; the system lets go of it when the process ends, however it ends.
+    """Hold a folder (made if need be) against another morph, as `files.alone_in` does.
 
     Raises:
         ValueError: another morph is being written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows cannot lock a folder
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ValueError(f"{folder}: another morph is being written there; wait for its end, or give another --out_dir") from None
-    except OSError:  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(handle)
+    return files.alone_in(folder, "another morph is being written there; wait for its end, or give another --out_dir")
 
 
 def recorded(folder):

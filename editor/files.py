@@ -120,6 +120,37 @@ def marker(folder):
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def alone_in(folder, busy):
+    """Hold a folder (made if need be) against another process; the system lets go of it when this one ends, however it ends.
+
+    Args:
+        busy: what to say, after the folder's name, where another one holds it.
+
+    Raises:
+        ValueError: another one holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows cannot lock a folder
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ValueError(f"{folder}: {busy}") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def check_writable(*paths):
     """Raise OSError if a file could not be written under one of these names: found before the work, not after it."""
     for path in map(Path, paths):

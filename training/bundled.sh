@@ -10,9 +10,15 @@ source='trained by training/train_generator.py on FairFace (Karkkainen & Joo, WA
 license='CC BY 4.0 (trained on FairFace, Karkkainen & Joo, WACV 2021, CC BY 4.0)'
 files=weight_files
 
-# The generator: on from the bundled pair; for a start from nothing leave --init and --init_d out (a GPU's 25 minutes are enough).
-"$python" -m training.train_generator --data "$DATA" --hold_out --init $files/faces128.safetensors \
-    --init_d $files/faces128_discriminator.safetensors --init_encoder $files/encoder.safetensors --out runs/bundled \
+# What is bundled now is kept, since it is replaced below and a run goes on only with the networks that it began with.
+start=runs/bundled_start
+[ -d $start ] || { mkdir -p runs/bundled_start.part
+    cp $files/faces128.safetensors $files/faces128_discriminator.safetensors $files/encoder.safetensors runs/bundled_start.part/
+    mv runs/bundled_start.part $start; }
+
+# The generator: on from that pair; for a start from nothing leave --init and --init_d out (a GPU's 25 minutes are enough).
+"$python" -m training.train_generator --data "$DATA" --hold_out --init $start/faces128.safetensors \
+    --init_d $start/faces128_discriminator.safetensors --init_encoder $start/encoder.safetensors --out runs/bundled \
     --heads 0.15 --heads_lr 0.0003 --ramp 1000 --reconstruct 8 --critic 0.1 --gamma 0.2 --lr 0.002 --batch 16 \
     --ema 10000 --fall 0.4 --images "${IMAGES:-200000}" \
     --alignment '{"scale": 0.68, "em_scale": 0.45}' --source "$source" --license "$license"

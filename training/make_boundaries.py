@@ -226,6 +226,27 @@ faces whose own score went the right way. Conditioned: each boundary without its
 """
 
 
+def check_out(out):
+    """See that what is written to --out can be, and replaces nothing but what this command made.
+
+    Raises:
+        ValueError: a boundary, page or picture there is something else.
+        OSError: nothing can be written there.
+    """
+    readme, strips = out / "README.md", out / "strips.jpg"
+    pairs = [(out / f"{name}.npy", out / f"{name}.json") for name in ATTRIBUTES]
+    files.check_writable(*(path for pair in pairs for path in pair), strips, readme)
+    other = "not of this command, and would be replaced; choose another --out"
+    for npy, record in pairs:
+        said = files.read_json(record, other) if record.exists() else {}
+        if (npy.exists() or record.exists()) and not (isinstance(said, dict) and "scorer_hash" in said):  # no other command records it
+            raise ValueError(f"{npy if npy.exists() else record}: {other}")
+    if readme.exists() and not readme.read_bytes().startswith(README.splitlines()[0].encode()):
+        raise ValueError(f"{readme}: {other}")
+    if strips.exists() and not (readme.exists() or all(record.exists() for _, record in pairs)):  # it comes after these, before the page
+        raise ValueError(f"{strips}: {other}")
+
+
 @dataclasses.dataclass
 class Settings:
     """Of the faces, and of the boundaries' training."""
@@ -265,7 +286,7 @@ def main(argv=None):
         raise ValueError("--weight_file: give --out, too; boundaries/ holds those of the bundled generator")
     config = train_boundary.Config(ratio=options.ratio, split=options.split, cost=options.cost, seed=options.seed)
     G, net, out = checkpoints.load_generator(args.weight_file, device), load_scorer(args.scorer, device), Path(args.out or "boundaries/")
-    files.check_writable(*(out / f"{name}.{end}" for name in ATTRIBUTES for end in ("npy", "json")), out / "strips.jpg", out / "README.md")
+    check_out(out)
     hashes = {"generator_hash": G.meta["hash"], "scorer_hash": files.file_hash(args.scorer)}
     cache = Path(args.cache) / "-".join([*(h[:12] for h in hashes.values()), f"psi{options.psi:g}", f"seed{options.seed}"])
     rescored = options.faces * len(ATTRIBUTES) * len(KINDS) * 2

@@ -227,14 +227,30 @@ def flags():
     return parser
 
 
+def check_out(path, sheet):
+    """See that --out, and NAME.png beside it where there will be a `sheet`, may and can be written, before the work.
+
+    Raises:
+        ValueError: its name does not end in .json, or one of both is there and is something else.
+        OSError: nothing can be written there.
+    """
+    path, other = Path(path), "choose another --out"
+    if path.suffix != ".json":
+        raise ValueError(f"--out {path}: measures are JSON; give a name that ends in .json")
+    files.check_writable(path)
+    said = files.read_json(path, f"not the measures of a generator; {other}") if path.exists() else {}
+    if path.exists() and not (isinstance(said, dict) and {"generator", "hash", "seconds"} <= said.keys()):
+        raise ValueError(f"{path}: exists and holds something else than the measures of a generator; {other}")
+    if sheet and path.with_suffix(".png").exists() and "inversion" not in said:  # which is written before the picture
+        raise ValueError(f"{path.with_suffix('.png')}: exists, and no {path.name} beside it says what it is; move it away, or {other}")
+
+
 def main(argv):
     args = flags().parse_args(argv)
     config, starts, device = from_flags(Config, args), read_starts(args.starts), session.device(args.device)
     G = checkpoints.load_generator(args.generator, device)
     classes.refuse(G)
-    if Path(args.out).suffix != ".json":
-        raise ValueError(f"--out {args.out}: measures are JSON; give a name that ends in .json")
-    files.check_writable(args.out)
+    check_out(args.out, bool(config.inversion))
     distance, encoder = embedders(G, starts, args.encoder) if config.inversion else (None, None)  # before the hours that samples take
     _, pixels = data.read(args.data, max(G.resolution, 64))
     train, held = data.split(len(pixels))
@@ -243,7 +259,7 @@ def main(argv):
         raise ValueError(f"{args.data}: {len(pixels)} pictures, of which {len(held)} are held out and not skipped; 10 are needed")
     print(f"{len(held)} held-out pictures of {args.data}, {len(train)} others", file=sys.stderr, flush=True)
     began = time.time()
-    table, written = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}, [args.out]
+    table, pairs = {"generator": str(G.meta["path"]), "hash": G.meta["hash"]}, []
     if config.count:
         real, known = at_64(pixels, held[: config.count]), at_64(pixels, train[: max(config.count, 2000)])
         table |= distribution(G, real, known, config.count, args.fid)
@@ -252,12 +268,14 @@ def main(argv):
         chosen = held[torch.linspace(0, len(held) - 1, min(config.inversion, len(held))).long()]
         targets = pixels[chosen].to(device).float() / 127.5 - 1
         table["inversion"], pairs = inversions(G, targets, starts, config.steps, distance, encoder)
-        written.append(Path(args.out).with_suffix(".png"))
-        rows = [[p for pair in pairs[i : i + 4] for p in pair] for i in range(0, min(32, len(pairs)), 4)]
-        images.save(written[-1], images.sheet(rows, gap=0))
     with files.atomic(args.out) as temporary:
         temporary.write_text(json.dumps(table | {"seconds": round(time.time() - began)}, indent=1), encoding="utf-8")
-    print(*written, sep="\n")
+    print(args.out)
+    if pairs:
+        sheet = Path(args.out).with_suffix(".png")
+        rows = [[p for pair in pairs[i : i + 4] for p in pair] for i in range(0, min(32, len(pairs)), 4)]
+        images.save(sheet, images.sheet(rows, gap=0))
+        print(sheet)
 
 
 def embedders(G, starts, encoder_path):

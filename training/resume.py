@@ -29,7 +29,8 @@ def require_same(state, run):
     Without it a state of other pictures is gone on with, and where its steps are done, it is the result.
 
     Args:
-        run: {flag: what the state must have been made with}; a state's own lies under "run". States of older versions do not say it.
+        run: {flag: what the state must have been made with, or a number for it}; a state's own lies under "run". States of older
+            versions do not say it.
     """
     other = [flag for flag, value in state.get("run", run).items() if run.get(flag, value) != value]
     if other:

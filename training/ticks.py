@@ -11,6 +11,7 @@ from training import measure, resume
 from training.outputs import not_finite
 
 MOST_COMPARED = 1000  # images, and samples, of a Frechet distance
+BEGINNING = '{"images":'  # of a line of the log
 
 
 @torch.no_grad()
@@ -46,11 +47,20 @@ class Judge:
         return measure.frechet(self.real, measure.embed(self.network, measure.samples(G, max(100, len(self.real)))))
 
 
+def names(encoder, best):
+    """Of the files in --out that ticks write beside sheets/, with an encoder and with the best so far; the state comes last.
+
+    Killed on the way, a tick is made again.
+    """
+    trained = ["generator", *(["encoder"] if encoder else []), "discriminator"]
+    nearest = ["best", *(["best_encoder"] if encoder else [])] if best else []
+    return ["sheet.png", *(f"{name}.safetensors" for name in [*trained, *nearest]), "log.jsonl", "state.pt"]
+
+
 def outputs(trainer, out):
-    """The files that a tick writes, the state last: killed on the way, the tick is made again."""
-    names = ["sheet.png", "generator.safetensors", *(["encoder.safetensors"] if trainer.encoder else []), "discriminator.safetensors"]
-    best = [name for name in ("best.safetensors", "best_encoder.safetensors") if (out / name).is_file()]
-    return [out / name for name in [*names, *best, "log.jsonl", "state.pt"]]
+    """The files that ticks wrote."""
+    every = names(bool(trainer.encoder), best=True)
+    return [out / name for name in every if not name.startswith("best") or (out / name).is_file()]
 
 
 def report(trainer, out, meta, seconds, judge=None):
@@ -77,8 +87,8 @@ def report(trainer, out, meta, seconds, judge=None):
 
 
 def write(trainer, out, meta, line):
-    """The files of a tick."""
-    write_sheet(trainer.ema, out / "sheet.png", out / "sheets" / f"{trainer.shown:09}.jpg")  # the latter by name: the training as a film
+    """The files of a tick. The first is one in sheets/, by which `outputs.check_run` knows the others for a training's."""
+    write_sheet(trainer.ema, out / "sheets" / f"{trainer.shown:09}.jpg", out / "sheet.png")  # the former by name: the training as a film
     best = line.get("frechet", math.inf) < min((v["frechet"] for v in read_log(out / "log.jsonl") if "frechet" in v), default=math.inf)
     for name in ("generator", *(["best"] if best else [])):
         generator_hash = checkpoints.save(out / f"{name}.safetensors", trainer.ema, half=True, **meta)
@@ -94,15 +104,34 @@ def write(trainer, out, meta, line):
 
 def read_log(path):
     """The lines of a log that are whole, as dicts."""
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        try:
-            value = json.loads(line)
-        except ValueError:  # half a line
-            continue
-        if isinstance(value, dict) and type(value.get("images")) is int:
-            found.append(value)
-    return found
+    return [line for line in map(_tick, _lines(path)) if line]
+
+
+def _lines(path):
+    """The lines of a log, but empty ones; none where it is not."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _tick(line):
+    """A line of a log -> dict; None: it is half a line, or something else."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and type(value.get("images")) is int else None
+
+
+def check_log(path):
+    """See that a file of the log's name is a log, or none: `cut_log` leaves out all that is not.
+
+    Raises:
+        ValueError: a line is no tick's; but the last one may be half of one.
+    """
+    *most, last = _lines(path) or ["{"]
+    half = last[: len(BEGINNING)] == BEGINNING[: len(last)]
+    if not all(map(_tick, most)) or not (half or _tick(last)):
+        raise ValueError(f"{path}: not the log of a training, and would be replaced; move it away, or choose another --out")
 
 
 def cut_log(path, shown):

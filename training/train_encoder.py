@@ -22,7 +22,7 @@ from training.config import add_device_flag, add_flags, check, from_flags, setti
 from training.trainer import sample_ws
 
 KNOWN_SHARE = 0.2  # of the steps: samples only, loss in w
-EVERY = 100  # steps from one saved state and line to the next
+EVERY = 100  # steps from one saved state and line to the next; the last step's state is saved, too
 PULL = 0.0002  # towards the mean latent; for a square of one standard deviation
 
 
@@ -59,7 +59,9 @@ def reconstruction_loss(G, encoder, distance, images, spread):
 
 
 def train(G, encoder, real, config, state_path, new=True, report=None, run=None):
-    """`config.steps` steps of Adam; the state goes to `state_path` every EVERY steps, and a run goes on from the one that is there.
+    """`config.steps` steps of Adam; the state goes to `state_path` every EVERY steps and at the end.
+
+    A run goes on from the one that is there.
 
     Args:
         G, encoder: on one device.
@@ -106,6 +108,7 @@ def train(G, encoder, real, config, state_path, new=True, report=None, run=None)
         means = None
         if (step + 1) % EVERY == 0:
             means, sums = {k: round(a / n, 4) for k, (a, n) in sums.items()}, {}
+        if (step + 1) % EVERY == 0 or step + 1 == config.steps:
             state = {"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             resume.save(state_path, state | {"generator_hash": G.meta["hash"], "run": run or {}})
         if report:
@@ -151,6 +154,7 @@ def check_outputs(args, G):
     if not own and checkpoints.same_file(args.out, checkpoints.BUNDLED["encoder"]):
         raise ValueError(f"{args.out}: comes with the project, for its own generator; choose another --out")
     outputs.check_state(args.state)
+    outputs.check_sheet(args.state, "--state")
 
 
 def main(argv):

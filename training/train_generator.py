@@ -5,8 +5,9 @@
 How it trains, and what can be switched on: training/trainer.py. After each tick it writes to --out: sheet.png (64 samples, psi 0.7) and
 the same as sheets/IMAGES.jpg, so that the training can be flipped through; generator.safetensors / discriminator.safetensors /
 encoder.safetensors; with --frechet_every, best.safetensors; a line of log.jsonl (printed, too), and last state.pt: a run that was
-stopped (Ctrl-C, SIGTERM: within a step or two) or killed goes on from there when it is started again with the same flags.
-Several GPUs: start it by torchrun.
+stopped (Ctrl-C, SIGTERM: within a step or two) or killed goes on from there when it is started again with the same flags. Then --images,
+rates and weights may be others; another --data, --init, --init_d, --init_encoder, --fit_mapping, --hold_out, --batch or --seed is another
+run, and wants another --out. Several GPUs: start it by torchrun.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from editor import cli
@@ -167,13 +168,48 @@ def start_processes(args, config):
 
 
 def require_writable(folder):
-    """Make the folder, and try to write there now and not after the first tick.
+    """Try to write to a folder now and not after the first tick.
 
     Raises:
-        OSError: it cannot be made or written to.
+        OSError: it cannot be written to; names it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:  # it has a name that nobody knows
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
+@contextmanager
+def hold(args, settings):
+    """Hold --out, once it is seen that this run may write there; for the process that writes.
+
+    Raises:
+        ValueError, OSError: another run holds it, it cannot be written to, or something else would be replaced.
+    """
+    from editor import files
+    from training import outputs, ticks
+
+    out = Path(args.out)
+    names = ticks.names(bool(settings.reconstruct), bool(args.frechet_every))
+    outputs.check_run(out, names, [args.init, args.init_d, args.init_encoder], args.data)
+    ticks.check_log(out / "log.jsonl")
+    with files.alone_in(out, "another training is writing there; wait for its end, or choose another --out"):
+        require_writable(out)
+        yield
+
+
+def origin(args, settings, G, D, pictures):
+    """{flag: a number} of what makes a run the one that it is: what only its beginning reads, and what all of its steps must share.
+
+    A flag that is heeded from the next step on, such as --lr or --augment, is not among them, and --batch is compared by itself.
+    """
+    from editor import files
+    from training import resume
+
+    found = {"--data": resume.pictures_word(pictures), "--init": args.init and G.meta["hash"], "--init_d": args.init_d and D.meta["hash"]}
+    found |= {"--init_encoder": args.init_encoder and files.file_hash(args.init_encoder), "--fit_mapping": args.fit_mapping}
+    found |= {"--hold_out": args.hold_out, "--seed": settings.seed}
+    return {flag: resume.seed(value) for flag, value in found.items()}  # a state holds numbers
 
 
 def prepare(args, settings, device, rank, ranks):
@@ -191,7 +227,6 @@ def prepare(args, settings, device, rank, ranks):
 
     out = Path(args.out)
     given = {"alignment": args.alignment and read_alignment(args.alignment), "source": args.source, "license": args.license}
-    require_writable(out)
     torch.manual_seed(settings.seed)
     G, D, meta = networks(args)
     encoder = checkpoints.load_encoder(args.init_encoder, G) if args.init_encoder else None
@@ -209,6 +244,7 @@ def prepare(args, settings, device, rank, ranks):
     if args.compile:
         G.synthesis.compile()
         D.compile()
+    trainer.run = origin(args, settings, G, D, pictures)
     if going_on:
         with resume.reading(out / "state.pt"):
             trainer.load_state(resume.load(out / "state.pt", device))
@@ -238,9 +274,15 @@ def main(argv):
     if first and not args.quiet:
         tick = f"a sheet and a state every {settings_of_run.tick} images of {settings_of_run.images}"
         cli.say(f"training on {args.data} into {args.out}, {tick}")
+    rank, ranks, device = start_processes(args, settings_of_run)
+    with hold(args, settings_of_run) if rank == 0 else nullcontext():
+        train(args, settings_of_run, device, rank, ranks)
+
+
+def train(args, settings_of_run, device, rank, ranks):
+    """All of the run that is left, in one of `ranks` processes."""
     from training import data, ticks
 
-    rank, ranks, device = start_processes(args, settings_of_run)
     trainer, meta, pictures, (indices, held_out), words = prepare(args, settings_of_run, device, rank, ranks)
     out, quiet = Path(args.out), args.quiet or rank > 0
     done = trainer.shown >= settings_of_run.images

@@ -98,7 +98,7 @@ class Trainer:
         if dtype != torch.float32:  # bfloat16 pays in this layout only (2 cores of a Zen 4: 14 images/s for 10.6)
             for network in filter(None, (G, D, self.vision, self.heads, self.encoder)):
                 network.to(memory_format=torch.channels_last)
-        self.sums = {}
+        self.sums, self.run = {}, {}  # the latter: what `resume.require_same` compares
 
     NETWORKS = ("G", "D", "ema", "heads", "encoder", "encoder_ema", "critic")
     PARTS = (*NETWORKS, "opt_g", "opt_d", "opt_h", "opt_c")
@@ -122,13 +122,14 @@ class Trainer:
         """
         state = {name: getattr(self, name).state_dict() for name in self.PARTS if getattr(self, name) is not None}
         counters = {"step": self.step_count, "p": self.p, "path_mean": self.path_mean, "batch": self.config.batch}
-        return state | counters
+        return state | counters | {"run": self.run}
 
     def load_state(self, state):
         """Go on from what `state` gave.
 
         Raises:
-            ValueError: a run with other parts, or another batch, whose steps would count for another number of images.
+            ValueError: a run with other parts, or another batch, whose steps would count for another number of images; or one that
+                was not begun with what `run` says.
             KeyError, RuntimeError: not a state, or another network's.
         """
         for flag, part in (("heads", "heads"), ("reconstruct", "encoder")):
@@ -139,6 +140,8 @@ class Trainer:
         for name in self.PARTS:
             if getattr(self, name) is not None:
                 getattr(self, name).load_state_dict(state[name])
+        resume.require_same(state, self.run)  # after the networks: where those have other sizes, that is the better word
+        self.run = state.get("run", {})  # of older versions: stays without, since its --init may be what it has replaced since
         self.step_count, self.p, self.path_mean = state["step"], state["p"], state["path_mean"]
 
     def begin_together(self):
