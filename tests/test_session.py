@@ -158,6 +158,31 @@ def test_a_result_never_replaces_anothers(tmp_path):
             session.claim(tmp_path / "a.npy", other)
 
 
+def test_a_relative_path_counts_in_the_folder_that_the_record_names(tmp_path, monkeypatch):
+    for project in "ab":
+        (tmp_path / project / "faces").mkdir(parents=True)
+        (tmp_path / project / "faces/me.png").write_bytes(project.encode())
+    sources, shared = {"image": "faces/me.png"}, tmp_path / "shared/me.npy"
+
+    def claim(folder, path="faces/me.png"):
+        monkeypatch.chdir(folder)
+        session.claim(shared, {"image": path})
+
+    monkeypatch.chdir(tmp_path / "a")
+    face.write(shared, torch.zeros(1, 6, 512), {"sources": session.origins(sources)})
+    with pytest.raises(ValueError, match=f"holds the result of {tmp_path}/a/faces/me.png"):
+        claim(tmp_path / "b")  # another person's photograph of that name
+    (tmp_path / "a/faces/me.png").write_bytes(b"retouched")
+    claim(tmp_path / "a")
+    claim(tmp_path / "a/faces", "me.png")
+    with pytest.raises(ValueError, match="holds the result of"):
+        claim(tmp_path / "b")
+    (tmp_path / "b/faces/me.png").write_bytes(b"a")
+    claim(tmp_path / "b")  # the same photograph
+    os.rename(tmp_path / "a", tmp_path / "moved")
+    claim(tmp_path / "moved")  # and retouched
+
+
 @pytest.mark.parametrize("content", ['{"sources": []}', '{"sources": {"image": 3}}', '{"sources": null}', "[]", "{", "{}"])
 def test_absurd_records_claim_nothing(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
