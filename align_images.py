@@ -230,7 +230,7 @@ def chosen(found, face, path):
 
 
 def require_own(target, photo):
-    """Raise ValueError if `target` is, by its record, cut from another photograph: a result never replaces another's.
+    """Raise ValueError if `target` is, by its record, cut from another photograph, or that is no crop's: those are never replaced.
 
     A photograph is the same if its name or its content is.
     """
@@ -238,6 +238,8 @@ def require_own(target, photo):
         said = read_json(target.with_suffix(".json"))
     except (OSError, ValueError):
         return  # no record that says anything
+    if said and not (isinstance(said, dict) and said.keys() & {"source", "quad"}):
+        raise ValueError(f"{target.with_suffix('.json')}: no crop's record, which would replace it; give another folder, or move that file")
     source = said.get("source") if isinstance(said, dict) else None
     if not isinstance(source, str) or said.get("source_sha256") == files.file_hash(photo):
         return

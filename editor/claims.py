@@ -9,6 +9,8 @@ from pathlib import Path
 
 from editor import face, files, tuning
 
+RECORDS = {"made_by", "generator_hash", "sources", "files", "offset"}  # of these the record of a face or a boundary, however old, has one
+
 
 def reserve(latent, sources, *pictures):
     """Before any work: `claim` each file of a result, and see that all of them can be written.
@@ -22,27 +24,63 @@ def reserve(latent, sources, *pictures):
 
 
 def claim(path, sources):
-    """Raise ValueError if `path` is a source itself, or holds a result of other sources: a result never replaces another's.
+    """See, before any work, that a result replaces neither what it is made of nor what is another's.
 
     Args:
-        path: NAME.npy, about to be written, or its picture.
-        sources: {role: path} as for `record`, files or folders; a source is the same if its name or its content is.
+        path: NAME.npy, about to be written with what goes with it, or its picture.
+        sources: {role: path} as for a record, files or folders; a source is the same if its name or its content is.
+
+    Raises:
+        ValueError: one of its files is a source, NAME.json is no record of a result, or NAME is the result of other sources.
     """
-    for source in sources.values():
-        if os.path.exists(path) and os.path.samefile(path, source):
-            raise ValueError(f"{path}: what the result is made of; give the result another name")
+    path = Path(path)
+    whole = path.suffix == ".npy"
+    for output in face.outputs(path) if whole else [path]:
+        if any(os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source) for source in sources.values()):
+            raise ValueError(f"{output}: what the result is made of; give the result another name")
+    if whole and in_the_way(path.with_suffix(".json")):
+        raise ValueError(
+            f"{path.with_suffix('.json')}: the result's record would replace it, and it is none of such a result; give the result another "
+            "name or folder, or move that file"
+        )
+    before = made_of(path)
+    if before is not None:
+        require_same(path, before, origins(sources) if before.keys() == sources.keys() else None)
+
+
+def in_the_way(beside):
+    """Whether the file that would be a result's record is something else: a user's, a crop's record or that of a morph's frames.
+
+    What is empty or no JSON is not: a system that went down may leave that of a record.
+    """
+    if not beside.is_file():
+        return False
     try:
-        before = face.record(path).get("sources")
+        said = files.read_json(beside, "a record of a result is expected")
     except ValueError:
-        return  # no record that says anything
-    if not isinstance(before, dict) or not all(isinstance(entry, dict) for entry in before.values()):
-        return
+        return False
+    if not isinstance(said, dict) or not said:
+        return bool(said)
+    return not RECORDS & said.keys() or said.get("made_by") == "image_morphing.py" and "frames" in said
 
-    def same(entry, source):
-        content = entry.get("sha256") == content_hash(source) and entry.get("parts") == parts_of(source)
-        return content or files.same_name(entry.get("path"), entry.get("in"), source)
 
-    if before.keys() != sources.keys() or not all(same(before[role], source) for role, source in sources.items()):
+def made_of(path):
+    """{role: entry} as the record of a result has them; None without a record that says it."""
+    try:
+        found = face.record(path).get("sources")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values()) else None
+
+
+def require_same(path, before, now):
+    """Raise ValueError unless two results are of the same sources: that at `path` and the new one, {role: entry} (None: others)."""
+
+    def same(one, other):
+        content = one.get("sha256") == other["sha256"] and one.get("parts") == other.get("parts")
+        return content or files.same_name(one.get("path"), one.get("in"), other["path"])
+
+    if now is None or before.keys() != now.keys() or not all(same(before[role], entry) for role, entry in now.items()):
         made_of = ", ".join(map(called, before.values()))
         raise ValueError(f"{path}: holds the result of {made_of}; give another name or folder, or remove it first")
 

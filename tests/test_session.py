@@ -158,6 +158,26 @@ def test_a_result_never_replaces_anothers(tmp_path):
             session.claim(tmp_path / "a.npy", other)
 
 
+@pytest.mark.parametrize("name", ["r.json", "r.noise.npz", "r.tuned.safetensors", "r.npy", "r.png"])
+def test_no_file_of_a_result_replaces_what_it_is_made_of(tmp_path, name):
+    (tmp_path / name).write_text("[1]")
+    with pytest.raises(ValueError, match=f"{name}: what the result is made of; give the result another name"):
+        session.reserve(tmp_path / "r.npy", {"points": tmp_path / name}, tmp_path / "r.png")
+
+
+@pytest.mark.parametrize(
+    "held",
+    [[1], {"colours": ["red"]}, {"source": "photo.png", "quad": [[0, 0]]}, {"made_by": "image_morphing.py", "sources": {}, "frames": []}],
+)
+def test_a_file_in_a_records_place_is_not_replaced(tmp_path, held):
+    (tmp_path / "a.png").write_bytes(b"a")
+    files.write_json(tmp_path / "r.json", held)
+    with pytest.raises(ValueError, match="r.json: the result's record would replace it, and it is none of such a result; give the result"):
+        session.reserve(tmp_path / "r.npy", {"image": tmp_path / "a.png"})
+    files.write_json(tmp_path / "r.json", {"generator_hash": "1", "steps": 3})  # an older toolkit's
+    session.reserve(tmp_path / "r.npy", {"image": tmp_path / "a.png"})
+
+
 def test_a_relative_path_counts_in_the_folder_that_the_record_names(tmp_path, monkeypatch):
     for project in "ab":
         (tmp_path / project / "faces").mkdir(parents=True)
