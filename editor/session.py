@@ -320,9 +320,14 @@ class Session:
         return [path]
 
     def save(self, path, person, info):
-        """`write` a `face.Face` of one latent as NAME.npy with its rendering, NAME.png: rendered again, it is this picture to the bit."""
+        """`write` a `face.Face` of one latent as NAME.npy with its rendering: rendered again, it is this picture to the bit.
+
+        Args:
+            path: the picture, with an ending that `images.save` writes, else NAME.png is: what a command claimed, and no other file.
+        """
         shown = person if face.changed(person.noise, self.G) else replace(person, noise=None)
-        return self.write(path.with_suffix(".png"), render.one(self.G, shown, self.dtype), person, info)
+        path = path if path.suffix.lower() in images.WRITES else path.with_suffix(".png")
+        return self.write(path, render.one(self.G, shown, self.dtype), person, info)
 
 
 DIVERGED = "the loss stopped being finite after {steps} steps, and nothing was written; lower --lr, or the weights of the losses"
