@@ -328,6 +328,7 @@ def main(argv):
         render_into(folder, names, path.pictures(session.G, args.batch_size, session.dtype, cli.warn), args, movie)
         if args.save_latents:
             left_out = {"noise": "not kept" if path.maps else "none", "tuned": "not kept" if path.tuned else "none"}
+            sessions.claim_again(args.save_latents, said["sources"])
             face.write(args.save_latents, path[:], said | left_out)
         files.write_json(folder / RECORD, said | {"complete": True, "frames": names})
     if args.save_latents and (path.maps or path.tuned):

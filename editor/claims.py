@@ -48,6 +48,20 @@ def claim(path, sources):
         require_same(path, before, origins(sources) if before.keys() == sources.keys() else None)
 
 
+def claim_again(path, now):
+    """See, just before a result is written, that no other process wrote one of other sources there since `claim`; nothing is hashed.
+
+    Args:
+        path: NAME.npy. now: {role: entry} of its record.
+
+    Raises:
+        ValueError: another one did.
+    """
+    before = made_of(path)
+    if before is not None:
+        require_same(path, before, now)
+
+
 def in_the_way(beside):
     """Whether the file that would be a result's record is something else: a user's, a crop's record or that of a morph's frames.
 
@@ -77,8 +91,8 @@ def require_same(path, before, now):
     """Raise ValueError unless two results are of the same sources: that at `path` and the new one, {role: entry} (None: others)."""
 
     def same(one, other):
-        content = one.get("sha256") == other["sha256"] and one.get("parts") == other.get("parts")
-        return content or files.same_name(one.get("path"), one.get("in"), other["path"])
+        content = one.get("sha256") == other.get("sha256") and one.get("parts") == other.get("parts")
+        return content or files.same_name(one.get("path"), one.get("in"), str(other.get("path")))
 
     if now is None or before.keys() != now.keys() or not all(same(before[role], entry) for role, entry in now.items()):
         made_of = ", ".join(map(called, before.values()))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from editor import __version__, checkpoints, classes, cli, face, files, images, parallel, projection, render, tuning
-from editor.claims import claim, content_hash, origins, parts_of, reserve  # noqa: F401 (a session's, to commands)
+from editor.claims import claim, claim_again, content_hash, origins, parts_of, reserve  # noqa: F401 (a session's, to commands)
 from editor.settings import DISTANCES, Tuning
 
 ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU
@@ -290,9 +290,14 @@ class Session:
 
         Returns:
             list of the paths to tell of.
+
+        Raises:
+            ValueError: another process wrote a result of other sources there meanwhile.
         """
         path = Path(path)
         latent = Path(latent or path.with_suffix(".npy"))
+        if "sources" in info:
+            claim_again(latent, info["sources"])
         try:
             before = face.record(latent)
         except ValueError:

@@ -158,6 +158,19 @@ def test_a_result_never_replaces_anothers(tmp_path):
             session.claim(tmp_path / "a.npy", other)
 
 
+def test_what_another_process_wrote_meanwhile_is_not_replaced(opened, small_G, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    person = face.Face(torch.zeros(1, 6, 512))
+    first, second = (opened.record("x.py", {"image": tmp_path / f"{name}.png"}) for name in "ab")
+    opened.save(tmp_path / "r.png", person, first)
+    before = (tmp_path / "r.npy").read_bytes(), (tmp_path / "r.json").read_bytes()
+    with pytest.raises(ValueError, match="r.npy: holds the result of .*a.png; give another name"):
+        opened.save(tmp_path / "r.png", face.Face(torch.ones(1, 6, 512)), second)
+    assert ((tmp_path / "r.npy").read_bytes(), (tmp_path / "r.json").read_bytes()) == before
+    opened.save(tmp_path / "r.png", person, first)
+
+
 @pytest.mark.parametrize("name", ["r.json", "r.noise.npz", "r.tuned.safetensors", "r.npy", "r.png"])
 def test_no_file_of_a_result_replaces_what_it_is_made_of(tmp_path, name):
     (tmp_path / name).write_text("[1]")
