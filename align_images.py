@@ -230,7 +230,7 @@ def chosen(found, face, path):
 
 
 def require_own(target, photo):
-    """Raise ValueError if `target` is, by its record, cut from another photograph: a result never replaces another's.
+    """Raise ValueError if `target` is, by its record, cut from another photograph, or that is no crop's: those are never replaced.
 
     A photograph is the same if its name or its content is.
     """
@@ -238,11 +238,14 @@ def require_own(target, photo):
         said = read_json(target.with_suffix(".json"))
     except (OSError, ValueError):
         return  # no record that says anything
+    if said and not (isinstance(said, dict) and said.keys() & {"source", "quad"}):
+        raise ValueError(f"{target.with_suffix('.json')}: no crop's record, which would replace it; give another folder, or move that file")
     source = said.get("source") if isinstance(said, dict) else None
     if not isinstance(source, str) or said.get("source_sha256") == files.file_hash(photo):
         return
-    if os.path.abspath(source) != os.path.abspath(photo):
-        raise ValueError(f"{target}: holds a face of {source[:200]}; give another folder, or remove it first")
+    if not files.same_name(source, said.get("source_in"), photo):
+        where = f" in {str(said['source_in'])[:200]}" if said.get("source_in") not in (None, os.getcwd()) else ""
+        raise ValueError(f"{target}: holds a face of {source[:200]}{where}; give another folder, or remove it first")
 
 
 def why_again(item, args):
@@ -317,7 +320,8 @@ class Work:
             side = np.hypot(*(quad[3] - quad[0]))
             if 2 * side < self.cut.size:
                 tell("warn", f"{path}: face {number} has {side:.0f} pixels a side, enlarged to {self.cut.size}: it will look soft")
-            said = {"source": str(path), "source_size": image.size, "source_sha256": files.file_hash(path), "quad": quad.tolist(),
+            said = {"source": str(path), "source_in": files.inside(path), "source_size": image.size,
+                    "source_sha256": files.file_hash(path), "quad": quad.tolist(),
                     "landmarks": marks.tolist(), "score": score, "scale": self.cut.scale, "em_scale": self.cut.em_scale,
                     "faces": [one[0] for one in faces], "settings": self.settings, **files.typed("align_images.py")}  # fmt: skip
             target = Path(self.args.aligned) / f"{path.stem}_{number:02}.png"

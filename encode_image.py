@@ -373,7 +373,8 @@ def check(args, paths):
             raise ValueError(f"--{name} needs --noise_iteration or --joint: no noise map moves otherwise")
     cli.require_different_names(paths, "latents and pictures")
     for flag in ("latent_dir", "save_dir"):
-        inside = [path for path in paths if path.resolve().parent == Path(getattr(args, flag)).resolve()]
+        folder = Path(getattr(args, flag)).resolve()  # where a photograph lies, and where the link to one does
+        inside = [path for path in paths if folder in (path.resolve().parent, path.parent.resolve())]
         if inside:
             raise ValueError(
                 f"--{flag} {getattr(args, flag)}: the folder of {inside[0].name}, whose files results would replace; give another"

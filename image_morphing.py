@@ -171,6 +171,13 @@ def recorded(folder):
     return said
 
 
+def contents(said):
+    """What the faces of a record are, wherever they lay."""
+    sources = said.get("sources")
+    held = sources.values() if isinstance(sources, dict) else ()
+    return [(entry.get("sha256"), entry.get("parts")) for entry in held if isinstance(entry, dict)]
+
+
 def begin(folder, names, said):
     """Note in the record which frames are about to be written, then remove an earlier morph's; returns what the record said before.
 
@@ -297,11 +304,12 @@ def main(argv):
     folder, names = Path(args.out_dir), [f"morph_{k:0{digits}}.png" for k in range(len(path))]
     with alone_in(folder):
         before = begin(folder, names, said)
-        if before and before.get("sources") != said["sources"]:
+        if before and contents(before) != contents(said):
             cli.warn(f"{folder}: the {len(before['frames'])} frames of an earlier morph of other faces are replaced")
         render_into(folder, names, path.pictures(session.G, args.batch_size, session.dtype, cli.warn), args, movie)
         if args.save_latents:
             left_out = {"noise": "not kept" if path.maps else "none", "tuned": "not kept" if path.tuned else "none"}
+            sessions.claim_again(args.save_latents, said["sources"])
             face.write(args.save_latents, path[:], said | left_out)
         files.write_json(folder / RECORD, said | {"complete": True, "frames": names})
     if args.save_latents and (path.maps or path.tuned):

@@ -355,6 +355,7 @@ def main(argv):
     }  # fmt: skip
     if G := (G if args.faces else None) or own_generator(hashes, args):
         boundary = look(boundary, shape[1], G, args)
+    sessions.claim_again(out, boundary.info["sources"])
     boundaries.save(out, boundary)
     if not hashes:
         cli.warn(f"{out}: nothing says which generator it belongs to; semantic_edit.py cannot check it (--weight_file tells)")

@@ -214,6 +214,25 @@ def _refuse(word):
     raise ValueError(f"it holds {word}")
 
 
+def inside(path):
+    """The folder in which a relative path counts, for a record beside it; None for one that says so itself."""
+    return None if os.path.isabs(path) else os.getcwd()
+
+
+def same_name(named, folder, path):
+    """Whether `path` is the file that a record calls `named`, a path that counts in `folder` (None: an older record does not say it).
+
+    Where the record's own file is gone, as in a project that was moved as a whole, the name counts in the current folder, too.
+    """
+    fits = os.path.abspath(str(named)) == os.path.abspath(path)
+    if not isinstance(folder, str) or os.path.isabs(str(named)):
+        return fits
+    before = os.path.normpath(os.path.join(folder, str(named)))
+    if os.path.exists(before):
+        return before == os.path.abspath(path) or os.path.exists(path) and os.path.samefile(before, path)
+    return fits
+
+
 def typed(made_by):
     """{"argv": the words that a command was started with}, for its record; {} where it runs inside another program."""
     return {"argv": sys.argv[1:]} if Path(*sys.argv[:1]).name == made_by.split()[0] else {}

@@ -133,7 +133,7 @@ def entry(said, key):
 def sources(said):
     """{role: {"path": ..., "sha256": ...}} of what a result was made of."""
     if isinstance(said.get("source"), str):  # of a crop
-        return {"photograph": {"path": said["source"], "sha256": said.get("source_sha256")}}
+        return {"photograph": {"path": said["source"], "in": said.get("source_in"), "sha256": said.get("source_sha256")}}
     return {role: e for role, e in entry(said, "sources").items() if isinstance(e, dict) and isinstance(e.get("path"), str)}
 
 
@@ -145,14 +145,18 @@ def is_file(path):
         return False
 
 
-def locate(text, record, sha256=None):
-    """The file that a record names: from here, or, where the command ran in another folder, from the record's folder or one above it.
+def locate(text, record, sha256=None, inside=None):
+    """The file that a record names: from the folder `inside` in which it says that the command ran, or from here, the record's folder or
+    one above it, as in a project that was moved.
 
     Returns:
         Path and whether its content is what the record says; None and False where it is nowhere.
     """
     named = Path(text)
-    places = [named, record.parent / named.name] + ([] if named.is_absolute() else [parent / named for parent in record.absolute().parents])
+    places = [Path(inside, named)] if isinstance(inside, str) else []
+    places += [named, record.parent / named.name] + (
+        [] if named.is_absolute() else [parent / named for parent in record.absolute().parents]
+    )
     there = list(dict.fromkeys(place for place in places if is_file(place)))
     for place in there:
         if sha256 is None or sha256 == files.file_hash(place):
@@ -317,7 +321,7 @@ def own_picture(result, label="result", size=SIDE):
 
 def _source_picture(role, said, result):
     """What a source looks like: itself, or the picture of a latent; None for boundaries, and where nothing is left of it."""
-    path, same = locate(said["path"], result.path, said.get("sha256"))
+    path, same = locate(said["path"], result.path, said.get("sha256"), said.get("in"))
     if path is None or not same:
         result.remarks.append(f"{role} {'is not there any more' if path is None else 'was changed since'}: {said['path']}")
     if path is None or role.startswith("boundary"):
@@ -432,7 +436,7 @@ def _grouped(results):
 
 def _face_of(said, edit):
     """The face that an edit was made of, read from beside the latent that the edit names."""
-    path, same = locate(said["path"], edit.path, said["sha256"])
+    path, same = locate(said["path"], edit.path, said["sha256"], said.get("in"))
     try:
         found = read_record(path.with_suffix(".json")) if path and same else None
     except (ValueError, OSError):

@@ -10,7 +10,6 @@ compiled, unless --precision bf16 asks for bfloat16. So a face's picture is the 
 found it, and what one command writes another renders to the bit. `auto` and tf32 are for the optimiser's steps alone.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from editor import __version__, checkpoints, classes, cli, face, files, images, parallel, projection, render, tuning
+from editor.claims import claim, claim_again, content_hash, origins, parts_of, reserve  # noqa: F401 (a session's, to commands)
 from editor.settings import DISTANCES, Tuning
 
 ONE_THREAD_UP_TO = 256  # side of a generator's pictures, on a CPU
@@ -290,9 +290,14 @@ class Session:
 
         Returns:
             list of the paths to tell of.
+
+        Raises:
+            ValueError: another process wrote a result of other sources there meanwhile.
         """
         path = Path(path)
         latent = Path(latent or path.with_suffix(".npy"))
+        if "sources" in info:
+            claim_again(latent, info["sources"])
         try:
             before = face.record(latent)
         except ValueError:
@@ -320,9 +325,14 @@ class Session:
         return [path]
 
     def save(self, path, person, info):
-        """`write` a `face.Face` of one latent as NAME.npy with its rendering, NAME.png: rendered again, it is this picture to the bit."""
+        """`write` a `face.Face` of one latent as NAME.npy with its rendering: rendered again, it is this picture to the bit.
+
+        Args:
+            path: the picture, with an ending that `images.save` writes, else NAME.png is: what a command claimed, and no other file.
+        """
         shown = person if face.changed(person.noise, self.G) else replace(person, noise=None)
-        return self.write(path.with_suffix(".png"), render.one(self.G, shown, self.dtype), person, info)
+        path = path if path.suffix.lower() in images.WRITES else path.with_suffix(".png")
+        return self.write(path, render.one(self.G, shown, self.dtype), person, info)
 
 
 DIVERGED = "the loss stopped being finite after {steps} steps, and nothing was written; lower --lr, or the weights of the losses"
@@ -409,66 +419,6 @@ def unaligned(path, G):
     if share is None or share >= CROP_FILLS:
         return None
     return f"{path}: its face fills {share:.0%} of what this generator expects; cut it out first: align_images.py {path} aligned_images/"
-
-
-def reserve(latent, sources, *pictures):
-    """Before any work: `claim` each file of a result, and see that all of them can be written.
-
-    Raises:
-        ValueError, OSError: as `claim` and `files.check_writable`.
-    """
-    for path in (latent, *pictures):
-        claim(path, sources)
-    files.check_writable(*face.outputs(latent), *pictures)
-
-
-def claim(path, sources):
-    """Raise ValueError if `path` is a source itself, or holds a result of other sources: a result never replaces another's.
-
-    Args:
-        path: NAME.npy, about to be written, or its picture.
-        sources: {role: path} as for `record`, files or folders; a source is the same if its name or its content is.
-    """
-    for source in sources.values():
-        if os.path.exists(path) and os.path.samefile(path, source):
-            raise ValueError(f"{path}: what the result is made of; give the result another name")
-    try:
-        before = face.record(path).get("sources")
-    except ValueError:
-        return  # no record that says anything
-    if not isinstance(before, dict) or not all(isinstance(entry, dict) for entry in before.values()):
-        return
-
-    def same(entry, source):
-        content = entry.get("sha256") == content_hash(source) and entry.get("parts") == parts_of(source)
-        return content or os.path.abspath(str(entry.get("path"))) == os.path.abspath(source)
-
-    if before.keys() != sources.keys() or not all(same(before[role], source) for role, source in sources.items()):
-        made_of = ", ".join(str(entry.get("path")) for entry in before.values())
-        raise ValueError(f"{path}: holds the result of {made_of}; give another name or folder, or remove it first")
-
-
-def origins(sources):
-    """{role: file or folder} -> what a record says of them."""
-    entries = {role: {"path": str(path), "sha256": content_hash(path), "parts": parts_of(path)} for role, path in sources.items()}
-    return {role: {k: v for k, v in entry.items() if v is not None} for role, entry in entries.items()}
-
-
-def parts_of(path):
-    """{part: sha256} of the noise maps and tuned weights beside a latent, which make it another face; None without any."""
-    if Path(path).suffix != ".npy":
-        return None
-    beside = {"noise": face.noise_path(path), "tuned": tuning.path_of(Path(path))}
-    return {part: files.file_hash(file) for part, file in beside.items() if file.is_file()} or None
-
-
-def content_hash(path):
-    """sha256 of a file, or of a folder's latents: their names and their own hashes."""
-    if not Path(path).is_dir():
-        files.require_regular(path, "a result is made of files")  # hashing a pipe would never end
-        return files.file_hash(path)
-    text = "\n".join(f"{p.name} {files.file_hash(p)}" for p in files.visible(path, "*.npy"))
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def load_distance(name, device="cpu", dtype=None):

@@ -366,6 +366,13 @@ def test_another_photographs_crop_is_not_replaced(tmp_path, monkeypatch):
     assert not align_images.main(["b/me.png", *words])
     Image.new("RGB", (512, 512), "green").save("b/me.png")  # the file that the record names, changed since
     assert not align_images.main(["b/me.png", *words])
+    shutil.copytree("a", "c/b")  # another project's photograph of that name
+    monkeypatch.chdir("c")
+    with pytest.raises(ValueError, match=f"holds a face of b/me.png in {tmp_path}"):
+        align_images.main(["b/me.png", "../faces", "--landmarks", "../marks.json", "--quiet"])
+    Path("../faces/me_01.json").write_text('{"sources": {}}')  # a face's record
+    with pytest.raises(ValueError, match="me_01.json: no crop's record"):
+        align_images.main(["b/me.png", "../faces", "--landmarks", "../marks.json", "--quiet"])
 
 
 def test_a_crop_that_an_earlier_run_left_is_named(tmp_path, monkeypatch, capsys):

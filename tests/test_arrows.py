@@ -86,6 +86,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "styles": ["classes", "tuning"],
     "boundaries": ["face", "files", "foreign", "downloads", "styles"],
     "scored": ["face", "files"],
+    "claims": ["face", "files", "tuning"],
     "directions": ["boundaries", "styles"],
     "readings": ["boundaries", "checkpoints", "classes", "fast_conv", "images", "landmarks", "render", "session", "styles", "tuning"],
     "purify": ["boundaries", "directions", "readings", "styles"],
@@ -95,6 +96,7 @@ ARROWS = {  # what each module may import of ours; commands may import any of th
     "projection": ["settings", "classes", "coarse", "fast_conv", "graphs", "perceptual_model"],
     "session": [
         "cli",
+        "claims",
         "classes",
         "checkpoints",
         "perceptual_model",

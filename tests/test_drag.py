@@ -296,6 +296,15 @@ def test_an_animation_and_its_picture_have_names_of_their_own(out, kind, picture
     assert str(drag_edit.destination(drag_edit.flags().parse_args(words))) == picture
 
 
+def test_the_picture_is_written_under_the_name_that_was_asked_for(place, G):
+    images.save("x.png", np.full((128, 128, 3), 255, np.uint8))  # the mask, which a picture x.png would replace
+    before = Path("x.png").read_bytes()
+    words = ["--latent_file", "a.npy", "--drag", "64,70>70,70", "--find", "features", "--iteration", 0, "--mask", "x.png"]
+    assert call(*words, "--out", "./x.jpg") == 0
+    assert Path("x.png").read_bytes() == before and images.open_image("x.jpg").size == (128, 128)
+    assert face.record("x.npy")["picture"]["path"] == "x.jpg"
+
+
 def test_a_report_says_what_a_drag_came_to(place, G):
     """As an edit of its face, with the way there; a record that lies does no harm."""
     from editor import results

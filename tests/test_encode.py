@@ -534,6 +534,15 @@ def test_two_photographs_of_one_name_are_refused(encode, photographs, portraits)
     assert not Path("w").exists()
 
 
+@pytest.mark.parametrize("flag", ["--latent_dir", "--save_dir"])
+def test_results_do_not_replace_links_to_photographs(encode, photographs, flag):
+    Path("links").mkdir()
+    Path("links/a.png").symlink_to(Path("in/a.png").absolute())
+    with pytest.raises(ValueError, match=f"{flag} links: the folder of a.png, whose files results would replace"):
+        encode("--src_dir", "links", flag, "links", "--quiet")
+    assert Path("links/a.png").is_symlink()
+
+
 def test_another_photographs_result_is_not_replaced(encode, photographs, portraits, capsys):
     assert encode("--src_im", "a.png", "--quiet") == 0
     images.save("other/a.png", portraits[3])

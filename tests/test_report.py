@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import make_report
-from editor import files
+from editor import files, results
 from tests.browser import PROGRAM, Browser
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -73,6 +73,16 @@ def test_pictures_are_exact_and_the_difference_is_times_four(tmp_path):
     assert np.array_equal(found["difference, times four of a"], apart)
     text = page.read_text(encoding="utf-8")
     assert "image was changed since" in text and 'href="../in/a.png"' in text
+
+
+def test_a_relative_source_is_looked_for_in_the_folder_that_the_record_names(tmp_path, monkeypatch):
+    here, there = picture(tmp_path / "here/a.png"), picture(tmp_path / "there/a.png")
+    monkeypatch.chdir(tmp_path / "here")
+    record = tmp_path / "w/a.json"
+    assert results.locate("a.png", record, there["sha256"], str(tmp_path / "there")) == (tmp_path / "there/a.png", True)
+    picture(tmp_path / "there/a.png")  # changed since
+    assert results.locate("a.png", record, there["sha256"], str(tmp_path / "there")) == (tmp_path / "there/a.png", False)
+    assert results.locate("a.png", record, here["sha256"], str(tmp_path / "gone")) == (Path("a.png"), True)
 
 
 def test_large_pictures_are_small_copies_and_strips_stay_wide(tmp_path):

@@ -158,6 +158,64 @@ def test_a_result_never_replaces_anothers(tmp_path):
             session.claim(tmp_path / "a.npy", other)
 
 
+def test_what_another_process_wrote_meanwhile_is_not_replaced(opened, small_G, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    person = face.Face(torch.zeros(1, 6, 512))
+    first, second = (opened.record("x.py", {"image": tmp_path / f"{name}.png"}) for name in "ab")
+    opened.save(tmp_path / "r.png", person, first)
+    before = (tmp_path / "r.npy").read_bytes(), (tmp_path / "r.json").read_bytes()
+    with pytest.raises(ValueError, match="r.npy: holds the result of .*a.png; give another name"):
+        opened.save(tmp_path / "r.png", face.Face(torch.ones(1, 6, 512)), second)
+    assert ((tmp_path / "r.npy").read_bytes(), (tmp_path / "r.json").read_bytes()) == before
+    opened.save(tmp_path / "r.png", person, first)
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.noise.npz", "r.tuned.safetensors", "r.npy", "r.png"])
+def test_no_file_of_a_result_replaces_what_it_is_made_of(tmp_path, name):
+    (tmp_path / name).write_text("[1]")
+    with pytest.raises(ValueError, match=f"{name}: what the result is made of; give the result another name"):
+        session.reserve(tmp_path / "r.npy", {"points": tmp_path / name}, tmp_path / "r.png")
+
+
+@pytest.mark.parametrize(
+    "held",
+    [[1], {"colours": ["red"]}, {"source": "photo.png", "quad": [[0, 0]]}, {"made_by": "image_morphing.py", "sources": {}, "frames": []}],
+)
+def test_a_file_in_a_records_place_is_not_replaced(tmp_path, held):
+    (tmp_path / "a.png").write_bytes(b"a")
+    files.write_json(tmp_path / "r.json", held)
+    with pytest.raises(ValueError, match="r.json: the result's record would replace it, and it is none of such a result; give the result"):
+        session.reserve(tmp_path / "r.npy", {"image": tmp_path / "a.png"})
+    files.write_json(tmp_path / "r.json", {"generator_hash": "1", "steps": 3})  # an older toolkit's
+    session.reserve(tmp_path / "r.npy", {"image": tmp_path / "a.png"})
+
+
+def test_a_relative_path_counts_in_the_folder_that_the_record_names(tmp_path, monkeypatch):
+    for project in "ab":
+        (tmp_path / project / "faces").mkdir(parents=True)
+        (tmp_path / project / "faces/me.png").write_bytes(project.encode())
+    sources, shared = {"image": "faces/me.png"}, tmp_path / "shared/me.npy"
+
+    def claim(folder, path="faces/me.png"):
+        monkeypatch.chdir(folder)
+        session.claim(shared, {"image": path})
+
+    monkeypatch.chdir(tmp_path / "a")
+    face.write(shared, torch.zeros(1, 6, 512), {"sources": session.origins(sources)})
+    with pytest.raises(ValueError, match=f"holds the result of {tmp_path}/a/faces/me.png"):
+        claim(tmp_path / "b")  # another person's photograph of that name
+    (tmp_path / "a/faces/me.png").write_bytes(b"retouched")
+    claim(tmp_path / "a")
+    claim(tmp_path / "a/faces", "me.png")
+    with pytest.raises(ValueError, match="holds the result of"):
+        claim(tmp_path / "b")
+    (tmp_path / "b/faces/me.png").write_bytes(b"a")
+    claim(tmp_path / "b")  # the same photograph
+    os.rename(tmp_path / "a", tmp_path / "moved")
+    claim(tmp_path / "moved")  # and retouched
+
+
 @pytest.mark.parametrize("content", ['{"sources": []}', '{"sources": {"image": 3}}', '{"sources": null}', "[]", "{", "{}"])
 def test_absurd_records_claim_nothing(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
