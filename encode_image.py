@@ -176,9 +176,10 @@ def read(item, args, session, owners):
     mask = read_mask(args, session.G, image) if args.mask else None
     files.check_writable(*face.outputs(latent), picture)
     with folder.of_the_moment():
-        claim(latent, sources(path, args))
-        owner = owners.get(picture.stem, latent)
-        if os.path.isfile(owner) and os.path.abspath(owner) != os.path.abspath(latent):
+        owner = owners.get(picture.stem, "")
+        ours = os.path.abspath(owner) == os.path.abspath(latent)
+        claim(latent, sources(path, args), ours)
+        if os.path.isfile(owner) and not ours:
             raise ValueError(f"{picture}: the picture of {owner}; give another --save_dir than that one's")
     return Photo(path, image, mask, latent, picture, session.place(path) if args.unaligned else None, item, content)
 

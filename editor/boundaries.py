@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from editor import downloads, face, files, foreign, styles
-from editor.face import record
+from editor.face import begin, record
 
 
 @dataclass
@@ -225,10 +225,11 @@ def save(path, boundary):
     path, own = Path(path), {"unit": boundary.unit} if boundary.unit != 1 else {}
     own |= {"space": boundary.space} if boundary.space != "w" else {}
     own |= {"layers": boundary.layers} if boundary.layers is not None else {}
+    said = {"offset": boundary.offset} | own | boundary.info
+    begin(path, said, "direction")
     with files.atomic(path) as temporary, open(temporary, "wb") as f:
         np.save(f, boundary.normal.numpy())
-    said = {"offset": boundary.offset} | own | boundary.info | {"files": {"direction": files.file_hash(path)}}
-    files.write_json(path.with_suffix(".json"), said)
+    files.write_json(path.with_suffix(".json"), said | {"files": {"direction": files.file_hash(path)}})
 
 
 def conditioned(normal, others):

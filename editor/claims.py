@@ -23,15 +23,17 @@ def reserve(latent, sources, *pictures):
     files.check_writable(*face.outputs(latent), *pictures)
 
 
-def claim(path, sources):
+def claim(path, sources, ours=False):
     """See, before any work, that a result replaces neither what it is made of nor what is another's.
 
     Args:
         path: NAME.npy, about to be written with what goes with it, or its picture.
         sources: {role: path} as for a record, files or folders; a source is the same if its name or its content is.
+        ours: something else than a record says that this toolkit wrote NAME.npy.
 
     Raises:
-        ValueError: one of its files is a source, NAME.json is no record of a result, or NAME is the result of other sources.
+        ValueError: one of its files is a source, NAME.json is no record of a result, or NAME is the result of other sources or, without
+            a record, another tool's.
     """
     path = Path(path)
     whole = path.suffix == ".npy"
@@ -42,6 +44,10 @@ def claim(path, sources):
         raise ValueError(
             f"{path.with_suffix('.json')}: the result's record would replace it, and it is none of such a result; give the result another "
             "name or folder, or move that file"
+        )
+    if whole and path.is_file() and not ours and not recorded(path):
+        raise ValueError(
+            f"{path}: no record of ours lies beside it, so another tool made it; give the result another name or folder, or remove it first"
         )
     before = made_of(path)
     if before is not None:
@@ -76,6 +82,14 @@ def in_the_way(beside):
     if not isinstance(said, dict) or not said:
         return bool(said)
     return not RECORDS & said.keys() or said.get("made_by") == "image_morphing.py" and "frames" in said
+
+
+def recorded(latent):
+    """Whether a record lies beside a latent, damaged or not: `face.write` writes one first."""
+    try:
+        return bool(face.record(latent))
+    except ValueError:
+        return True
 
 
 def made_of(path):

@@ -6,7 +6,8 @@ NAME.noise.npz          where noise maps were optimised: "0", "1", ... for each 
 NAME.tuned.safetensors  where the generator was tuned around the face, or StyleGAN3's input turned and shifted for it: what it is changed
                         by (editor/tuning.py)
 NAME.json               the record, written last: what made the face, and the sha256 of the others. It makes the set valid:
-                        parts that do not match it are an unfinished write and are never used together.
+                        parts that do not match it are an unfinished write and are never used together. Where there was none, one that
+                        matches no parts is written first: a latent without a record is another tool's.
 """
 
 import math
@@ -375,7 +376,7 @@ def record(path):
 
 
 def write(path, ws, info=None, noise=None, tuned=None, also=None):
-    """Write a face; each file whole or not at all, and the record last: it makes the set valid.
+    """Write a face; each file whole or not at all, and the record last (before the parts one that says they are unfinished).
 
     Args:
         path: NAME.npy.
@@ -394,7 +395,7 @@ def write(path, ws, info=None, noise=None, tuned=None, also=None):
         raise ValueError(f"{path}: latents are written as .npy; give a name that ends so")
     arrays = None if noise is None else {str(i): m.detach().cpu().numpy().astype(np.float32) for i, m in enumerate(noise) if m is not None}
     parts = {}
-    _seal(path)
+    begin(path, info)
     if arrays is not None:
         with files.atomic(noise_path(path)) as temporary:
             with open(temporary, "wb") as f:
@@ -413,13 +414,21 @@ def write(path, ws, info=None, noise=None, tuned=None, also=None):
             file.unlink(missing_ok=True)  # an older face's; the record does not name it any more
 
 
-def _seal(path):
-    """Add the hashes to an older toolkit's record before its parts are replaced: without them a mixture would not show."""
+def begin(path, info=None, part="latent"):
+    """Before the parts are replaced, see that what is half written shows, and is told from another tool's file after a kill.
+
+    Without a record one is written that no part matches; an older toolkit's gets the hashes of the parts.
+
+    Args:
+        path: NAME.npy. info: as of `write`. part: what it holds.
+    """
     try:
         said = record(path)
     except ValueError:
         return  # no reader takes it
-    if said and "files" not in said and path.is_file():
+    if not said:
+        files.write_json(path.with_suffix(".json"), (info or {}) | {"complete": False, "files": {part: ""}})
+    elif "files" not in said and path.is_file():
         there = {"latent": path} | ({"noise": noise_path(path)} if noise_path(path).is_file() else {})
         files.write_json(path.with_suffix(".json"), said | {"files": {part: files.file_hash(file) for part, file in there.items()}})
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from editor import face, files, images, tuning
+from editor import boundaries, face, files, images, session, tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
@@ -93,6 +93,32 @@ def test_never_a_mixture(small_G, tmp_path, old, new):
         parts = ["a.noise.npz"] * ("noise" in new) + ["a.tuned.safetensors"] * ("tuned" in new)
         assert sorted(os.listdir(folder)) == sorted(["a.json", "a.npy", *parts])
     assert len(seen) >= 3 and (old == "nothing" or "old" in seen) and point < 19
+
+
+@pytest.mark.parametrize("what", ["face", "boundary"])
+def test_a_killed_write_is_known_as_ours_and_goes_on(small_G, tmp_path, what):
+    (tmp_path / "photo.png").write_bytes(b"a photograph")
+    sources = {"image": tmp_path / "photo.png"}
+    info, direction = {"made_by": "x.py", "sources": session.origins(sources)}, torch.eye(512)[:1].double()
+    shown = []
+    for point in range(1, 20):
+        path = tmp_path / str(point) / "a.npy"
+
+        def work(path=path):
+            if what == "face":
+                face.write(path, torch.zeros(1, 6, 512), info)
+            else:
+                boundaries.save(path, boundaries.Boundary(direction, 0.0, dict(info)))
+
+        if not killed(point, work):
+            break
+        assert not path.exists() or path.with_suffix(".json").exists(), "taken for another tool's"
+        session.claim(path, sources)
+        if path.exists() and not face.record(path).get("complete", True):
+            with pytest.raises(ValueError, match="unfinished write"):
+                face.read(path, small_G) if what == "face" else boundaries.load(path)
+            shown.append(point)
+    assert shown and point < 19
 
 
 def test_leftovers_are_never_read_as_faces(small_G, tmp_path):

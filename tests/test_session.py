@@ -158,6 +158,20 @@ def test_a_result_never_replaces_anothers(tmp_path):
             session.claim(tmp_path / "a.npy", other)
 
 
+def test_another_tools_latent_is_not_replaced(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"a")
+    np.save(tmp_path / "a.npy", np.ones((1, 6, 512), np.float32))
+    sources = {"image": tmp_path / "a.png"}
+    for ask in (session.claim, session.reserve):
+        with pytest.raises(ValueError, match="a.npy: no record of ours lies beside it, so another tool made it; give the result another"):
+            ask(tmp_path / "a.npy", sources)
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match="another tool"):
+        session.claim(tmp_path / "a.npy", sources)
+    face.begin(tmp_path / "a.npy")  # a write of ours that was stopped
+    session.reserve(tmp_path / "a.npy", sources)
+
+
 def test_what_another_process_wrote_meanwhile_is_not_replaced(opened, small_G, tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(name.encode())
