@@ -383,14 +383,15 @@ def check(args, paths):
 
 
 def check_videos(args, paths):
-    """Raise ValueError for an animation that cannot be written, or that would replace a photograph or its picture."""
+    """Raise ValueError for an animation that cannot be written, or that would replace something else."""
     from editor import animation
 
-    taken = {path.resolve() for path in paths} | {destination(path, args)[1].resolve() for path in paths}
+    taken = {Path(one).resolve() for path in paths for one in (*sources(path, args).values(), destination(path, args)[1])}
     for file in (video(path, args) for path in paths):
         animation.Animation(file)  # a bad ending is said at once
         if file.resolve() in taken:
-            raise ValueError(f"--save_video {file}: would replace a photograph, or its picture; give another name")
+            raise ValueError(f"--save_video {file}: would replace a photograph, or its picture, or the mask; give another name")
+        animation.require_replaceable(file)
         files.check_writable(file)
 
 

@@ -1,8 +1,11 @@
 """Frames -> GIF, MP4, WebP or APNG, by ffmpeg."""
 
 import errno
+import os
+import struct
 import subprocess
 import tempfile
+import zlib
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,7 +33,67 @@ ANIMATES = {
     ".apng": APNG,
 }
 WIDTHS = (4, 8192)
+STILL_FTYP = (b"hei", b"hev", b"mif", b"msf", b"avi")  # how the brands of HEIC and AVIF begin: pictures in a film's container
 MAX_FPS = {".gif": 50}  # GIF counts hundredths of a second, and browsers slow delays below two of them down to ten
+
+
+def require_replaceable(path):
+    """See, before any work, that what an animation would replace is one itself.
+
+    Raises:
+        ValueError: a file of that name is there and is no animation: a photograph, a rendering, a mask.
+        OSError: it cannot be read.
+    """
+    if os.path.exists(path) and not os.path.isdir(path) and not _is_animation(path):  # of a folder `files.check_writable` says it
+        raise ValueError(f"{path}: exists and is no animation; choose another name, or remove it first")
+
+
+def _is_animation(path):
+    """Whether a file is a GIF, an MP4, or a PNG or WebP that says it moves, were it of one frame."""
+    if not os.path.isfile(path):  # a pipe, whose reading might never end
+        return False
+    with open(path, "rb") as file:
+        start = file.read(21)
+        if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
+            return bool(start[20:] and start[20] & 2)
+        if start[:8] == b"\x89PNG\r\n\x1a\n":
+            file.seek(8)
+            while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+                if head[4:] == b"acTL":
+                    return True
+                file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+            return False
+    return start[:6] in (b"GIF87a", b"GIF89a") or (start[4:8] == b"ftyp" and start[8:11] not in STILL_FTYP)
+
+
+def _moving(data, size, fps, loop):
+    """A PNG or WebP that ffmpeg wrote, as an animation of one frame where it wrote a plain picture, since all frames were one.
+
+    By that, a later run knows it for an animation that it may replace.
+
+    Args:
+        data: bytes of the file. size: (height, width). fps, loop: as of `Animation`.
+    """
+    height, width = size
+    if data[8:16] == b"WEBPVP8 ":
+        body = data[12:]
+        place = bytes(6) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        frame = place + min(round(1000 / fps), 2**24 - 1).to_bytes(3, "little") + b"\0"
+        head = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + place[6:]
+        anim = b"ANIM" + struct.pack("<I", 6) + b"\xff" * 4 + struct.pack("<H", loop)
+        chunks = b"WEBP" + head + anim + b"ANMF" + struct.pack("<I", len(frame) + len(body)) + frame + body
+        return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+    at = data.find(b"IDAT") - 4
+    if data[:4] == b"\x89PNG" and at > 0 and b"acTL" not in data[:at]:
+
+        def chunk(name, *values):
+            body = name + struct.pack(*values)
+            return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+        delay = min(round(1000 / fps), 65535)
+        frame = chunk(b"fcTL", ">5I2H2B", 0, width, height, 0, 0, delay, 1000, 0, 0)
+        return data[:at] + chunk(b"acTL", ">2I", 1, loop) + frame + data[at:]
+    return data
 
 
 class Animation:
@@ -51,7 +114,7 @@ class Animation:
 
     Attributes:
         count: frames so far.
-        still: whether all of them are equal. libwebp writes such frames as one picture.
+        still: whether all of them are equal. libwebp makes one frame of such.
 
     Raises:
         ValueError: another ending; fps, loop or width out of range; `add`: a frame of another size or type; on leaving: no frame.
@@ -163,6 +226,11 @@ class Animation:
             self._failed()
         if self._process.wait():
             self._failed()
+        if self.still and self.path.suffix.lower() in (".webp", ".png", ".apng"):
+            data = self._temporary.read_bytes()
+            moving = _moving(data, self._shown, self.fps, self.loop)
+            if moving != data:
+                self._temporary.write_bytes(moving)
 
     def _kill(self):
         if self._process is not None and self._process.poll() is None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -495,6 +496,9 @@ def test_an_animation_that_fails_costs_no_latents(encode, photographs, monkeypat
         (["--src_im", "a.png", "--save_video", "in/a.png"], "would replace a photograph"),
         (["--src_im", "a.png", "--save_video", "s/a.png"], "would replace a photograph, or its picture"),
         (["--save_video", "in/a.png/x.gif"], "Not a directory"),
+        (["--src_im", "a.png", "--mask", "mask.gif", "--save_video", "mask.gif"], "would replace .* the mask"),
+        (["--src_im", "a.png", "--save_video", "mask.gif"], "mask.gif: exists and is no animation"),
+        (["--save_video", "mask.gif"], "mask_b.gif: exists and is no animation"),
         (["--mask", "in/none.png"], "none.png"),
         (["--mask", "box:0,0,1,1", "--invert_mask"], "leaves nothing that must match"),
         (["--space", "z", "--init", "mean"], "starts from --init z"),
@@ -510,6 +514,8 @@ def test_an_animation_that_fails_costs_no_latents(encode, photographs, monkeypat
 )
 def test_senseless_calls_end_before_the_work(encode, photographs, monkeypatch, words, said):
     os.mkfifo("pipe.png")
+    for name in ("mask.gif", "mask_b.gif"):
+        shutil.copy("in/b.png", name)
     os.symlink("in", "link")
     before = {path: files.file_hash(path) for path in Path("in").iterdir()}
     monkeypatch.setattr(projection, "descend", None)

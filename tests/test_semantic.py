@@ -311,6 +311,20 @@ def test_animations_go_there_and_back(place, G, kind, width):
             assert movie.info["duration"] == 100
 
 
+def test_an_animation_replaces_animations_alone(place, G, monkeypatch):
+    words = ["--boundary", "one", "--steps", 1, "--frames", 2, "--out_dir", "out", "--animation", "webp"]
+    two = ["--latent_file", "face.npy", "noisy.npy", *words]
+    assert call(*two) == 0 and call(*two, "--redo") == 0
+    (both,) = Path("out").glob("face_and_1_more_*.webp")
+    monkeypatch.setattr(semantic_edit, "write_strips", None)
+    images.save(both, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="more_.*webp: exists and is no animation"):
+        call(*two, "--redo")
+    images.save("out/face_one.webp", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="face_one.webp: exists and is no animation"):
+        call("--latent_file", "face.npy", *words)
+
+
 def test_official_boundaries_are_found_by_name(tmp_path, monkeypatch):
     """Made-up files under the official names, as no official file may lie here."""
     G = Generator(Config("stylegan1", 1024, 1024, channel_max=2))
