@@ -34,6 +34,7 @@ ANIMATES = {
 }
 WIDTHS = (4, 8192)
 STILL_FTYP = (b"hei", b"hev", b"mif", b"msf", b"avi")  # how the brands of HEIC and AVIF begin: pictures in a film's container
+MIN_FPS = 0.01  # a frame in 100 seconds; formats count the time of a frame in 16 to 32 bits, and ffmpeg refuses what they cannot hold
 MAX_FPS = {".gif": 50}  # GIF counts hundredths of a second, and browsers slow delays below two of them down to ten
 
 
@@ -128,8 +129,8 @@ class Animation:
         ending = self.path.suffix.lower()
         if ending not in ANIMATES:
             raise ValueError(f"{path}: cannot write {ending or 'a file without ending'} as an animation; use {' '.join(ANIMATES)}")
-        if not 0 < fps <= MAX_FPS.get(ending, 240):
-            raise ValueError(f"fps {fps}: above 0, and at most {MAX_FPS.get(ending, 240)} in {ending}")
+        if not MIN_FPS <= fps <= MAX_FPS.get(ending, 240):
+            raise ValueError(f"fps {fps}: at least {MIN_FPS}, and at most {MAX_FPS.get(ending, 240)} in {ending}")
         if not 0 <= loop <= 65535:
             raise ValueError(f"loop {loop}: 0 (for ever) to 65535 times")
         if width is not None and not WIDTHS[0] <= width <= WIDTHS[1]:

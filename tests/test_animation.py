@@ -84,6 +84,15 @@ def test_an_mp4_of_one_odd_side_is_not_sheared(tmp_path, size):
     assert len(back) == 3 and min(psnr(a[: size[1], : size[0]], b) for a, b in zip(back, frames, strict=True)) > 28
 
 
+@pytest.mark.parametrize("ending", animation.ANIMATES)
+def test_the_slowest_rate_can_be_written(tmp_path, ending):
+    with animation.Animation(tmp_path / f"a{ending}", fps=animation.MIN_FPS) as movie:
+        for frame in moving(3):
+            movie.add(frame)
+    back, said = read(tmp_path / f"a{ending}")
+    assert len(back) == 3 and (ending == ".mp4" or said.get("duration", 100_000) == 100_000)
+
+
 @pytest.mark.parametrize("ending, loops", [(".gif", 2), (".webp", 3), (".png", 3)])
 def test_loop_is_how_often_it_plays(tmp_path, ending, loops):
     for loop in (1, 3):
@@ -119,6 +128,7 @@ def test_bad_settings_are_said_before_any_work(tmp_path):
         ("a", {}, "without ending"),
         ("a.gif", {"fps": 60}, "at most 50"),
         ("a.mp4", {"fps": 0}, "fps 0"),
+        ("a.mp4", {"fps": 1e-300}, "fps 1e-300: at least 0.01, and at most 240"),
         ("a.mp4", {"fps": float("nan")}, "fps nan"),
         ("a.gif", {"loop": -1}, "loop -1"),
         ("a.gif", {"width": 3}, "width 3: from 4 to 8192"),
