@@ -102,15 +102,16 @@ def pairs(contents, styles, args, sheet):
     Raises:
         ValueError: two results have one name.
     """
-    taken, rows = {sheet: "the sheet"}, []
+    taken, rows = {cli.alike(sheet): "the sheet"}, []
     for path1, one in contents:
         rows.append([])
         for path2, other in styles:
             name = f"{one.name}_x_{other.name}"
             latent = sheet.with_name(f"{sheet.stem}_{name}.npy") if sheet and args.out else result(args, name)
-            if latent in taken:
-                raise ValueError(f"{path1} in {path2}, and {taken[latent]}: both results would be {latent}; rename one, or leave one out")
-            taken[latent] = f"{path1} in {path2}"
+            other_pair = taken.get(cli.alike(latent))
+            if other_pair:
+                raise ValueError(f"{path1} in {path2}, and {other_pair}: both results would be {latent}; rename one, or leave one out")
+            taken[cli.alike(latent)] = f"{path1} in {path2}"
             rows[-1].append((latent, {"content": path1, "style": path2}, one, other))
     return rows
 

@@ -194,8 +194,8 @@ def readable(paths, asked, args, session, failures):
             names = [one.name for one in session.read(path).split()]
             for name, what in [(name, what) for name in names for what in asked]:
                 result = out / f"{name}_{what.name}.npy"
-                if taken.setdefault(result.name.casefold(), path) != path:
-                    raise ValueError(f"{path}: {result.name} would be the result of {taken[result.name.casefold()]}, too; rename one")
+                if (other := taken.setdefault(cli.alike(result.name), path)) != path:
+                    raise ValueError(f"{path}: {result.name} would be the result of {other}, too; rename one")
                 claim(result, sources(path, what))
                 if args.animation:
                     animation.require_replaceable(result.with_suffix(f".{args.animation}"))

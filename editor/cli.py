@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import time
+import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -416,11 +417,16 @@ class _Catch:
         return True
 
 
+def alike(name):
+    """What names have in common that file systems may take for one: in upper and lower case, composed and decomposed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(name)).casefold())
+
+
 def require_different_names(paths, what):
-    """Raise ValueError if two inputs have one stem: their results would have one name. Letters' case is not enough of a difference."""
+    """Raise ValueError if two inputs have one stem: their results would have one name. Being not `alike` is what makes a difference."""
     first = {}
     for path in map(Path, paths):
-        other = first.setdefault(path.stem.casefold(), path)
+        other = first.setdefault(alike(path.stem), path)
         if other is not path:
             raise ValueError(f"{other} and {path}: {what} are named after them, and one would replace the other; rename one")
 

@@ -278,6 +278,8 @@ def test_two_inputs_of_one_name():
     for other in ("b/x.png", "a/x.jpg", "a/X.png"):
         with pytest.raises(ValueError, match="x.png.*rename one"):
             cli.require_different_names(["a/x.png", other], "results")
+    with pytest.raises(ValueError, match="rename one"):  # composed and decomposed
+        cli.require_different_names(["a/\u00e9.png", "a/E\u0301.png"], "results")
 
 
 def test_progress_shows_small_losses(capsys, monkeypatch):

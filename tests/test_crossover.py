@@ -258,6 +258,16 @@ def test_results_never_replace_others(cross, of, tiny, tmp_path):
         cross(*of("cd", "ab"), "--out", "mine")
 
 
+def test_names_that_a_file_system_may_take_for_one_are_refused(cross, tiny, tmp_path):
+    for names in (["a", "A"], ["\u00e9", "e\u0301"]):
+        for name, place in zip(names, ("x", "y"), strict=True):
+            face.write(tmp_path / place / f"{name}.npy", face.read(tiny.folder / "c.npy").ws)
+        with pytest.raises(ValueError, match="both results would be"):
+            cross("--latent_file1", *(f"{place}/{name}.npy" for name, place in zip(names, "xy", strict=True)),
+                  "--latent_file2", tiny.folder / "b.npy")  # fmt: skip
+    assert not (tmp_path / "save_image").exists()
+
+
 # --- photographs, along a mask -------------------------------------------------------------------------------------
 
 

@@ -290,6 +290,9 @@ def test_results_never_replace_others(place, G):
     face.write("pair_0.npy", start(G))
     face.write("pair.npy", torch.cat([start(G)] * 2))
     assert call("--latent_file", "pair.npy", "pair_0.npy", *words, "--out_dir", "out") == 1  # named, the rest done
+    face.write("\u00e9_0.npy", start(G))
+    face.write("e\u0301.npy", torch.cat([start(G)] * 2))
+    assert call("--latent_file", "\u00e9_0.npy", "e\u0301.npy", *words, "--out_dir", "other_out") == 1  # as some file systems do
 
 
 def test_a_picture_alone_leaves_no_older_latents(place, capsys):
