@@ -219,6 +219,15 @@ def read_mask(args, G, image):
     return soft
 
 
+def require_own_target(wanted, latent):
+    """Raise ValueError if a picture is where NAME_target.png goes, and beside it no record of a join: an earlier run did not write it."""
+    from editor import face
+
+    said = face.record(latent) if wanted.exists() else None
+    if said is not None and not (said.get("made_by") == "image_crossover.py" and "mask" in said):
+        raise ValueError(f"{wanted}: is there already, and no earlier run wrote it; give another --out, or remove it first")
+
+
 def join_photographs(args, session):
     """Two photographs, one face.
 
@@ -240,6 +249,7 @@ def join_photographs(args, session):
     latent = result(args, f"{paths[0].stem}_x_{paths[1].stem}_{masks.name(args.mask)}")
     wanted = latent.with_name(f"{latent.stem}_target.png")
     sessions.reserve(latent, sources, latent.with_suffix(".png"), wanted)
+    require_own_target(wanted, latent)
     start, encoder = session.start(None)
     config = settings.Config(
         iteration=args.iteration, noise_iteration=args.noise_iteration, seed=args.seed, low_memory=args.low_memory, **start
@@ -256,8 +266,9 @@ def join_photographs(args, session):
         iteration=args.iteration, noise_iteration=args.noise_iteration, steps=found.steps, loss=round(float(found.loss[0]), 5),
         seconds=round(time.time() - began, 1), stopped=found.stopped, complete=found.interrupted is None,
     )  # fmt: skip
-    images.save(wanted, target)
-    cli.written(args, *session.save(latent, face.Face(found.ws, found.noise), said), wanted)
+    paths = session.save(latent, face.Face(found.ws, found.noise), said)
+    images.save(wanted, target)  # after the record, by which a later run knows it
+    cli.written(args, *paths, wanted)
     cli.warn_of(session)
     if found.interrupted:
         cli.say(f"the best of {found.steps} steps is in {latent}")

@@ -306,6 +306,28 @@ def test_a_target_that_cannot_be_written_is_found_before_the_work(cross, photogr
         cross(*photographs)
 
 
+def test_a_picture_where_the_target_goes_is_not_replaced(cross, photographs, tiny, monkeypatch, tmp_path):
+    """But for an earlier run's own."""
+    wanted = tmp_path / "mine_target.png"
+    images.save(wanted, np.zeros((8, 8, 3), np.uint8))
+    before = wanted.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(projection, "project", None)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="mine_target.png: is there already, and no earlier run wrote it"):
+                cross(*photographs, "--out", "./mine")
+            assert wanted.read_bytes() == before
+            cross("--latent_file1", tiny.folder / "a.npy", "--latent_file2", tiny.folder / "b.npy", "--out", "./other")
+            os.replace(tmp_path / "other.json", tmp_path / "mine.json")  # a record, but of no join
+            said = json.loads((tmp_path / "mine.json").read_text()) | {"sources": None}
+            (tmp_path / "mine.json").write_text(json.dumps(said))
+    (tmp_path / "mine.json").unlink()
+    wanted.unlink()
+    for _ in range(2):
+        cross(*photographs, "--out", "./mine", "--quiet")
+    assert wanted.is_file() and wanted.read_bytes() != before
+
+
 def test_ctrl_c_keeps_the_best_so_far(cross, photographs, tiny, monkeypatch, capfd):
     """Stopped in the 10th step; SIGTERM's exception comes out as it went in, so that the exit code is its own."""
     keep, count = projection.Best.keep, []
