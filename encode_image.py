@@ -555,6 +555,7 @@ def main(argv):
         for line in images.left_out(paths[0].parent):
             cli.warn(f"{paths[0].parent}: {line}")
     check(args, paths)
+    folder.require_own_table(args.save_dir)
     files.check_writable(Path(args.save_dir) / "metrics.csv", Path(args.latent_dir) / "check.npy")
     devices = workers.devices(args)
     session = sessions.open(argparse.Namespace(**vars(args) | {"device": "cpu"}) if devices else args)

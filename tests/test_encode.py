@@ -580,6 +580,25 @@ def test_a_table_that_is_no_table_of_ours_is_replaced(encode, photographs):
         assert encode("--src_im", "a.png", "--quiet") == 0 and rows() == ["name", "a"]
 
 
+def test_a_table_of_somebody_elses_is_not_replaced(encode, photographs, monkeypatch):
+    Path("s").mkdir()
+    table = Path("s/metrics.csv")
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "open", None)
+        for text in ("face,score\na,1\n", "name,psnr\n", "\n\0", '"' + "x" * 200_000):
+            table.write_text(text)
+            with pytest.raises(ValueError, match="metrics.csv: a table that this command did not write"):
+                encode("--src_im", "a.png", "--quiet")
+            assert table.read_text() == text
+        table.unlink()
+        os.mkfifo(table)
+        with pytest.raises(ValueError, match="metrics.csv: a pipe"):
+            encode("--src_im", "a.png", "--quiet")
+    table.unlink()
+    table.write_text("name,psnr,ssim,loss,steps,seconds\nx,1,1,1,1,1\n")  # an older toolkit's
+    assert encode("--src_im", "a.png", "--quiet") == 0 and rows() == ["name", "a"]
+
+
 def test_one_bad_image_of_a_folder_fails_alone(encode, photographs, portraits, capsys):
     names = ["l" * 246 + ".png", "x\x1b[31m\n.png", "latin\udce9.png"]
     for name in names:
