@@ -1,7 +1,8 @@
-"""Frames -> GIF, MP4, WebP or APNG, by ffmpeg."""
+"""Frames -> GIF, MP4, WebP or APNG, by ffmpeg; or each a picture of its own. Neither replaces what is something else."""
 
 import errno
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -10,9 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from editor import files
+from editor import files, images
 from editor.images import to_pil
 
 # What `Animation` writes: ending -> ffmpeg's settings. Frames are 8-bit RGB; {loop} is how often it plays, as the format counts.
@@ -95,6 +96,60 @@ def _moving(data, size, fps, loop):
         frame = chunk(b"fcTL", ">5I2H2B", 0, width, height, 0, 0, delay, 1000, 0, 0)
         return data[:at] + chunk(b"acTL", ">2I", 1, loop) + frame + data[at:]
     return data
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures of an optimisation's steps, each a file
+
+STEP = re.compile(r"[0-9]{5,}\.png")
+STEP_MARK = "StyleGAN Latent Editor: --save_every"  # what such a picture says of its maker, by which a later run may remove it
+
+
+def steps_of(result):
+    """Where the pictures of steps go: the folder NAME_steps beside a result, NAME.png."""
+    return Path(result).with_name(f"{Path(result).stem}_steps")
+
+
+def save_step(result, step, picture):
+    """Write the picture of a step, by its number."""
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Software", STEP_MARK)
+    images.save(steps_of(result) / f"{step:05}.png", picture, pnginfo=said)
+
+
+def _called_steps(result):
+    """The files that are called as pictures of steps are, whoever wrote them."""
+    return sorted(path for path in steps_of(result).glob("*.png") if STEP.fullmatch(path.name))
+
+
+def remove_steps(result):
+    """Remove the pictures of an earlier run's steps, and no other file."""
+    for path in filter(_is_step, _called_steps(result)):
+        path.unlink()
+
+
+def _is_step(path):
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(200)  # the text stands right after the picture's size
+    return start[:4] == b"\x89PNG" and b"tEXtSoftware\0" + STEP_MARK.encode() in start
+
+
+def require_own_steps(result):
+    """See, before any work, that all files that are called as pictures of steps were written by `save_step`.
+
+    Raises:
+        ValueError: one is somebody else's, and would be removed or replaced.
+        OSError: one cannot be read.
+    """
+    for path in _called_steps(result):
+        if not _is_step(path):
+            raise ValueError(f"{path}: would be removed by --save_every, and does not say that it wrote it; move it elsewhere first")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# An animation
 
 
 class Animation:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import encode_image
-from editor import checkpoints, cli, face, files, images, projection, render, session
+from editor import animation, checkpoints, cli, face, files, images, projection, render, session
 
 
 def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, portraits):
@@ -441,9 +441,8 @@ def test_masks_have_names_of_their_own():
 
 
 def test_pictures_and_animations_on_the_way(encode, photographs):
-    Path("s/a_steps").mkdir(parents=True)
-    for old in ("00077.png", "mine.png"):
-        images.save(f"s/a_steps/{old}", np.zeros((8, 8, 3), np.uint8))
+    animation.save_step("s/a.png", 77, np.zeros((8, 8, 3), np.uint8))
+    images.save("s/a_steps/mine.png", np.zeros((8, 8, 3), np.uint8))
     words = ["--batch_size", 2, "--iteration", 4, "--save_every", 2, "--save_video", "v/x.gif", "--quiet"]
     assert encode(*words) == 0
     assert sorted(p.name for p in Path("s/a_steps").iterdir()) == ["00000.png", "00002.png", "mine.png"]
@@ -455,6 +454,16 @@ def test_pictures_and_animations_on_the_way(encode, photographs):
     Path("v/x_b.gif").unlink()
     assert encode(*words, "--resume") == 0 and Path("v/x_b.gif").is_file() and not Path("v/x.gif").exists()  # one image of a folder
     assert encode("--src_im", "a.png", "--save_video", "v/y.gif", "--quiet") == 0 and Path("v/y.gif").is_file()
+
+
+def test_pictures_called_as_those_on_the_way_stay(encode, photographs, monkeypatch):
+    """A folder of FFHQ's names them so, too; ours say who wrote them."""
+    images.save("s/c_steps/00077.png", np.zeros((8, 8, 3), np.uint8))
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match="00077.png: would be removed by --save_every"):
+        patched.setattr(session, "open", None)
+        encode("--save_every", 1, "--quiet")
+    assert encode("--src_im", "a.png", "--save_every", 1, "--quiet") == 0 and encode("--quiet") == 0
+    assert sorted(p.name for p in Path("s").rglob("0*.png")) == ["00000.png", "00001.png", "00077.png"]
 
 
 @pytest.mark.parametrize("after, frames", [(1, 0), (3, 2)])
@@ -496,6 +505,8 @@ def test_an_animation_that_fails_costs_no_latents(encode, photographs, monkeypat
         (["--src_im", "a.png", "--save_video", "in/a.png"], "would replace a photograph"),
         (["--src_im", "a.png", "--save_video", "s/a.png"], "would replace a photograph, or its picture"),
         (["--save_video", "in/a.png/x.gif"], "Not a directory"),
+        (["--save_video", "in/v.png"], "v_a.png: in the photographs' folder, and would be taken for one"),
+        (["--src_im", "a.png", "--save_video", "in/v.webp"], "v.webp: in the photographs' folder"),
         (["--src_im", "a.png", "--mask", "mask.gif", "--save_video", "mask.gif"], "would replace .* the mask"),
         (["--src_im", "a.png", "--save_video", "mask.gif"], "mask.gif: exists and is no animation"),
         (["--save_video", "mask.gif"], "mask_b.gif: exists and is no animation"),
