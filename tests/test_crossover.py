@@ -362,7 +362,8 @@ def mixed(cross, of):
     """mixed(*words) -> latent and picture of a in the style of b."""
 
     def mixed(*words):
-        out = cross(*of("a", "b"), *words)
+        first = 2 * ("--latent_file1" in words)  # a list is given once
+        out = cross(*of("a", "b")[first:], *words)
         return np.load(out / "a_x_b.npy"), pixels(out / "a_x_b.png")
 
     return mixed
