@@ -572,7 +572,7 @@ def test_bad_calls_say_so(tiny, tmp_path, capsys, monkeypatch):
         ([*photographs, *box, "--src_im2", "no.png"], "no.png: no such image, neither in aligned_images nor in source_image"),
         ([*photographs, *box, "--out", tmp_path / "empty" / ("x" * 300)], "File name too long"),
         ([*pair, "--layers", "3-6"], "0-5"),
-        ([*pair, "--latent_file1", tmp_path / "empty"], "no .npy in this folder"),
+        (["--latent_file1", tmp_path / "empty", *pair[2:]], "no .npy in this folder"),
         ([*photographs, *box, "--blur", "nan"], "--blur: nan: expected"),
         ([*photographs, *box, "--blur", 0.6], "--blur: 0.6: expected"),
         ([*photographs, *box, "--iteration", -1], "--iteration: -1: expected"),
