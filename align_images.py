@@ -20,7 +20,6 @@ import os
 import sys
 import tempfile
 import time
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -408,8 +407,8 @@ def photographs(args):
     for line in images.left_out(raw):
         cli.warn(f"{raw}: {line}")
     paths, names = images.list_images(raw), {}
-    for path in paths:  # as file systems do that take names in upper and lower case, or composed and decomposed, for one
-        first = names.setdefault(unicodedata.normalize("NFC", path.stem).casefold(), path)
+    for path in paths:
+        first = names.setdefault(cli.alike(path.stem), path)
         if first != path:
             raise ValueError(f"{raw}: {first.name} and {path.name} would both become {first.stem}_01.png; rename one of them")
     if args.landmarks and len(paths) > 1:

@@ -340,17 +340,17 @@ def write(found, person, rows, session, named, picture, movie, chosen, seconds):
 
 def main(argv):
     args = flags().parse_args(argv)
-    from editor import dragging, face, render
+    from editor import animation, dragging, face, render
     from editor import session as sessions
 
     if args.animation:
-        from editor.animation import Animation
-
-        Animation(f"way.{args.animation}", fps=args.fps, width=args.width)  # what it cannot do is said at once
+        animation.Animation(f"way.{args.animation}", fps=args.fps, width=args.width)  # what it cannot do is said at once
     else:
         cli.require_default(args.parser, args, ("fps", "width"), "of the animation; give --animation as well")
     points, picture, began = asked(args), destination(args), time.time()
     movie = picture.with_suffix(f".{args.animation}") if args.animation else None
+    if movie:
+        animation.require_replaceable(movie)
     files_of = {"points": args.points, "mask": args.mask if args.mask and Path(args.mask).is_file() else None}
     named = {"latent_file": args.latent_file} | {role: path for role, path in files_of.items() if path}
     sessions.reserve(picture.with_suffix(".npy"), named, picture, *[movie] * bool(movie))

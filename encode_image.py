@@ -25,7 +25,6 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import re
 import shlex
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from editor import cli, files, settings
 FILES = (".npy", ".npz", ".pt", ".safetensors")  # of --init
 DIVIDES = ("workers", "devices", "ray", "shard")
 OF_A_FOLDER = (*DIVIDES, "redo", "retry")
-FRAME = re.compile(r"\d{5,}\.png")  # in NAME_steps/
 
 
 def flags():
@@ -191,14 +189,11 @@ class Steps:
     """
 
     def __init__(self, args, photos, stack):
-        self.args, self.photos, self.stack, self.videos, self.error = args, photos, stack, {}, None
-        for photo in photos:
-            for old in self.folder(photo).glob("*.png") if args.save_every else ():
-                if FRAME.fullmatch(old.name):  # of an earlier run
-                    old.unlink()
+        from editor import animation
 
-    def folder(self, photo):
-        return photo.picture.with_name(f"{photo.picture.stem}_steps")
+        self.args, self.photos, self.stack, self.videos, self.error = args, photos, stack, {}, None
+        for photo in photos if args.save_every else ():
+            animation.remove_steps(photo.picture)
 
     def show(self, first, step, rendered):
         """Images [N, 3, R, R] of the photographs from number `first` on."""
@@ -218,7 +213,7 @@ class Steps:
         from editor import animation, images
 
         if self.args.save_every:
-            images.save(self.folder(photo) / f"{step:05}.png", picture)
+            animation.save_step(photo.picture, step, picture)
         if self.args.save_video:
             if photo.path not in self.videos:
                 self.videos[photo.path] = self.stack.enter_context(animation.Animation(video(photo.path, self.args), fps=20))
@@ -380,19 +375,23 @@ def check(args, paths):
             raise ValueError(
                 f"--{flag} {getattr(args, flag)}: the folder of {inside[0].name}, whose files results would replace; give another"
             )
-    if args.save_video:
-        check_videos(args, paths)
+    check_shown(args, paths)
 
 
-def check_videos(args, paths):
-    """Raise ValueError for an animation that cannot be written, or that would replace a photograph or its picture."""
-    from editor import animation
+def check_shown(args, paths):
+    """Raise ValueError for what --save_every and --save_video cannot write, or that would replace something else or be taken for it."""
+    from editor import animation, images
 
-    taken = {path.resolve() for path in paths} | {destination(path, args)[1].resolve() for path in paths}
-    for file in (video(path, args) for path in paths):
+    for path in paths if args.save_every else ():
+        animation.require_own_steps(destination(path, args)[1])
+    taken = {Path(one).resolve() for path in paths for one in (*sources(path, args).values(), destination(path, args)[1])}
+    for file in (video(path, args) for path in paths if args.save_video):
         animation.Animation(file)  # a bad ending is said at once
         if file.resolve() in taken:
-            raise ValueError(f"--save_video {file}: would replace a photograph, or its picture; give another name")
+            raise ValueError(f"--save_video {file}: would replace a photograph, or its picture, or the mask; give another name")
+        if file.suffix.lower() in images.suffixes() and file.resolve().parent == paths[0].resolve().parent:
+            raise ValueError(f"--save_video {file}: in the photographs' folder, and would be taken for one; write it elsewhere, or as .mp4")
+        animation.require_replaceable(file)
         files.check_writable(file)
 
 
@@ -424,13 +423,13 @@ class Work:
 
     def why(self, item):
         """Why a photograph is to be encoded (again), None where its record says that it is done."""
-        from editor import folder
+        from editor import animation, folder
 
         now = expected(self.args, self.session, self.chosen, item.path)
         picture = destination(item.path, self.args)[1]
         if self.args.save_video and not video(item.path, self.args).is_file():
             return "its animation is not there"
-        if self.args.save_every and not picture.with_name(f"{picture.stem}_steps").is_dir():
+        if self.args.save_every and not animation.steps_of(picture).is_dir():
             return "its pictures on the way are not there"
         return folder.why_again(*destination(item.path, self.args), item.sources, now, self.session.G, what="the photograph")
 
@@ -556,6 +555,7 @@ def main(argv):
         for line in images.left_out(paths[0].parent):
             cli.warn(f"{paths[0].parent}: {line}")
     check(args, paths)
+    folder.require_own_table(args.save_dir)
     files.check_writable(Path(args.save_dir) / "metrics.csv", Path(args.latent_dir) / "check.npy")
     devices = workers.devices(args)
     session = sessions.open(argparse.Namespace(**vars(args) | {"device": "cpu"}) if devices else args)

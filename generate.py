@@ -36,7 +36,8 @@ def flags():
     p = cli.Parser(__doc__, conflict_handler="resolve")  # --seed, of all commands, is here another word for --seeds
     cli.add_model_flags(p)
     cli.add_class_flag(p)
-    p.add_argument("--seeds", "--seed", type=seeds, required=True, metavar="LIST", help="numbers and ranges, such as 0-63,70")
+    listed = p.add_argument("--seeds", "--seed", type=seeds, required=True, metavar="LIST", help="numbers and ranges, such as 0-63,70")
+    listed.once = True
     p.add_argument("--trunc", type=cli.number(float, -10, most=10), default=1.0, metavar="PSI", help="truncation: 1 as trained, towards 0 "
                    "nearer to the mean face (default: 1)")  # fmt: skip
     p.add_argument("--trunc_cutoff", type=cli.number(int, 0), metavar="N", help="truncate the first N layers only (default: all)")

@@ -102,15 +102,16 @@ def pairs(contents, styles, args, sheet):
     Raises:
         ValueError: two results have one name.
     """
-    taken, rows = {sheet: "the sheet"}, []
+    taken, rows = {cli.alike(sheet): "the sheet"}, []
     for path1, one in contents:
         rows.append([])
         for path2, other in styles:
             name = f"{one.name}_x_{other.name}"
             latent = sheet.with_name(f"{sheet.stem}_{name}.npy") if sheet and args.out else result(args, name)
-            if latent in taken:
-                raise ValueError(f"{path1} in {path2}, and {taken[latent]}: both results would be {latent}; rename one, or leave one out")
-            taken[latent] = f"{path1} in {path2}"
+            other_pair = taken.get(cli.alike(latent))
+            if other_pair:
+                raise ValueError(f"{path1} in {path2}, and {other_pair}: both results would be {latent}; rename one, or leave one out")
+            taken[cli.alike(latent)] = f"{path1} in {path2}"
             rows[-1].append((latent, {"content": path1, "style": path2}, one, other))
     return rows
 
@@ -218,6 +219,15 @@ def read_mask(args, G, image):
     return soft
 
 
+def require_own_target(wanted, latent):
+    """Raise ValueError if a picture is where NAME_target.png goes, and beside it no record of a join: an earlier run did not write it."""
+    from editor import face
+
+    said = face.record(latent) if wanted.exists() else None
+    if said is not None and not (said.get("made_by") == "image_crossover.py" and "mask" in said):
+        raise ValueError(f"{wanted}: is there already, and no earlier run wrote it; give another --out, or remove it first")
+
+
 def join_photographs(args, session):
     """Two photographs, one face.
 
@@ -239,6 +249,7 @@ def join_photographs(args, session):
     latent = result(args, f"{paths[0].stem}_x_{paths[1].stem}_{masks.name(args.mask)}")
     wanted = latent.with_name(f"{latent.stem}_target.png")
     sessions.reserve(latent, sources, latent.with_suffix(".png"), wanted)
+    require_own_target(wanted, latent)
     start, encoder = session.start(None)
     config = settings.Config(
         iteration=args.iteration, noise_iteration=args.noise_iteration, seed=args.seed, low_memory=args.low_memory, **start
@@ -255,8 +266,9 @@ def join_photographs(args, session):
         iteration=args.iteration, noise_iteration=args.noise_iteration, steps=found.steps, loss=round(float(found.loss[0]), 5),
         seconds=round(time.time() - began, 1), stopped=found.stopped, complete=found.interrupted is None,
     )  # fmt: skip
-    images.save(wanted, target)
-    cli.written(args, *session.save(latent, face.Face(found.ws, found.noise), said), wanted)
+    paths = session.save(latent, face.Face(found.ws, found.noise), said)
+    images.save(wanted, target)  # after the record, by which a later run knows it
+    cli.written(args, *paths, wanted)
     cli.warn_of(session)
     if found.interrupted:
         cli.say(f"the best of {found.steps} steps is in {latent}")

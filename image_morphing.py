@@ -238,7 +238,8 @@ def check_animation(args):
     """--animation -> an `animation.Animation`, or None; found wanting before any work.
 
     Raises:
-        ValueError, OSError: its ending, fps or width; it cannot be written; it lies among its own frames, where it would be taken for one.
+        ValueError, OSError: its ending, fps or width; it cannot be written; it would replace what is no animation, or lies among its own
+            frames, where it would be taken for one.
     """
     from editor import animation
 
@@ -248,6 +249,7 @@ def check_animation(args):
     movie = animation.Animation(path, args.fps, width=args.width)
     if path.suffix.lower() != ".mp4" and path.resolve().parent == Path(args.out_dir).resolve():
         raise ValueError(f"--animation {path}: in the folder of its own frames, and would be taken for one; write it elsewhere, or as .mp4")
+    animation.require_replaceable(path)
     files.check_writable(path)
     return movie
 

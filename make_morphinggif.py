@@ -54,6 +54,7 @@ def main(argv):
     args = flags().parse_args(argv)
     movie = animation.Animation(args.out, args.fps, args.loop, args.width)  # before any work: bad settings are said at once
     paths = frames_of(args.frames_dir, Path(args.out))
+    animation.require_replaceable(args.out)
     order = paths + paths[-2:0:-1] if args.pingpong else paths
     from tqdm import tqdm
 

@@ -9,10 +9,12 @@ beside their face:
 
     python make_report.py save_image/encode save_image/boundary --out look.html
 
-Above 20 MB it goes on in report_2.html, ... Small pictures are inside, full ones are linked to where they lie.
+Above 20 MB it goes on in report_2.html, ... Small pictures are inside, full ones are linked to where they lie. Only pages of the
+same report are replaced.
 """
 
 import base64
+import contextlib
 import json
 import math
 import os
@@ -26,7 +28,7 @@ from editor import cli, files, settings
 
 HERE = Path(__file__).resolve().parent
 TEMPLATES = HERE / "editor" / "report"
-MARK = "StyleGAN Latent Editor: make_report.py"  # in <meta name="generator">: a page of ours, which may be replaced
+MARK = "StyleGAN Latent Editor: make_report.py"  # in <meta name="generator">: a page of ours, with what report it is of
 LIMIT = 20_000_000  # bytes of a page: what a browser opens in a second or two
 ROW = 800  # bytes that a row of the table is taken for
 MOST_ROWS = 8000  # with more results each page has a table of its own alone
@@ -406,17 +408,44 @@ def file_of(out, number):
     return out if number == 1 else out.with_name(f"{out.stem}_{number}{out.suffix}")
 
 
-def require_ours(path):
-    """Raise ValueError if a file is there that is no page of ours: it would be replaced."""
+def mark(out, number):
+    """What a page says of itself, so that only the same report replaces it: its number, and of which report, named by the first page."""
+    import hashlib
+    import unicodedata
+
+    name = unicodedata.normalize("NFC", out.name)  # as some file systems give it back decomposed
+    return f"page {number} of {hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+
+
+def is_of(path, out, number):
+    """Whether a file is page `number` of the report `out`. An older toolkit's page says its number alone, and only from the second on."""
+    if not path.is_file():  # a folder, or a pipe, whose reading might never end
+        return False
+    try:
+        with open(path, "rb") as f:
+            start = f.read(100_000).partition(b"</title>")
+    except OSError:  # of another user
+        return False
+    said = re.search(re.escape(MARK.encode()) + rb" [^;\"]*(?:; (page [0-9]+ of [0-9a-f]+))?\"", start[0])
+    if said and said[1]:
+        return said[1] == mark(out, number).encode()
+    return bool(said and start[1]) and number == 1 and not re.search(rb", page [0-9]+$", start[0])
+
+
+def require_ours(out, number):
+    """Raise ValueError if a file is there that page `number` of the report `out` must not replace."""
+    path = file_of(out, number)
     if os.path.lexists(path):
         files.require_regular(path, "the name of a page is expected; give another --out")
-        with open(path, "rb") as f:
-            if MARK.encode() not in f.read(1000):
-                raise ValueError(f"{path}: is there already, and make_report.py did not write it; give another --out")
+        if not is_of(path, out, number):
+            raise ValueError(f"{path}: is there already, and is no page {number} of this report; give another --out, or remove it first")
 
 
-def write_page(out, number, rows, own, last, title, template):
-    """One page: a table of `rows`, and the entries that are its own; `last` says whether no other follows."""
+def write_page(stack, out, number, rows, own, last, title, template):
+    """One page: a table of `rows`, and the entries that are its own; `last` says whether no other follows.
+
+    It appears under its name when `stack`, an ExitStack, ends well: a report is replaced whole, or not at all.
+    """
     import hashlib
 
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -425,12 +454,12 @@ def write_page(out, number, rows, own, last, title, template):
     states = [one.result.state for one in rows]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     path = file_of(out, number)
-    require_ours(path)
-    with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as f:
+    require_ours(out, number)
+    with open(stack.enter_context(files.atomic(path)), "w", encoding="utf-8", newline="\n") as f:
         parts = template.generate(
-            mark=MARK, version=cli.__version__, title=title, style=style, script=script, allowed=allowed, number=number, last=last,
-            address=lambda k: quote(os.fsencode(file_of(out, k).name)), rows=rows, own=own, columns=columns, names=names(), counts=counts,
-            figures=shown_figures, block=block,
+            mark=MARK, version=cli.__version__, page=mark(out, number), title=title, style=style, script=script, allowed=allowed,
+            number=number, last=last, address=lambda k: quote(os.fsencode(file_of(out, k).name)), rows=rows, own=own, columns=columns,
+            names=names(), counts=counts, figures=shown_figures, block=block,
         )  # fmt: skip
         f.writelines(parts)
     return path
@@ -449,19 +478,20 @@ def write(found, out, title, show):
     first, everything, paths, number = next(stream), [], [], 1
     everything += first
     waiting = next(stream, None)
-    while waiting is not None:
-        number, following = number + 1, next(stream, None)
-        for entry in waiting:
-            entry.page = number
-        paths.append(write_page(out, number, waiting, waiting, following is None, title, page))
-        for entry in waiting:  # what the table needs is kept, the pictures are not
-            entry.html = entry.data = ""
-        everything += waiting
-        waiting = following
-    paths.insert(0, write_page(out, 1, everything if of_all else first, first, number == 1, title, page))
-    for path in out.parent.glob("*"):  # of an earlier, longer report
-        other = re.fullmatch(re.escape(out.stem) + r"_(\d{1,6})" + re.escape(out.suffix), path.name)
-        if other and int(other[1]) > number and MARK.encode() in path.read_bytes()[:1000]:
+    with contextlib.ExitStack() as stack:
+        while waiting is not None:
+            number, following = number + 1, next(stream, None)
+            for entry in waiting:
+                entry.page = number
+            paths.append(write_page(stack, out, number, waiting, waiting, following is None, title, page))
+            for entry in waiting:  # what the table needs is kept, the pictures are not
+                entry.html = entry.data = ""
+            everything += waiting
+            waiting = following
+        paths.insert(0, write_page(stack, out, 1, everything if of_all else first, first, number == 1, title, page))
+    for path in out.parent.glob("*"):  # of this report when it was longer
+        other = re.fullmatch(re.escape(out.stem) + r"_([1-9][0-9]{0,5})" + re.escape(out.suffix), path.name)
+        if other and int(other[1]) > number and is_of(path, out, int(other[1])):
             path.unlink()
     return paths
 
@@ -475,7 +505,7 @@ def main(argv):
     from editor import results
 
     found = results.read(folders)
-    require_ours(out)
+    require_ours(out, 1)
     files.check_writable(out)
     with cli.progress(len(found), args.quiet, unit="result") as show:
         paths = write(found, out, ", ".join(map(str, folders)), show)

@@ -184,7 +184,7 @@ def sources(path, what):
 
 def readable(paths, asked, args, session, failures):
     """The files whose faces can be read and whose results can be written, each with its faces' names: {path: [name]}."""
-    from editor import face
+    from editor import animation, face
     from editor.session import claim
 
     found, taken, out = {}, {}, Path(args.out_dir)
@@ -194,9 +194,11 @@ def readable(paths, asked, args, session, failures):
             names = [one.name for one in session.read(path).split()]
             for name, what in [(name, what) for name in names for what in asked]:
                 result = out / f"{name}_{what.name}.npy"
-                if taken.setdefault(result.name.casefold(), path) != path:
-                    raise ValueError(f"{path}: {result.name} would be the result of {taken[result.name.casefold()]}, too; rename one")
+                if (other := taken.setdefault(cli.alike(result.name), path)) != path:
+                    raise ValueError(f"{path}: {result.name} would be the result of {other}, too; rename one")
                 claim(result, sources(path, what))
+                if args.animation:
+                    animation.require_replaceable(result.with_suffix(f".{args.animation}"))
                 files.check_writable(*face.outputs(result), *map(result.with_suffix, endings))
             found[path] = names
     return found
@@ -383,13 +385,11 @@ def main(argv):
     parser = flags()
     args = parser.parse_args(argv)
     check(args, parser)
-    from editor import face, folder
+    from editor import animation, face, folder
     from editor import session as sessions
 
     if args.animation:
-        from editor.animation import Animation
-
-        Animation(f"strip.{args.animation}", fps=args.fps, width=args.width)  # what it cannot do is said at once
+        animation.Animation(f"strip.{args.animation}", fps=args.fps, width=args.width)  # what it cannot do is said at once
     paths = face.expand(args.latent_file)
     cli.require_different_names(paths, "results")
     session = sessions.open(args)
@@ -408,6 +408,9 @@ def main(argv):
     together = 1 < count <= MOST_CELLS // args.steps and not args.shard
     if count > MOST_CELLS // args.steps:
         cli.warn(f"no sheet of all: {count} faces times {args.steps} pictures are too many to look at")
+    if together and args.animation:
+        for what in asked:
+            animation.require_replaceable(Path(args.out_dir) / f"{name_of_all(found, what)}.{args.animation}")
     strips = Strips(found, asked, args, session, run)
     write_strips(found, asked, together, strips, layers)
     if args.animation:

@@ -1,15 +1,19 @@
-"""Frames -> GIF, MP4, WebP or APNG, by ffmpeg."""
+"""Frames -> GIF, MP4, WebP or APNG, by ffmpeg; or each a picture of its own. Neither replaces what is something else."""
 
 import errno
+import os
+import re
+import struct
 import subprocess
 import tempfile
+import zlib
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from editor import files
+from editor import files, images
 from editor.images import to_pil
 
 # What `Animation` writes: ending -> ffmpeg's settings. Frames are 8-bit RGB; {loop} is how often it plays, as the format counts.
@@ -30,7 +34,122 @@ ANIMATES = {
     ".apng": APNG,
 }
 WIDTHS = (4, 8192)
+STILL_FTYP = (b"hei", b"hev", b"mif", b"msf", b"avi")  # how the brands of HEIC and AVIF begin: pictures in a film's container
+MIN_FPS = 0.01  # a frame in 100 seconds; formats count the time of a frame in 16 to 32 bits, and ffmpeg refuses what they cannot hold
 MAX_FPS = {".gif": 50}  # GIF counts hundredths of a second, and browsers slow delays below two of them down to ten
+
+
+def require_replaceable(path):
+    """See, before any work, that what an animation would replace is one itself.
+
+    Raises:
+        ValueError: a file of that name is there and is no animation: a photograph, a rendering, a mask.
+        OSError: it cannot be read.
+    """
+    if os.path.exists(path) and not os.path.isdir(path) and not _is_animation(path):  # of a folder `files.check_writable` says it
+        raise ValueError(f"{path}: exists and is no animation; choose another name, or remove it first")
+
+
+def _is_animation(path):
+    """Whether a file is a GIF, an MP4, or a PNG or WebP that says it moves, were it of one frame."""
+    if not os.path.isfile(path):  # a pipe, whose reading might never end
+        return False
+    with open(path, "rb") as file:
+        start = file.read(21)
+        if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
+            return bool(start[20:] and start[20] & 2)
+        if start[:8] == b"\x89PNG\r\n\x1a\n":
+            file.seek(8)
+            while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+                if head[4:] == b"acTL":
+                    return True
+                file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+            return False
+    return start[:6] in (b"GIF87a", b"GIF89a") or (start[4:8] == b"ftyp" and start[8:11] not in STILL_FTYP)
+
+
+def _moving(data, size, fps, loop):
+    """A PNG or WebP that ffmpeg wrote, as an animation of one frame where it wrote a plain picture, since all frames were one.
+
+    By that, a later run knows it for an animation that it may replace.
+
+    Args:
+        data: bytes of the file. size: (height, width). fps, loop: as of `Animation`.
+    """
+    height, width = size
+    if data[8:16] == b"WEBPVP8 ":
+        body = data[12:]
+        place = bytes(6) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        frame = place + min(round(1000 / fps), 2**24 - 1).to_bytes(3, "little") + b"\0"
+        head = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + place[6:]
+        anim = b"ANIM" + struct.pack("<I", 6) + b"\xff" * 4 + struct.pack("<H", loop)
+        chunks = b"WEBP" + head + anim + b"ANMF" + struct.pack("<I", len(frame) + len(body)) + frame + body
+        return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+    at = data.find(b"IDAT") - 4
+    if data[:4] == b"\x89PNG" and at > 0 and b"acTL" not in data[:at]:
+
+        def chunk(name, *values):
+            body = name + struct.pack(*values)
+            return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+        delay = min(round(1000 / fps), 65535)
+        frame = chunk(b"fcTL", ">5I2H2B", 0, width, height, 0, 0, delay, 1000, 0, 0)
+        return data[:at] + chunk(b"acTL", ">2I", 1, loop) + frame + data[at:]
+    return data
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures of an optimisation's steps, each a file
+
+STEP = re.compile(r"[0-9]{5,}\.png")
+STEP_MARK = "StyleGAN Latent Editor: --save_every"  # what such a picture says of its maker, by which a later run may remove it
+
+
+def steps_of(result):
+    """Where the pictures of steps go: the folder NAME_steps beside a result, NAME.png."""
+    return Path(result).with_name(f"{Path(result).stem}_steps")
+
+
+def save_step(result, step, picture):
+    """Write the picture of a step, by its number."""
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Software", STEP_MARK)
+    images.save(steps_of(result) / f"{step:05}.png", picture, pnginfo=said)
+
+
+def _called_steps(result):
+    """The files that are called as pictures of steps are, whoever wrote them."""
+    return sorted(path for path in steps_of(result).glob("*.png") if STEP.fullmatch(path.name))
+
+
+def remove_steps(result):
+    """Remove the pictures of an earlier run's steps, and no other file."""
+    for path in filter(_is_step, _called_steps(result)):
+        path.unlink()
+
+
+def _is_step(path):
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(200)  # the text stands right after the picture's size
+    return start[:4] == b"\x89PNG" and b"tEXtSoftware\0" + STEP_MARK.encode() in start
+
+
+def require_own_steps(result):
+    """See, before any work, that all files that are called as pictures of steps were written by `save_step`.
+
+    Raises:
+        ValueError: one is somebody else's, and would be removed or replaced.
+        OSError: one cannot be read.
+    """
+    for path in _called_steps(result):
+        if not _is_step(path):
+            raise ValueError(f"{path}: would be removed by --save_every, and does not say that it wrote it; move it elsewhere first")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# An animation
 
 
 class Animation:
@@ -51,7 +170,7 @@ class Animation:
 
     Attributes:
         count: frames so far.
-        still: whether all of them are equal. libwebp writes such frames as one picture.
+        still: whether all of them are equal. libwebp makes one frame of such.
 
     Raises:
         ValueError: another ending; fps, loop or width out of range; `add`: a frame of another size or type; on leaving: no frame.
@@ -65,8 +184,8 @@ class Animation:
         ending = self.path.suffix.lower()
         if ending not in ANIMATES:
             raise ValueError(f"{path}: cannot write {ending or 'a file without ending'} as an animation; use {' '.join(ANIMATES)}")
-        if not 0 < fps <= MAX_FPS.get(ending, 240):
-            raise ValueError(f"fps {fps}: above 0, and at most {MAX_FPS.get(ending, 240)} in {ending}")
+        if not MIN_FPS <= fps <= MAX_FPS.get(ending, 240):
+            raise ValueError(f"fps {fps}: at least {MIN_FPS}, and at most {MAX_FPS.get(ending, 240)} in {ending}")
         if not 0 <= loop <= 65535:
             raise ValueError(f"loop {loop}: 0 (for ever) to 65535 times")
         if width is not None and not WIDTHS[0] <= width <= WIDTHS[1]:
@@ -163,6 +282,11 @@ class Animation:
             self._failed()
         if self._process.wait():
             self._failed()
+        if self.still and self.path.suffix.lower() in (".webp", ".png", ".apng"):
+            data = self._temporary.read_bytes()
+            moving = _moving(data, self._shown, self.fps, self.loop)
+            if moving != data:
+                self._temporary.write_bytes(moving)
 
     def _kill(self):
         if self._process is not None and self._process.poll() is None:

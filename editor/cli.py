@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import time
+import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,7 @@ LONGEST = 500  # characters of a message; what a file says of itself may be endl
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that takes `--save_dir` and `--save-dir` alike, never guesses at a shortened flag, and knows --version.
+    """argparse that takes `--save_dir` and `--save-dir` alike, never guesses at a shortened flag, takes no list twice, and knows --version.
 
     The command's docstring is the help: what it does, and a command that works as written.
     """
@@ -33,11 +34,29 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
         flags = args.index("--") if "--" in args else len(args)  # what follows is names of files
-        found, left = super().parse_known_args([_snake(a) for a in args[:flags]] + args[flags:], namespace)
+        words = [_snake(a) for a in args[:flags]]
+        found, left = super().parse_known_args(words + args[flags:], namespace)
+        self._require_lists_once(words)
         for name, value in vars(found).items():  # a script's variable that is not set; as a name it would mean all, or this folder
             if value == "" or (isinstance(value, list) and "" in value):
                 self.error(f"{name}: empty")
         return found, left
+
+    def _require_lists_once(self, words):
+        """End with one line if a flag that takes several values is given twice: argparse would drop the first ones in silence.
+
+        Of a flag with one value the last counts, which scripts rely on; `once` on its action says that the value is a list in one word.
+        """
+        given = set()
+        for word in words:
+            action = self._option_string_actions.get(word.partition("=")[0])
+            several, once = getattr(action, "nargs", None) in ("+", "*"), getattr(action, "once", False)
+            if not (several or once) or isinstance(action, argparse._AppendAction):
+                continue
+            if action in given:
+                name = action.option_strings[0]
+                self.error(f"{name} is given twice; give all of its values after one: {name} {'A B' if several else 'A,B'}")
+            given.add(action)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {plain(message)} (see {self.prog} --help)\n")
@@ -398,11 +417,16 @@ class _Catch:
         return True
 
 
+def alike(name):
+    """What names have in common that file systems may take for one: in upper and lower case, composed and decomposed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(name)).casefold())
+
+
 def require_different_names(paths, what):
-    """Raise ValueError if two inputs have one stem: their results would have one name. Letters' case is not enough of a difference."""
+    """Raise ValueError if two inputs have one stem: their results would have one name. Being not `alike` is what makes a difference."""
     first = {}
     for path in map(Path, paths):
-        other = first.setdefault(path.stem.casefold(), path)
+        other = first.setdefault(alike(path.stem), path)
         if other is not path:
             raise ValueError(f"{other} and {path}: {what} are named after them, and one would replace the other; rename one")
 

@@ -469,6 +469,26 @@ def caught(item, tell, single=False):
 # metrics.csv
 
 COLUMNS = ("name", "psnr", "ssim", "loss", "steps", "seconds", "latent")
+OLDER = [COLUMNS[:-1]]  # of older toolkits
+
+
+def require_own_table(folder):
+    """See, before any work, that metrics.csv of a folder is one that may be replaced: empty, or beginning with a header of ours.
+
+    Beside a runs.jsonl it is ours, too, whatever became of it: the run that wrote the one wrote the other.
+
+    Raises:
+        ValueError: a table of somebody else's, or no file.
+        OSError: it cannot be read.
+    """
+    path = Path(folder) / "metrics.csv"
+    if not os.path.exists(path) or os.path.isdir(path) or Journal(folder).path.exists():  # a folder is said by `files.check_writable`
+        return
+    files.require_regular(path, "a table goes there; give another folder")
+    with open(path, "rb") as f:
+        first = f.readline(1000).decode(errors="replace").removeprefix("\ufeff")
+    if first and tuple(first.strip().split(",")) not in [COLUMNS, *OLDER]:
+        raise ValueError(f"{path}: a table that this command did not write, and would replace; give another --save_dir, or move it away")
 
 
 def write_table(folder):

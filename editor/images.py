@@ -389,11 +389,11 @@ def to_pil(image):
     return Image.fromarray(pixels[0])
 
 
-def save(path, image):
+def save(path, image, **more):
     """Write one image, whole or not at all; the ending chooses the format (PNG, TIFF, BMP and WebP without loss, JPEG at 95).
 
     Args:
-        image: anything that `to_pil` takes.
+        image: anything that `to_pil` takes. more: for Pillow's writer.
 
     Raises:
         ValueError: an ending that is not in WRITES, or a bad image.
@@ -404,7 +404,7 @@ def save(path, image):
         raise ValueError(f"{path}: cannot write {path.suffix or 'a file without ending'}; use {' '.join(WRITES)}")
     kind, settings = WRITES[path.suffix.lower()]
     encoded = io.BytesIO()  # Pillow answers a full disk with "encoder error -2"; the system says what it is
-    to_pil(image).save(encoded, kind, **settings)
+    to_pil(image).save(encoded, kind, **settings, **more)
     write_bytes(path, encoded.getvalue())
 
 

@@ -84,6 +84,15 @@ def test_an_mp4_of_one_odd_side_is_not_sheared(tmp_path, size):
     assert len(back) == 3 and min(psnr(a[: size[1], : size[0]], b) for a, b in zip(back, frames, strict=True)) > 28
 
 
+@pytest.mark.parametrize("ending", animation.ANIMATES)
+def test_the_slowest_rate_can_be_written(tmp_path, ending):
+    with animation.Animation(tmp_path / f"a{ending}", fps=animation.MIN_FPS) as movie:
+        for frame in moving(3):
+            movie.add(frame)
+    back, said = read(tmp_path / f"a{ending}")
+    assert len(back) == 3 and (ending == ".mp4" or said.get("duration", 100_000) == 100_000)
+
+
 @pytest.mark.parametrize("ending, loops", [(".gif", 2), (".webp", 3), (".png", 3)])
 def test_loop_is_how_often_it_plays(tmp_path, ending, loops):
     for loop in (1, 3):
@@ -119,6 +128,7 @@ def test_bad_settings_are_said_before_any_work(tmp_path):
         ("a", {}, "without ending"),
         ("a.gif", {"fps": 60}, "at most 50"),
         ("a.mp4", {"fps": 0}, "fps 0"),
+        ("a.mp4", {"fps": 1e-300}, "fps 1e-300: at least 0.01, and at most 240"),
         ("a.mp4", {"fps": float("nan")}, "fps nan"),
         ("a.gif", {"loop": -1}, "loop -1"),
         ("a.gif", {"width": 3}, "width 3: from 4 to 8192"),
@@ -174,6 +184,50 @@ def test_equal_frames_are_told(tmp_path):
         assert movie.still == still and len(read(tmp_path / "a.webp")[0]) == (1 if still else 2)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("ending", animation.ANIMATES)
+def test_an_animation_may_be_replaced_were_it_of_one_frame(tmp_path, ending, count):
+    path = tmp_path / f"a{ending}"
+    for _ in range(2):
+        animation.require_replaceable(path)
+        with animation.Animation(path, fps=8, loop=3) as movie:
+            for frame in moving(count):
+                movie.add(frame)
+    back, said = read(path)
+    assert len(back) == count and np.abs(back[0].astype(int) - moving(1)[0]).mean() < 12
+    if count == 1 and ending not in (".mp4", ".gif"):
+        assert said["duration"] == 125 and said["loop"] == 3
+
+
+def not_animations(folder):
+    """Files that an animation must not replace, though some have a name that an animation could have."""
+    for ending in ("png", "webp", "jpg"):
+        images.save(folder / f"photo.{ending}", moving(1)[0])
+    for name, data in {
+        "empty.gif": b"",
+        "broken.gif": b"GIF8",
+        "broken.mp4": b"\0\0\0\x20moov",
+        "heic.png": b"\0\0\0\x20ftypheic",
+        "avif.webp": b"\0\0\0\x20ftypavif",
+        "broken.png": b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR",
+        "broken.webp": b"RIFF\x20\0\0\0WEBPVP8X",
+        "text.apng": b"mine",
+    }.items():
+        (folder / name).write_bytes(data)
+    os.rename(folder / "photo.jpg", folder / "photo.gif")
+    os.mkfifo(folder / "pipe.mp4")
+    return sorted(folder.iterdir())
+
+
+def test_what_is_no_animation_is_not_replaced_by_one(tmp_path):
+    paths = not_animations(tmp_path)
+    assert len(paths) == 12
+    for path in paths:
+        with pytest.raises(ValueError, match="exists and is no animation; choose another name, or remove it first"):
+            animation.require_replaceable(path)
+    animation.require_replaceable(tmp_path / "new.gif")
+
+
 def test_a_killed_animation_leaves_nothing_that_is_read(tmp_path):
     program = (
         "import sys, time, numpy as np\nfrom editor import animation\n"
@@ -213,6 +267,19 @@ def test_an_animation_is_never_made_into_its_own_frames(frames_folder, monkeypat
         with pytest.raises(ValueError, match="in the folder of its own frames"):
             make_morphinggif.main([str(frames), str(out)])
     assert {p.name: p.read_bytes() for p in frames_folder.iterdir()} == before
+
+
+def test_the_script_replaces_animations_alone(frames_folder, tmp_path):
+    out = tmp_path / "photo.png"
+    images.save(out, moving(1)[0])
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match="photo.png: exists and is no animation"):
+        make_morphinggif.main([str(frames_folder), str(out), "--quiet"])
+    assert out.read_bytes() == before
+    out.unlink()
+    for _ in range(2):
+        assert not make_morphinggif.main([str(frames_folder), str(out), "--quiet"])
+    assert len(read(out)[0]) == 3
 
 
 def test_the_script_passes_on_how_often_it_plays(frames_folder, tmp_path):

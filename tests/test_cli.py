@@ -182,6 +182,40 @@ def test_empty_words_are_refused(words, capsys):
     assert ended.value.code == 2 and ": empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words, name",
+    [
+        (["--some-names", "a", "--some_names", "b"], "--some_names"),
+        (["--some_names=a", "-n", "b"], "--some_names"),
+        (["--any", "--any", "x"], "--any"),
+        (["inner", "--deep", "a", "--deep=b"], "--deep"),
+        (["--numbers", "0-3", "--number=7"], "--numbers"),
+    ],
+)
+def test_a_list_given_twice_is_refused(words, name, capsys):
+    """argparse would drop the first values in silence."""
+    p = cli.Parser("x")
+    p.add_argument("--some_names", "-n", nargs="+")
+    p.add_argument("--any", nargs="*")
+    p.add_argument("--numbers", "--number").once = True
+    p.add_subparsers().add_parser("inner", doc="y").add_argument("--deep", nargs="+")
+    with pytest.raises(SystemExit) as ended:
+        p.parse_args(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and len(said.splitlines()) == 1
+    assert f"{name} is given twice; give all of its values after one: {name} A" in said
+
+
+def test_flags_of_one_value_may_come_twice_and_those_that_gather(capsys):
+    p = cli.Parser("x")
+    p.add_argument("--name")
+    p.add_argument("--names", nargs="+")
+    p.add_argument("--drag", action="append", nargs="+")
+    p.add_argument("files", nargs="*")
+    args = p.parse_args(["--name", "a", "--drag", "1", "--name", "b", "--drag", "2", "3", "--names", "c", "--", "--names", "d"])
+    assert args.name == "b" and args.drag == [["1"], ["2", "3"]] and args.names == ["c"] and args.files == ["--names", "d"]
+
+
 def test_flags_are_not_guessed_and_errors_are_escaped(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--save", "x", "\x1b]0;title\x07"])
@@ -244,6 +278,8 @@ def test_two_inputs_of_one_name():
     for other in ("b/x.png", "a/x.jpg", "a/X.png"):
         with pytest.raises(ValueError, match="x.png.*rename one"):
             cli.require_different_names(["a/x.png", other], "results")
+    with pytest.raises(ValueError, match="rename one"):  # composed and decomposed
+        cli.require_different_names(["a/\u00e9.png", "a/E\u0301.png"], "results")
 
 
 def test_progress_shows_small_losses(capsys, monkeypatch):

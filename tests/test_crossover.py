@@ -258,6 +258,16 @@ def test_results_never_replace_others(cross, of, tiny, tmp_path):
         cross(*of("cd", "ab"), "--out", "mine")
 
 
+def test_names_that_a_file_system_may_take_for_one_are_refused(cross, tiny, tmp_path):
+    for names in (["a", "A"], ["\u00e9", "e\u0301"]):
+        for name, place in zip(names, ("x", "y"), strict=True):
+            face.write(tmp_path / place / f"{name}.npy", face.read(tiny.folder / "c.npy").ws)
+        with pytest.raises(ValueError, match="both results would be"):
+            cross("--latent_file1", *(f"{place}/{name}.npy" for name, place in zip(names, "xy", strict=True)),
+                  "--latent_file2", tiny.folder / "b.npy")  # fmt: skip
+    assert not (tmp_path / "save_image").exists()
+
+
 # --- photographs, along a mask -------------------------------------------------------------------------------------
 
 
@@ -296,6 +306,28 @@ def test_a_target_that_cannot_be_written_is_found_before_the_work(cross, photogr
         cross(*photographs)
 
 
+def test_a_picture_where_the_target_goes_is_not_replaced(cross, photographs, tiny, monkeypatch, tmp_path):
+    """But for an earlier run's own."""
+    wanted = tmp_path / "mine_target.png"
+    images.save(wanted, np.zeros((8, 8, 3), np.uint8))
+    before = wanted.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(projection, "project", None)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="mine_target.png: is there already, and no earlier run wrote it"):
+                cross(*photographs, "--out", "./mine")
+            assert wanted.read_bytes() == before
+            cross("--latent_file1", tiny.folder / "a.npy", "--latent_file2", tiny.folder / "b.npy", "--out", "./other")
+            os.replace(tmp_path / "other.json", tmp_path / "mine.json")  # a record, but of no join
+            said = json.loads((tmp_path / "mine.json").read_text()) | {"sources": None}
+            (tmp_path / "mine.json").write_text(json.dumps(said))
+    (tmp_path / "mine.json").unlink()
+    wanted.unlink()
+    for _ in range(2):
+        cross(*photographs, "--out", "./mine", "--quiet")
+    assert wanted.is_file() and wanted.read_bytes() != before
+
+
 def test_ctrl_c_keeps_the_best_so_far(cross, photographs, tiny, monkeypatch, capfd):
     """Stopped in the 10th step; SIGTERM's exception comes out as it went in, so that the exit code is its own."""
     keep, count = projection.Best.keep, []
@@ -330,7 +362,8 @@ def mixed(cross, of):
     """mixed(*words) -> latent and picture of a in the style of b."""
 
     def mixed(*words):
-        out = cross(*of("a", "b"), *words)
+        first = 2 * ("--latent_file1" in words)  # a list is given once
+        out = cross(*of("a", "b")[first:], *words)
         return np.load(out / "a_x_b.npy"), pixels(out / "a_x_b.png")
 
     return mixed
@@ -539,7 +572,7 @@ def test_bad_calls_say_so(tiny, tmp_path, capsys, monkeypatch):
         ([*photographs, *box, "--src_im2", "no.png"], "no.png: no such image, neither in aligned_images nor in source_image"),
         ([*photographs, *box, "--out", tmp_path / "empty" / ("x" * 300)], "File name too long"),
         ([*pair, "--layers", "3-6"], "0-5"),
-        ([*pair, "--latent_file1", tmp_path / "empty"], "no .npy in this folder"),
+        (["--latent_file1", tmp_path / "empty", *pair[2:]], "no .npy in this folder"),
         ([*photographs, *box, "--blur", "nan"], "--blur: nan: expected"),
         ([*photographs, *box, "--blur", 0.6], "--blur: 0.6: expected"),
         ([*photographs, *box, "--iteration", -1], "--iteration: -1: expected"),

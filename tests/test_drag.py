@@ -353,6 +353,12 @@ def test_a_result_never_replaces_its_source_or_anothers(place, G, person):
         call("--latent_file", "a.npy", *words, "--out", "./a")
 
 
+def test_an_animation_replaces_animations_alone(place):
+    images.save("mine.webp", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="mine.webp: exists and is no animation"):
+        call("--latent_file", "a.npy", "--drag", "64,70>70,70", "--out", "./mine.webp", "--animation", "webp")
+
+
 def test_force_takes_another_generators(place, person):
     face.write("foreign.npy", person.ws, {"generator_hash": "0" * 64})
     words = ["--latent_file", "foreign.npy", "--drag", "64,70>70,70", "--iteration", 0, "--find", "features"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import encode_image
-from editor import checkpoints, cli, face, files, images, projection, render, session
+from editor import animation, checkpoints, cli, face, files, images, projection, render, session
 
 
 def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, portraits):
@@ -440,9 +441,8 @@ def test_masks_have_names_of_their_own():
 
 
 def test_pictures_and_animations_on_the_way(encode, photographs):
-    Path("s/a_steps").mkdir(parents=True)
-    for old in ("00077.png", "mine.png"):
-        images.save(f"s/a_steps/{old}", np.zeros((8, 8, 3), np.uint8))
+    animation.save_step("s/a.png", 77, np.zeros((8, 8, 3), np.uint8))
+    images.save("s/a_steps/mine.png", np.zeros((8, 8, 3), np.uint8))
     words = ["--batch_size", 2, "--iteration", 4, "--save_every", 2, "--save_video", "v/x.gif", "--quiet"]
     assert encode(*words) == 0
     assert sorted(p.name for p in Path("s/a_steps").iterdir()) == ["00000.png", "00002.png", "mine.png"]
@@ -454,6 +454,16 @@ def test_pictures_and_animations_on_the_way(encode, photographs):
     Path("v/x_b.gif").unlink()
     assert encode(*words, "--resume") == 0 and Path("v/x_b.gif").is_file() and not Path("v/x.gif").exists()  # one image of a folder
     assert encode("--src_im", "a.png", "--save_video", "v/y.gif", "--quiet") == 0 and Path("v/y.gif").is_file()
+
+
+def test_pictures_called_as_those_on_the_way_stay(encode, photographs, monkeypatch):
+    """A folder of FFHQ's names them so, too; ours say who wrote them."""
+    images.save("s/c_steps/00077.png", np.zeros((8, 8, 3), np.uint8))
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match="00077.png: would be removed by --save_every"):
+        patched.setattr(session, "open", None)
+        encode("--save_every", 1, "--quiet")
+    assert encode("--src_im", "a.png", "--save_every", 1, "--quiet") == 0 and encode("--quiet") == 0
+    assert sorted(p.name for p in Path("s").rglob("0*.png")) == ["00000.png", "00001.png", "00077.png"]
 
 
 @pytest.mark.parametrize("after, frames", [(1, 0), (3, 2)])
@@ -495,6 +505,11 @@ def test_an_animation_that_fails_costs_no_latents(encode, photographs, monkeypat
         (["--src_im", "a.png", "--save_video", "in/a.png"], "would replace a photograph"),
         (["--src_im", "a.png", "--save_video", "s/a.png"], "would replace a photograph, or its picture"),
         (["--save_video", "in/a.png/x.gif"], "Not a directory"),
+        (["--save_video", "in/v.png"], "v_a.png: in the photographs' folder, and would be taken for one"),
+        (["--src_im", "a.png", "--save_video", "in/v.webp"], "v.webp: in the photographs' folder"),
+        (["--src_im", "a.png", "--mask", "mask.gif", "--save_video", "mask.gif"], "would replace .* the mask"),
+        (["--src_im", "a.png", "--save_video", "mask.gif"], "mask.gif: exists and is no animation"),
+        (["--save_video", "mask.gif"], "mask_b.gif: exists and is no animation"),
         (["--mask", "in/none.png"], "none.png"),
         (["--mask", "box:0,0,1,1", "--invert_mask"], "leaves nothing that must match"),
         (["--space", "z", "--init", "mean"], "starts from --init z"),
@@ -510,6 +525,8 @@ def test_an_animation_that_fails_costs_no_latents(encode, photographs, monkeypat
 )
 def test_senseless_calls_end_before_the_work(encode, photographs, monkeypatch, words, said):
     os.mkfifo("pipe.png")
+    for name in ("mask.gif", "mask_b.gif"):
+        shutil.copy("in/b.png", name)
     os.symlink("in", "link")
     before = {path: files.file_hash(path) for path in Path("in").iterdir()}
     monkeypatch.setattr(projection, "descend", None)
@@ -581,6 +598,25 @@ def test_a_table_that_is_no_table_of_ours_is_replaced(encode, photographs):
         Path("s").mkdir(exist_ok=True)
         Path("s/metrics.csv").write_text(text)
         assert encode("--src_im", "a.png", "--quiet") == 0 and rows() == ["name", "a"]
+
+
+def test_a_table_of_somebody_elses_is_not_replaced(encode, photographs, monkeypatch):
+    Path("s").mkdir()
+    table = Path("s/metrics.csv")
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "open", None)
+        for text in ("face,score\na,1\n", "name,psnr\n", "\n\0", '"' + "x" * 200_000):
+            table.write_text(text)
+            with pytest.raises(ValueError, match="metrics.csv: a table that this command did not write"):
+                encode("--src_im", "a.png", "--quiet")
+            assert table.read_text() == text
+        table.unlink()
+        os.mkfifo(table)
+        with pytest.raises(ValueError, match="metrics.csv: a pipe"):
+            encode("--src_im", "a.png", "--quiet")
+    table.unlink()
+    table.write_text("name,psnr,ssim,loss,steps,seconds\nx,1,1,1,1,1\n")  # an older toolkit's
+    assert encode("--src_im", "a.png", "--quiet") == 0 and rows() == ["name", "a"]
 
 
 def test_one_bad_image_of_a_folder_fails_alone(encode, photographs, portraits, capsys):

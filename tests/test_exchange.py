@@ -598,7 +598,7 @@ def test_bad_calls_say_so(tiny, tmp_path, capsys):
         ([*pair, "--target", a], "give one of"),
         (pair[2:], "needs --latent_file1"),
         (learnt[:4], "needs --expression"),
-        ([*learnt, "--neutral", b, b], "--neutral has 2 latents, --expression 1"),
+        (["--target", a, "--neutral", b, b, "--expression", b], "--neutral has 2 latents, --expression 1"),
         (photographs[:2], "needs --src_im2"),
         ([*photographs[:2], "--src_im2", "no.png"], "no.png"),
         ([*photographs[:2], "--src_im2", a], "a.npy"),

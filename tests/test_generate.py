@@ -136,6 +136,7 @@ def test_long_lists_have_short_names(place):
         (["--seeds", "0-99999999"], "more than 20000"),
         (["--seeds", str(2**32)], "--seeds"),
         (["--seeds", "9" * 5000], "--seeds"),
+        (["--seed", "0", "--seeds", "2"], "--seeds is given twice"),
         (["--seeds", "0", "--trunc", "nan"], "--trunc"),
         (["--seeds", "0", "--trunc", "1e300"], "--trunc"),
         (["--seeds", "0", "--trunc_cutoff", "-1"], "--trunc_cutoff"),

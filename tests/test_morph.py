@@ -461,6 +461,7 @@ def test_bad_calls_say_so_in_one_line(tiny, tmp_path, capsys):
         (["--latent_file1", a, "--latent_file2", tmp_path / "nan.npy"], "NaN"),
         (["--latent_file1", a, "--latent_file2", tmp_path / "two.npy"], "holds 2 latents"),
         ([*pair, "--animation", tmp_path / "x.txt"], ".txt"),
+        ([*pair, "--animation", tiny.folder / "c.png"], "c.png: exists and is no animation"),
         ([*pair, "--animation", out / "m.gif"], "in the folder of its own frames"),
         ([*pair, "--animation", tmp_path / "m.gif", "--fps", 100], "fps 100"),
         ([*pair, "--fps", 20], "--fps: of an animation"),

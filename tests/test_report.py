@@ -250,6 +250,55 @@ def test_a_large_report_is_split_and_an_older_longer_one_is_tidied_away(tmp_path
     assert report(*words) == 0 and sorted(p.name for p in tmp_path.glob("*.html")) == ["look.html", "look_77.html"]
 
 
+def test_pages_of_another_report_stay(tmp_path, monkeypatch):
+    """look_2.html may be a report of its own; a folder, a pipe, a text or an older toolkit's page of such a name stays, too."""
+    for i in range(9):
+        put(tmp_path, f"n{i}")
+    look, second = tmp_path / "look.html", tmp_path / "look_2.html"
+    (tmp_path / "look_3.html").mkdir()
+    os.mkfifo(tmp_path / "look_4.html")
+    words = (tmp_path / "w", "--out")
+    assert report(*words, second) == 0 and report(*words, look) == 0 and report(*words, look) == 0
+    own = second.read_bytes()
+    monkeypatch.setattr(make_report, "LIMIT", 24_000)
+    before = look.read_bytes()
+    with pytest.raises(ValueError, match="look_2.html: is there already, and is no page 2 of this report"):
+        report(*words, look)
+    assert (second.read_bytes(), look.read_bytes()) == (own, before)
+    second.unlink()
+    with pytest.raises(ValueError, match="look_3.html: a folder"):
+        report(*words, look)
+    assert look.read_bytes() == before and not second.exists()  # whole, or not at all
+    (tmp_path / "look_3.html").rmdir()
+    os.unlink(tmp_path / "look_4.html")
+    assert report(*words, look) == 0 and second.exists()
+    with pytest.raises(ValueError, match="look_2.html: is there already, and is no page 1 of this report"):
+        report(*words, second)
+    os.rename(second, tmp_path / "look_02.html")
+    os.mkfifo(tmp_path / "look_2.html")
+    monkeypatch.undo()
+    assert report(*words, look) == 0 and sorted(p.name for p in tmp_path.glob("*.html")) == ["look.html", "look_02.html", "look_2.html"]
+
+
+def test_an_older_toolkits_first_page_is_replaced_and_others_stay(tmp_path, monkeypatch):
+    """They say who wrote them, not of which report they are."""
+    for i in range(5):
+        put(tmp_path, f"n{i}")
+    look, second = tmp_path / "look.html", tmp_path / "look_2.html"
+    monkeypatch.setattr(make_report, "LIMIT", 20_000)
+    words = (tmp_path / "w", "--out")
+    assert report(*words, look) == 0
+    for path in (look, second):
+        path.write_bytes(re.sub(rb"; page [0-9]+ of [0-9a-f]+", b"", path.read_bytes()))
+    with pytest.raises(ValueError, match="look_2.html: is there already"):
+        report(*words, look)
+    with pytest.raises(ValueError, match="look_2.html: is there already"):
+        report(*words, second)
+    monkeypatch.undo()
+    assert report(*words, look) == 0 and second.exists()
+    assert b"; page 1 of " in look.read_bytes()[:1000]
+
+
 def test_another_file_is_not_replaced(tmp_path, run):
     put(tmp_path, "a")
     (tmp_path / "w" / "report.html").write_text("my own")

@@ -290,6 +290,9 @@ def test_results_never_replace_others(place, G):
     face.write("pair_0.npy", start(G))
     face.write("pair.npy", torch.cat([start(G)] * 2))
     assert call("--latent_file", "pair.npy", "pair_0.npy", *words, "--out_dir", "out") == 1  # named, the rest done
+    face.write("\u00e9_0.npy", start(G))
+    face.write("e\u0301.npy", torch.cat([start(G)] * 2))
+    assert call("--latent_file", "\u00e9_0.npy", "e\u0301.npy", *words, "--out_dir", "other_out") == 1  # as some file systems do
 
 
 def test_a_picture_alone_leaves_no_older_latents(place, capsys):
@@ -309,6 +312,20 @@ def test_animations_go_there_and_back(place, G, kind, width):
             assert movie.n_frames == 8 and movie.size == ((side * G.resolution, G.resolution) if width is None else (width, width // side))
             movie.load()
             assert movie.info["duration"] == 100
+
+
+def test_an_animation_replaces_animations_alone(place, G, monkeypatch):
+    words = ["--boundary", "one", "--steps", 1, "--frames", 2, "--out_dir", "out", "--animation", "webp"]
+    two = ["--latent_file", "face.npy", "noisy.npy", *words]
+    assert call(*two) == 0 and call(*two, "--redo") == 0
+    (both,) = Path("out").glob("face_and_1_more_*.webp")
+    monkeypatch.setattr(semantic_edit, "write_strips", None)
+    images.save(both, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="more_.*webp: exists and is no animation"):
+        call(*two, "--redo")
+    images.save("out/face_one.webp", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="face_one.webp: exists and is no animation"):
+        call("--latent_file", "face.npy", *words)
 
 
 def test_official_boundaries_are_found_by_name(tmp_path, monkeypatch):
