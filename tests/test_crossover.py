@@ -112,10 +112,8 @@ def test_a_mix_has_the_structure_of_the_content_and_the_colour_of_the_style(pare
 
 
 def test_both_colour_axes_of_a_mix_follow_the_style(parents_and_mix):
-    """Above 0.7 was asked of both, and the bundled generator of before had it; today's: 0.77 and 0.70 here, 0.75 and 0.63 of 600 mixes."""
     m, c, s = (chroma(images).T for images in parents_and_mix[:3])
-    to_style = correlation(m, s)
-    assert to_style.mean() > 0.7 and (to_style > 0.6).all() and (to_style > correlation(m, c) + 0.1).all()
+    assert (correlation(m, s) > 0.7).all() and (correlation(m, s) > correlation(m, c) + 0.1).all()
 
 
 # --- latent arithmetic ---------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_it_is_the_default_start_and_shortens_the_way(tmp_path):
         "--src_im",
         str(tmp_path / "a_01.png"),
         *("--preset", "exact", "--iteration"),
-        "5",
+        "10",
         "--latent_dir",
         str(tmp_path / "w"),
         "--save_dir",
