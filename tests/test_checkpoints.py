@@ -293,3 +293,12 @@ def test_a_checkpoint_is_its_own_memory(whole, tmp_path):
         f.seek(8 + int.from_bytes(f.read(8), "little"))
         f.write(bytes(100_000))
     assert torch.equal(G.synthesis.b8.conv1.weight, before)
+
+
+@pytest.mark.parametrize("name", ["faces128", "faces128_discriminator", "encoder"])
+def test_a_bundled_file_is_what_saving_it_again_makes(name, tmp_path):
+    """A generator that went through --to and back must have the hash that boundaries, latents and the encoder know."""
+    bundled, path = checkpoints.HERE / "weight_files" / f"{name}.safetensors", tmp_path / "copy.safetensors"
+    path.write_bytes(bundled.read_bytes())
+    checkpoints.sort_metadata(path)
+    assert path.read_bytes() == bundled.read_bytes()
