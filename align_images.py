@@ -242,8 +242,9 @@ def require_own(target, photo):
     source = said.get("source") if isinstance(said, dict) else None
     if not isinstance(source, str) or said.get("source_sha256") == files.file_hash(photo):
         return
-    if not files.same_name(source, said.get("source_in"), photo):
-        where = f" in {str(said['source_in'])[:200]}" if said.get("source_in") not in (None, os.getcwd()) else ""
+    folder = files.folder_in(target, said.get("source_in"))
+    if not files.same_name(source, folder, photo):
+        where = f" in {folder[:200]}" if folder not in (None, os.getcwd()) else ""
         raise ValueError(f"{target}: holds a face of {source[:200]}{where}; give another folder, or remove it first")
 
 
@@ -342,8 +343,7 @@ def write(target, photo, crop, said):
     require_own(target, photo)
     record.unlink(missing_ok=True)  # a crop without a record is unfinished, one with another's would be wrong
     images.save(target, crop)
-    with files.atomic(record) as temporary:
-        temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
+    files.write_json(record, said)
 
 
 def flags():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from editor import downloads, face, files, foreign, styles
-from editor.face import begin, record
+from editor.face import begun, record
 
 
 @dataclass
@@ -226,8 +226,7 @@ def save(path, boundary):
     own |= {"space": boundary.space} if boundary.space != "w" else {}
     own |= {"layers": boundary.layers} if boundary.layers is not None else {}
     said = {"offset": boundary.offset} | own | boundary.info
-    begin(path, said, "direction")
-    with files.atomic(path) as temporary, open(temporary, "wb") as f:
+    with begun(path, said, "direction"), files.atomic(path) as temporary, open(temporary, "wb") as f:
         np.save(f, boundary.normal.numpy())
     files.write_json(path.with_suffix(".json"), said | {"files": {"direction": files.file_hash(path)}})
 

@@ -98,7 +98,9 @@ def made_of(path):
         found = face.record(path).get("sources")
     except ValueError:
         return None
-    return found if isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values()) else None
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        return None
+    return {role: entry | {"in": files.folder_in(path, entry.get("in"))} for role, entry in found.items()}
 
 
 def require_same(path, before, now):

@@ -395,18 +395,18 @@ def write(path, ws, info=None, noise=None, tuned=None, also=None):
         raise ValueError(f"{path}: latents are written as .npy; give a name that ends so")
     arrays = None if noise is None else {str(i): m.detach().cpu().numpy().astype(np.float32) for i, m in enumerate(noise) if m is not None}
     parts = {}
-    begin(path, info)
-    if arrays is not None:
-        with files.atomic(noise_path(path)) as temporary:
+    with begun(path, info):
+        if arrays is not None:
+            with files.atomic(noise_path(path)) as temporary:
+                with open(temporary, "wb") as f:
+                    np.savez_compressed(f, **arrays)
+                parts["noise"] = files.file_hash(temporary)  # of what this run writes, whoever else writes there
+        if tuned is not None:
+            parts["tuned"] = tuning.write(tuning.path_of(path), tuned, (info or {}).get("generator_hash"))
+        with files.atomic(path) as temporary:
             with open(temporary, "wb") as f:
-                np.savez_compressed(f, **arrays)
-            parts["noise"] = files.file_hash(temporary)  # of what this run writes, whoever else writes there
-    if tuned is not None:
-        parts["tuned"] = tuning.write(tuning.path_of(path), tuned, (info or {}).get("generator_hash"))
-    with files.atomic(path) as temporary:
-        with open(temporary, "wb") as f:
-            np.save(f, ws.detach().cpu().numpy().astype(np.float32))
-        parts["latent"] = files.file_hash(temporary)
+                np.save(f, ws.detach().cpu().numpy().astype(np.float32))
+            parts["latent"] = files.file_hash(temporary)
     more = also() if also else {}
     files.write_json(path.with_suffix(".json"), (info or {}) | more | {"files": parts})
     for part, file in (("noise", noise_path(path)), ("tuned", tuning.path_of(path))):
@@ -414,10 +414,12 @@ def write(path, ws, info=None, noise=None, tuned=None, also=None):
             file.unlink(missing_ok=True)  # an older face's; the record does not name it any more
 
 
-def begin(path, info=None, part="latent"):
-    """Before the parts are replaced, see that what is half written shows, and is told from another tool's file after a kill.
+@contextmanager
+def begun(path, info=None, part="latent"):
+    """While the parts are replaced, see that what is half written shows, and is told from another tool's file after a kill.
 
-    Without a record one is written that no part matches; an older toolkit's gets the hashes of the parts.
+    Without a record one is written that no part matches, and taken back where the latent was not written (a full disk); an older
+    toolkit's gets the hashes of the parts.
 
     Args:
         path: NAME.npy. info: as of `write`. part: what it holds.
@@ -425,12 +427,27 @@ def begin(path, info=None, part="latent"):
     try:
         said = record(path)
     except ValueError:
-        return  # no reader takes it
-    if not said:
-        files.write_json(path.with_suffix(".json"), (info or {}) | {"complete": False, "files": {part: ""}})
-    elif "files" not in said and path.is_file():
-        there = {"latent": path} | ({"noise": noise_path(path)} if noise_path(path).is_file() else {})
-        files.write_json(path.with_suffix(".json"), said | {"files": {part: files.file_hash(file) for part, file in there.items()}})
+        said = None  # no reader takes it
+    beside, path = Path(path).with_suffix(".json"), Path(path)
+
+    def there():
+        if not path.is_file():
+            return None
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    before = there()
+    if said == {}:
+        files.write_json(beside, (info or {}) | {"complete": False, "files": {part: ""}})
+    elif said and "files" not in said and path.is_file():
+        older = {"latent": path} | ({"noise": noise_path(path)} if noise_path(path).is_file() else {})
+        files.write_json(beside, said | {"files": {part: files.file_hash(file) for part, file in older.items()}})
+    try:
+        yield
+    except BaseException:
+        if said == {} and there() == before:
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def outputs(path):

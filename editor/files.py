@@ -215,8 +215,23 @@ def _refuse(word):
 
 
 def inside(path):
-    """The folder in which a relative path counts, for a record beside it; None for one that says so itself."""
+    """The folder in which a relative path counts, for a record; None for one that says so itself."""
     return None if os.path.isabs(path) else os.getcwd()
+
+
+def _seen_from(record, folder):
+    """A folder as a record names it: from its own folder on, so that a moved project, or another machine, finds it again."""
+    try:
+        return (
+            os.path.relpath(folder, os.path.realpath(Path(record).parent)) if isinstance(folder, str) and os.path.isabs(folder) else folder
+        )
+    except ValueError:  # on another drive of Windows
+        return folder
+
+
+def folder_in(record, named):
+    """The folder that a record names, absolute; None where it names none."""
+    return os.path.normpath(os.path.join(os.path.realpath(Path(record).parent), named)) if isinstance(named, str) else None
 
 
 def same_name(named, folder, path):
@@ -239,7 +254,17 @@ def typed(made_by):
 
 
 def write_json(path, value):
-    """Write `value` as JSON, whole or not at all; NaN and infinity, which JSON has no word for, are a ValueError."""
+    """Write a record as JSON, whole or not at all; NaN and infinity, which JSON has no word for, are a ValueError.
+
+    The folders in which its sources' relative paths count (`in`, `source_in`) are written as seen from the record's own: `folder_in` reads.
+    """
+    if isinstance(value, dict) and isinstance(value.get("sources"), dict):
+        entries = {
+            k: v | {"in": _seen_from(path, v["in"])} if isinstance(v, dict) and "in" in v else v for k, v in value["sources"].items()
+        }
+        value = value | {"sources": entries}
+    if isinstance(value, dict) and "source_in" in value:
+        value = value | {"source_in": _seen_from(path, value["source_in"])}
     text = json.dumps(value, indent=1, allow_nan=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -153,7 +153,7 @@ def locate(text, record, sha256=None, inside=None):
         Path and whether its content is what the record says; None and False where it is nowhere.
     """
     named = Path(text)
-    places = [Path(inside, named)] if isinstance(inside, str) else []
+    places = [Path(files.folder_in(record, inside), named)] if isinstance(inside, str) else []
     places += [named, record.parent / named.name] + (
         [] if named.is_absolute() else [parent / named for parent in record.absolute().parents]
     )

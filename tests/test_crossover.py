@@ -315,6 +315,7 @@ def test_a_picture_where_the_target_goes_is_not_replaced(cross, photographs, tin
             with pytest.raises(ValueError, match="mine_target.png: is there already, and no earlier run wrote it"):
                 cross(*photographs, "--out", "./mine")
             assert wanted.read_bytes() == before
+            (tmp_path / "other.npy").unlink(missing_ok=True)
             cross("--latent_file1", tiny.folder / "a.npy", "--latent_file2", tiny.folder / "b.npy", "--out", "./other")
             os.replace(tmp_path / "other.json", tmp_path / "mine.json")  # a record, but of no join
             said = json.loads((tmp_path / "mine.json").read_text()) | {"sources": None}

@@ -231,7 +231,7 @@ def test_results_never_replace_others(exchange, pair, learnt, tiny):
         exchange("--src_im1", tiny.folder / "a.png", "--src_im2", tiny.folder / "c.png", "--iteration", 1)
     exchange(*learnt)
     with pytest.raises(ValueError, match="a_x_c.npy: holds the result of"):
-        exchange(*learnt, "--neutral", tiny.folder / "d.npy")
+        exchange(*learnt[:3], tiny.folder / "d.npy", *learnt[4:])
 
 
 # --- photographs ------------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def test_another_tools_latent_is_not_replaced(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(ValueError, match="another tool"):
         session.claim(tmp_path / "a.npy", sources)
-    face.begin(tmp_path / "a.npy")  # a write of ours that was stopped
+    files.write_json(tmp_path / "a.json", {"complete": False, "files": {"latent": ""}})  # as a write of ours that was killed leaves it
     session.reserve(tmp_path / "a.npy", sources)
 
 
