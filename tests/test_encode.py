@@ -45,8 +45,8 @@ def test_script_writes_what_it_says_and_repeats_itself(run, tmp_path, G, portrai
         (["--weight_file", "nothing.safetensors", "--src_im", "README.md"], "nothing.safetensors"),
     ],
 )
-def test_bad_calls_say_so_in_one_line(run, words, said):
-    done = run("encode_image.py", *words, "--quiet")
+def test_bad_calls_say_so_in_one_line(run, words, said, tmp_path):
+    done = run("encode_image.py", *words, "--quiet", "--save_dir", tmp_path / "s", "--latent_dir", tmp_path / "w")
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
