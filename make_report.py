@@ -290,7 +290,8 @@ def edited(said, sources, what):
 # The page
 
 
-ELSEWHERE = ("made_by", "name", "sources", "picture", "files", "history", "frames", "landmarks", "quad", "argv")  # not among the settings
+# What a record says that is not among the settings
+ELSEWHERE = ("made_by", "name", "sources", "source_in", "picture", "files", "history", "frames", "landmarks", "quad", "argv")
 
 
 def plain_settings(result):
