@@ -225,7 +225,7 @@ def require_own_target(wanted, latent):
 
     said = face.record(latent) if wanted.exists() else None
     if said is not None and not (said.get("made_by") == "image_crossover.py" and "mask" in said):
-        raise ValueError(f"{wanted}: is there already, and no earlier run wrote it; give another --out, or remove it first")
+        raise ValueError(f"{wanted}: is there already, and no earlier run wrote it by its record; give another --out, or remove it first")
 
 
 def join_photographs(args, session):
